@@ -1,0 +1,37 @@
+# Every verb sets up what it needs in .venv and is quick when nothing changed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-all check bench
+
+help:      ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(READY)  ## set up .venv from the pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+train: install  ## the main job: fine-tune the shipped mini GPT-2 on pydocs
+	$(BIN)/python train.py
+
+test: install  ## the quick tests
+	$(BIN)/python -m pytest
+
+test-all: install  ## every test, the slow ones too
+	$(BIN)/python -m pytest -m ''
+
+check: install  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install  ## measure again what benchmarks/results states
+	$(BIN)/python benchmarks/run.py

@@ -1,0 +1,237 @@
+"""From settings to the parts of a run: data, model, modules, trainer. Heavy imports wait until they are needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from permafrost.building import build
+from permafrost.config import Settings, check_agreement
+from permafrost.errors import ConfigError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as lightning
+    import pyarrow as pa
+
+    from permafrost.data.sources import Notes
+    from permafrost.data.tokenization import TokenizedSplit
+    from permafrost.model.gpt2 import GPT2WithHead
+    from permafrost.tasks.base import Encoding, Task
+    from permafrost.training.datamodule import DataModule
+    from permafrost.training.module import FineTuning
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The data of a run, bound to its task and tokenised."""
+
+    task: "Task"
+    encoding: "Encoding"
+    rows: dict[str, "pa.Table"]
+    splits: dict[str, "TokenizedSplit"]
+
+
+def preflight(settings: Settings) -> None:
+    """Everything that can be found wrong without loading data or weights."""
+    from permafrost.tasks.binding import KINDS, metrics_of
+
+    if settings.task.name not in KINDS:
+        raise ConfigError(f"task.name={settings.task.name}: known are {', '.join(KINDS)}")
+    check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings.task.name)))
+    check_buildable(settings)
+
+
+def architecture(settings: Settings) -> Any:
+    """The GPT2Config of the run's model, with its dropout."""
+    from transformers import GPT2Config
+
+    from permafrost.model.backbone import load_config
+
+    section = settings.model
+    if section.architecture:  # a new tokenizer numbers its end of text 0
+        config = GPT2Config(**section.architecture.model_dump(), bos_token_id=0, eos_token_id=0)
+    else:
+        config = load_config(model_source(settings))
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = section.dropout
+    return config
+
+
+def model_source(settings: Settings) -> str:
+    from permafrost.model.backbone import locate
+
+    return locate(settings.model.path or settings.model.name)
+
+
+def check_buildable(settings: Settings) -> None:
+    """Build optimizer, scheduler and loss once for a lone parameter, so that bad values show before the data is read."""
+    import torch
+
+    try:
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "muon": True}]
+        build(settings.scheduler, build(settings.optimizer, groups), 1_000_000, mode="min")
+        build(settings.loss)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def seed_everything(seed: int) -> None:
+    import lightning.pytorch as lightning
+
+    from permafrost.training.hardware import use_all_cores
+
+    use_all_cores()
+    lightning.seed_everything(seed, workers=True, verbose=False)
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Read the rows, bind the task to them, tokenise; say what was found."""
+    from permafrost.data.sources import Notes
+    from permafrost.tasks.base import Encoding
+    from permafrost.tasks.binding import bind, columns_of
+    from permafrost.tasks.preparation import encode_splits, load_tokenizer, trained_tokenizer
+
+    notes = Notes()
+    rows = read_splits(settings, columns_of(settings.task.name), notes)
+    task = bind(
+        settings.task.name,
+        rows,
+        labels=settings.task.labels,
+        scaling=settings.task.scaling,
+        pooling=settings.head.pooling,
+        init=settings.head.init,
+    )
+    config, cache_dir = architecture(settings), Path(settings.data.cache_dir)
+    if settings.model.tokenizer == "train":
+        tokenizer = trained_tokenizer(rows["train"], config.vocab_size, config.n_positions, cache_dir)
+    else:
+        tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
+    max_length = min(settings.data.max_length or config.n_positions, config.n_positions)
+    encoding = Encoding(tokenizer=tokenizer, max_length=max_length)
+    splits = encode_splits(task, rows, encoding, cache_dir)
+    for name, split in splits.items():
+        if split.truncated_rows:
+            notes.add(f"{name}: {split.truncated_rows:,} of {len(split):,} rows cut to {max_length} tokens")
+    tokens = {name: f"{len(split):,} rows, {int(split.lengths.sum()):,} tokens" for name, split in splits.items()}
+    notes.add("; ".join(f"{name} {text}" for name, text in tokens.items()))
+    for line in notes.lines:
+        console.print(f"  {line}")
+    return Prepared(task=task, encoding=encoding, rows=rows, splits=splits)
+
+
+def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "pa.Table"]:
+    from permafrost.data import sources
+
+    data = settings.data
+    paths = {"train": data.train, "validation": data.validation, "test": data.test}
+    if data.source == "files":
+        given = sources.read_files(paths, data.format)
+    elif data.source == "hub":
+        hub_splits = {"train": data.hub.train, "validation": data.hub.validation, "test": data.hub.test}
+        given = sources.read_hub(str(data.hub.name), data.hub.subset, hub_splits)
+    else:
+        given = {"train": sources.installed_docstrings(data.source, Path(data.cache_dir))}
+    plan = sources.SplitPlan(
+        seed=data.split_seed,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        max_train_rows=data.max_train_rows,
+    )
+    return sources.split_rows(given, roles, sources.Columns(**data.columns.model_dump()), plan, notes)
+
+
+def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
+    from permafrost.model.backbone import load_backbone
+    from permafrost.model.freezing import Freezing
+    from permafrost.model.gpt2 import GPT2WithHead
+
+    config = architecture(settings)
+    config.pad_token_id, config.eos_token_id = prepared.encoding.tokenizer.pad_token_id, prepared.encoding.tokenizer.eos_token_id
+    backbone = load_backbone(model_source(settings), config, pretrained=settings.model.init == "pretrained")
+    blocks = config.n_layer if settings.freezing.blocks == "all" else settings.freezing.blocks
+    freezing = Freezing(embeddings=settings.freezing.embeddings, blocks=blocks, final_norm=settings.freezing.final_norm)
+    return GPT2WithHead(backbone, prepared.task.build_head(backbone), freezing)
+
+
+def make_modules(settings: Settings, prepared: Prepared, model: "GPT2WithHead") -> tuple["FineTuning", "DataModule"]:
+    from permafrost.data.batching import RowBatching, TokenBatching
+    from permafrost.training.datamodule import DataModule
+    from permafrost.training.module import FineTuning
+    from permafrost.training.optimizers import parameter_groups
+
+    options = settings.data
+    by_tokens = TokenBatching(max_tokens=options.max_tokens_per_batch)
+    data = DataModule(
+        prepared.splits,
+        batching=RowBatching(batch_size=options.batch_size) if options.batch_size else by_tokens,
+        evaluation_batching=by_tokens,
+        accumulate=settings.trainer.accumulate_grad_batches,
+        num_workers=options.num_workers,
+        seed=settings.seed,
+    )
+    total_steps = data.total_steps(settings.trainer.max_epochs, settings.trainer.max_steps)
+
+    def make_optimizer(model: Any) -> Any:
+        groups = parameter_groups(
+            model,
+            len(model.transformer.h),
+            lr=settings.optimizer["lr"],
+            weight_decay=settings.optimizer.get("weight_decay", 0.0),
+            layer_lr_decay=settings.freezing.layer_lr_decay,
+        )
+        return build(settings.optimizer, groups)
+
+    def make_schedulers(optimizer: Any) -> list[Any]:
+        try:
+            made = build(settings.scheduler, optimizer, total_steps, mode=monitor_mode(settings))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return made if isinstance(made, list) else [made]
+
+    module = FineTuning(
+        model,
+        prepared.task,
+        build(settings.loss),
+        make_optimizer=make_optimizer,
+        make_schedulers=make_schedulers,
+        monitor=monitored(settings),
+        compile=settings.model.compile,
+    )
+    return module, data
+
+
+def make_trainer(
+    settings: Settings, run_dir: Path, plain_config: dict[str, Any], *, accumulate: int, sweep: str | None
+) -> "lightning.Trainer":
+    from permafrost.training.hardware import resolve_precision
+    from permafrost.training.loggers import MetricsFile
+    from permafrost.training.trainer import CHECKPOINTS, make_trainer
+
+    precision = resolve_precision(settings.trainer.precision, settings.trainer.accelerator)
+    console.print(f"  precision {precision}")
+    callbacks = [
+        build(node, monitor=monitored(settings), mode=monitor_mode(settings), dirpath=run_dir / CHECKPOINTS)
+        for node in settings.callbacks.values()
+        if node is not None
+    ]
+    loggers = [MetricsFile(run_dir / "metrics.jsonl")]
+    loggers += [
+        build(node, run_dir=run_dir, name=run_dir.name, group=sweep) for node in settings.logger.values() if node is not None
+    ]
+    for logger in loggers:
+        logger.log_hyperparams(plain_config)
+    options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
+    return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
+
+
+def monitored(settings: Settings) -> str:
+    return f"validation/{settings.task.monitor}"
+
+
+def monitor_mode(settings: Settings) -> str:
+    from permafrost.tasks.binding import metrics_of
+
+    return metrics_of(settings.task.name)[settings.task.monitor]

@@ -1,0 +1,195 @@
+"""What a configuration may say: types and ranges of our own keys, and what must agree before a model is loaded.
+
+The YAML files under conf/ hold the defaults; this schema holds none, so that each has one place.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from permafrost.building import Node, check_node
+from permafrost.errors import ConfigError, nearest
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class TaskSection(Section):
+    name: str
+    monitor: str
+    scaling: Literal["standard", "min_max", "none"]
+    labels: list[str] | None
+
+
+class ColumnsSection(Section):
+    text: str | list[str] | None
+    label: str | None
+    target: str | None
+
+
+class HubSection(Section):
+    name: str | None
+    subset: str | None
+    train: str
+    validation: str | None
+    test: str | None
+
+
+class DataSection(Section):
+    name: str
+    source: Literal["files", "hub", "pydocs", "docstrings"]
+    train: str | None
+    validation: str | None
+    test: str | None
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "txt"] | None
+    hub: HubSection
+    columns: ColumnsSection
+    split_seed: int
+    validation_fraction: Fraction
+    test_fraction: Fraction
+    max_train_rows: Count | None
+    max_length: Annotated[int, Field(ge=2)] | None
+    max_tokens_per_batch: Annotated[int, Field(ge=2)]
+    batch_size: Count | None
+    num_workers: Annotated[int, Field(ge=0)]
+    cache_dir: str
+
+
+class ArchitectureSection(Section):
+    n_layer: Count
+    n_embd: Count
+    n_head: Count
+    n_positions: Annotated[int, Field(ge=2)]
+    vocab_size: Annotated[int, Field(ge=258)]  # 256 bytes and two special tokens
+    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu"]
+
+
+class ModelSection(Section):
+    name: str
+    path: str | None
+    init: Literal["pretrained", "random"]
+    architecture: ArchitectureSection | None
+    tokenizer: str | None
+    dropout: Fraction
+    compile: bool
+
+
+class HeadSection(Section):
+    pooling: Literal["last", "mean", "attention"]
+    init: Literal["normal", "xavier", "he"]
+
+
+class FreezingSection(Section):
+    name: str
+    embeddings: bool
+    blocks: Annotated[int, Field(ge=0)] | Literal["all"]
+    final_norm: bool
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)]
+
+
+class TrainerSection(Section):
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"]
+    devices: Literal["auto"] | Count
+    num_nodes: Count
+    strategy: str
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"]
+    max_epochs: Count
+    max_steps: Annotated[int, Field(ge=-1)]
+    accumulate_grad_batches: Literal["epoch"] | Count
+    gradient_clip_val: Annotated[float, Field(ge=0)] | None
+    gradient_clip_algorithm: Literal["norm", "value"]
+    val_check_interval: Annotated[float, Field(gt=0, le=1)] | Count
+    log_every_n_steps: Count
+    deterministic: bool
+
+
+class Settings(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    resume: str
+    yardsticks: bool
+    debug: bool
+    task: TaskSection
+    data: DataSection
+    model: ModelSection
+    head: HeadSection
+    freezing: FreezingSection
+    trainer: TrainerSection
+    optimizer: Node
+    scheduler: Node
+    loss: Node
+    callbacks: dict[str, Node | None]
+    logger: dict[str, Node | None]
+
+
+def read_settings(cfg: DictConfig) -> Settings:
+    """The whole configuration, checked against the schema and the signatures of all that it names.
+
+    Raises:
+        ConfigError: an unknown key at any depth, a wrong type, a value out of range, a target not allowed.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config: {error}".split("\n")[0]) from error
+    try:
+        settings = Settings.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, Settings) for problem in error.errors())) from None
+    for name in ("optimizer", "scheduler", "loss"):
+        check_node(getattr(settings, name), name)
+    for group in ("callbacks", "logger"):
+        for name, node in getattr(settings, group).items():
+            if node is not None:
+                check_node(node, f"{group}.{name}")
+    return settings
+
+
+def _explain(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    path = [part for part in problem["loc"] if _is_key(part)]
+    where = ".".join(str(part) for part in path)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}{nearest(str(path[-1]), _known_keys(schema, path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"missing key {where}"
+    message = problem["msg"].replace("Input should be", "should be")
+    return f"{where}={problem['input']!r}: {message}"
+
+
+def _is_key(part: Any) -> bool:
+    """Pydantic puts the branch of a union into the path, too: `literal['all']`, `constrained-int`."""
+    return isinstance(part, int) or (isinstance(part, str) and part.isidentifier() and part not in {"int", "str", "float", "bool"})
+
+
+def _known_keys(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    for part in path:
+        annotations = get_args(schema.model_fields[str(part)].annotation) or (schema.model_fields[str(part)].annotation,)
+        schema = next(a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel))
+    return list(schema.model_fields)
+
+
+def check_agreement(settings: Settings, num_blocks: int, metrics: Sequence[str]) -> None:
+    """What no single key can tell: the depth fits the model, and what is monitored is logged."""
+    if settings.freezing.blocks != "all" and settings.freezing.blocks > num_blocks:
+        raise ConfigError(
+            f"freezing.blocks={settings.freezing.blocks}, but {settings.model.name} has {num_blocks} blocks; "
+            f"give 0 to {num_blocks}, or all"
+        )
+    if settings.task.monitor not in metrics:
+        raise ConfigError(
+            f"task.monitor={settings.task.monitor}: task={settings.task.name} logs no such metric"
+            f"{nearest(settings.task.monitor, metrics)}"
+        )
+    logged = ["train/loss", *(f"validation/{metric}" for metric in metrics)]
+    for name, node in settings.callbacks.items():
+        if node and node.get("monitor") is not None and node["monitor"] not in logged:
+            raise ConfigError(
+                f"callbacks.{name}.monitor={node['monitor']}: nothing logs it{nearest(node['monitor'], logged)}"
+            )

@@ -1,0 +1,213 @@
+"""Rows by role, from files, the hub or this Python installation.
+
+Whatever the source, a split is a table with the columns `text` and `where` (file:line, for messages) and, as the task
+asks, `text_pair`, `label` (a string) or `target` (a number).
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from permafrost.data.docstrings import chapters, library_rows, package_rows
+from permafrost.data.readers import read_rows
+from permafrost.data.splits import split_of, unit_hash
+from permafrost.errors import DataError, ResourceError, nearest
+
+Rows = list[dict[str, Any]]
+Splits = dict[str, pa.Table]
+SPLIT_NAMES = ("train", "validation", "test")
+
+# Column names found by themselves, best first. Pairs come before single texts.
+COMMON_NAMES: dict[str, Sequence[str | tuple[str, str]]] = {
+    "text": (
+        *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2")),
+        *("text", "sentence", "content", "review", "document", "question", "body", "title"),
+    ),
+    "label": ("label", "labels", "class", "category", "sentiment", "intent"),
+    "target": ("target", "score", "value", "rating", "similarity", "label"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Column names by role; None is found by itself among the common names."""
+
+    text: str | Sequence[str] | None = None
+    label: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPlan:
+    """How splits that are not given are cut from the training rows, and how many training rows are kept."""
+
+    seed: int
+    validation_fraction: float
+    test_fraction: float
+    max_train_rows: int | None = None
+
+
+@dataclass
+class Notes:
+    """What was found and decided while reading, one sentence each, for the user to see."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        if line not in self.lines:
+            self.lines.append(line)
+
+
+def split_rows(given: Mapping[str, Rows], roles: Sequence[str], columns: Columns, plan: SplitPlan, notes: Notes) -> Splits:
+    """The three splits as tables of roles; a split that is not given is cut from train by a seeded hash of the text."""
+    tables = {name: rows_by_role(rows, roles, columns, name, notes) for name, rows in given.items()}
+    tables = cut_missing_splits(tables, plan)
+    if plan.max_train_rows is not None:
+        tables["train"] = sample_rows(tables["train"], plan.max_train_rows, plan.seed)
+    for name in SPLIT_NAMES:
+        if not tables[name].num_rows:
+            raise DataError(f"the {name} split has no rows; give data.{name}=PATH or raise data.{name}_fraction")
+    return tables
+
+
+def read_files(paths: Mapping[str, str | None], file_format: str | None) -> dict[str, Rows]:
+    """Rows of the files given for each split, each row with its `where`."""
+    if not paths.get("train"):
+        raise DataError("data=files needs a training file: data.train=PATH")
+    return {name: read_rows(Path(path), file_format) for name, path in paths.items() if path}
+
+
+def read_hub(name: str, subset: str | None, names: Mapping[str, str | None]) -> dict[str, Rows]:
+    """Rows of a hub data set, or of a local directory in a layout that 🤗 Datasets reads."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, subset)
+    except Exception as error:  # the hub's errors have no common base
+        raise ResourceError(
+            f"data set {name!r} is not here and the hub cannot be reached ({type(error).__name__}); "
+            "with a copy on disk use data=files data.train=PATH, or data.hub.name=DIRECTORY"
+        ) from error
+    rows = {}
+    for split, hub_split in names.items():
+        if hub_split is None:
+            continue
+        if hub_split not in loaded:
+            raise DataError(f"data set {name!r} has no split {hub_split!r}{nearest(hub_split, loaded)}")
+        part = _with_label_names(loaded[hub_split])
+        rows[split] = [{**row, "where": f"{name}/{hub_split}:{i}"} for i, row in enumerate(part)]
+    return rows
+
+
+def installed_docstrings(kind: str, cache_dir: Path) -> Rows:
+    """Rows of `pydocs` or `docstrings`, kept as parquet for the Python version and packages they were read from."""
+    import pyarrow.parquet as parquet
+
+    path = cache_dir / "docstrings" / f"{kind}-{_installation(kind)}.parquet"
+    if not path.exists():
+        rows = library_rows() if kind == "pydocs" else package_rows()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        parquet.write_table(pa.Table.from_pylist(rows), partial)
+        partial.replace(path)
+    return [{**row, "where": row["source"]} for row in parquet.read_table(path).to_pylist()]
+
+
+def rows_by_role(rows: Rows, roles: Sequence[str], columns: Columns, split: str, notes: Notes) -> pa.Table:
+    """Pick each role's column, check its values, and leave out rows without text (counted and said)."""
+    names = {role: _column_of(role, columns, rows[0], notes) for role in roles}
+    kept = [row for row in rows if all(str(row.get(name) or "").strip() for name in _as_list(names["text"]))]
+    if len(kept) < len(rows):
+        first = next(row["where"] for row in rows if row not in kept)
+        notes.add(f"{split}: left out {len(rows) - len(kept)} rows without text, the first at {first}")
+    table: dict[str, list[Any]] = {"where": [row["where"] for row in kept]}
+    texts = _as_list(names.pop("text"))
+    table |= {key: [str(row[name]) for row in kept] for key, name in zip(("text", "text_pair"), texts, strict=False)}
+    if "label" in names:
+        table["label"] = [_label(row, str(names["label"])) for row in kept]
+    if "target" in names:
+        table["target"] = [_number(row, str(names["target"])) for row in kept]
+    return pa.table(table)
+
+
+def cut_missing_splits(tables: Splits, plan: SplitPlan) -> Splits:
+    fractions = {
+        name: 0.0 if name in tables else getattr(plan, f"{name}_fraction") for name in ("validation", "test")
+    }
+    if not any(fractions.values()):
+        return {name: tables.get(name, tables["train"].slice(0, 0)) for name in SPLIT_NAMES}
+    train = tables["train"]
+    place = [
+        split_of(text, plan.seed, fractions["validation"], fractions["test"]) for text in train["text"].to_pylist()
+    ]
+    cut = {name: train.take([i for i, split in enumerate(place) if split == name]) for name in SPLIT_NAMES}
+    return {name: cut[name] if name == "train" or name not in tables else tables[name] for name in SPLIT_NAMES}
+
+
+def sample_rows(table: pa.Table, max_rows: int, seed: int) -> pa.Table:
+    """The `max_rows` rows with the smallest hash of text and seed, in their own order."""
+    if table.num_rows <= max_rows:
+        return table
+    hashes = [unit_hash(text, seed + 1) for text in table["text"].to_pylist()]
+    return table.take(sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:max_rows]))
+
+
+def _installation(kind: str) -> str:
+    """Names what the docstrings come from: this Python, and for packages also their names and versions."""
+    parts = [sys.version, str(chapters())]
+    if kind == "docstrings":
+        parts += sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _column_of(role: str, columns: Columns, row: Mapping[str, Any], notes: Notes) -> str | Sequence[str]:
+    named = getattr(columns, role)
+    present = [name for name in row if name != "where"]
+    if named is not None:
+        for name in _as_list(named):
+            if name not in row:
+                raise DataError(f"{row['where']}: no column {name!r} for data.columns.{role}{nearest(name, present)}")
+        return named
+    for candidate in COMMON_NAMES[role]:
+        if all(name in row for name in _as_list(candidate)):
+            notes.add(f"data.columns.{role}={_written(candidate)}, found by its name")
+            return candidate
+    hint = nearest(role, present)
+    raise DataError(f"{row['where']}: no column looks like the {role}{hint} set data.columns.{role}=NAME")
+
+
+def _label(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None or not str(value).strip():
+        raise DataError(f"{row['where']}: no label in column {name!r}; fill it in or remove the row")
+    return str(value).strip()
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    try:
+        return float(row[name])
+    except (TypeError, ValueError):
+        raise DataError(f"{row['where']}: {row.get(name)!r} in column {name!r} is not a number") from None
+
+
+def _with_label_names(part: Any) -> Any:
+    """Rows of a hub split with class names in place of class numbers."""
+    for name, feature in part.features.items():
+        if hasattr(feature, "int2str"):
+            part = part.map(lambda row, n=name, f=feature: {n: f.int2str(row[n]) if row[n] >= 0 else None}, load_from_cache_file=False)
+    return part
+
+
+def _as_list(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _written(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else f"[{','.join(names)}]"

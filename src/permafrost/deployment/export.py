@@ -1,0 +1,88 @@
+"""A trained model as a Hugging Face directory that plain Transformers loads."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.heads import PooledHead
+from permafrost.tasks.base import Encoding, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DESCRIPTION = "permafrost.json"  # what Transformers' own files cannot say: task, scale, window, pooling
+
+
+def export_model(model: GPT2WithHead, task: Task, encoding: Encoding, directory: Path, card: str) -> None:
+    """Write weights (safetensors), config, tokenizer, a card, and what is needed to bind the task again."""
+    stock = to_transformers(model, task, encoding)
+    stock.save_pretrained(directory)
+    tokenizer = encoding.tokenizer
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; by length it is never looked at
+    tokenizer.model_max_length = encoding.max_length
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(directory)
+    if isinstance(model.head, PooledHead) and model.head.pooling == "attention":
+        from safetensors.torch import save_file
+
+        save_file(model.head.attention.state_dict(), directory / "attention_pooling.safetensors")
+    description = task.describe() | {"max_length": encoding.max_length}
+    (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
+    (directory / "README.md").write_text(card, "utf-8")
+
+
+def to_transformers(model: GPT2WithHead, task: Task, encoding: Encoding) -> "PreTrainedModel":
+    """The stock class that holds the same weights: GPT2ForSequenceClassification or GPT2LMHeadModel."""
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+    config = GPT2Config(**model.transformer.config.to_dict())
+    tokenizer = encoding.tokenizer
+    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(model.head, PooledHead):
+        stock: PreTrainedModel = GPT2LMHeadModel(config)
+        stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[operator, union-attr]
+        stock.tie_weights()
+        return stock.eval()
+    labels = getattr(task, "labels", None)
+    config.num_labels = task.num_outputs
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification" if labels else "regression"
+    stock = GPT2ForSequenceClassification(config)
+    stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[operator, union-attr]
+    with torch.no_grad():
+        stock.score.weight.copy_(model.head.score.weight)  # type: ignore[union-attr, operator]
+    return stock.eval()
+
+
+def model_card(settings: Mapping[str, Any], result: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+    """The README of an exported model: what it was trained on, what it reached, how to load it."""
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in result["test"].items())
+    pooling = description.get("pooling", "last")
+    if pooling == "last":
+        loading = _loading(description)
+    else:
+        loading = (
+            f"The head pools by `{pooling}`, which stock Transformers classes do not: load it with\n"
+            '`from permafrost.deployment.predictor import Predictor; Predictor("THIS_DIRECTORY")`.'
+        )
+    return (
+        f"# {settings['task']['name']} on {settings['data']['name']}, fine-tuned from {settings['model']['name']}\n\n"
+        f"Test: {metrics}.\n\n{loading}\n"
+    )
+
+
+def _loading(description: Mapping[str, Any]) -> str:
+    if description["task"] == "language_modeling":
+        return "```python\ntransformers.pipeline('text-generation', model='THIS_DIRECTORY')\n```"
+    units = ""
+    if description["task"] == "regression":
+        scale = description["scale"]
+        units = f"\nIts score is scaled; in the target's units it is `score * {scale['unit']:g} + {scale['shift']:g}`."
+    return f"```python\ntransformers.pipeline('text-classification', model='THIS_DIRECTORY')\n```{units}"

@@ -1,0 +1,164 @@
+"""One run, from configuration to result."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from permafrost.assembly import (
+    Prepared,
+    console,
+    make_model,
+    make_modules,
+    make_trainer,
+    preflight,
+    prepare,
+    seed_everything,
+)
+from permafrost.config import Settings, read_settings
+from permafrost.errors import ConfigError, ResourceError, TrainingError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as lightning
+
+    from permafrost.model.gpt2 import GPT2WithHead
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Clock:
+    """Seconds by stage of the run."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("setup", "trunk", "fit", "test"), 0.0))
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+    def report(self) -> dict[str, float]:
+        total = time.perf_counter() - self.started
+        return {name: round(value, 3) for name, value in (self.seconds | {"total": total}).items()}
+
+
+def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
+    """Check the configuration, prepare the data, train, test, export, and write the run directory."""
+    clock = Clock()
+    with clock.stage("setup"):
+        settings = read_settings(cfg)
+        preflight(settings)
+        claim(run_dir, settings, cfg)
+        seed_everything(settings.seed)
+        prepared = prepare(settings)
+        model = make_model(settings, prepared)
+        module, data = make_modules(settings, prepared, model)
+        accumulate = data.accumulate(settings.trainer.max_epochs)
+        plain_config = OmegaConf.to_container(cfg, resolve=True)
+        trainer = make_trainer(settings, run_dir, plain_config, accumulate=accumulate, sweep=sweep)
+    with clock.stage("fit"):
+        trainer.fit(module, data, ckpt_path=checkpoint_to_resume(settings.resume, run_dir), weights_only=True)
+    with clock.stage("test"):
+        scores, logits = evaluate_best(module, data, trainer)
+    result = describe(settings, model, trainer, scores, clock)
+    if trainer.is_global_zero:
+        write_run(run_dir, settings, prepared, model, result, logits)
+    return result
+
+
+def claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> None:
+    """Make the run directory this run's own, and write its configuration there first."""
+    if (run_dir / "config.yaml").exists() and settings.resume == "never":
+        raise ConfigError(f"{run_dir} already holds a run; continue it with resume=auto, or set another hydra.run.dir")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), "utf-8")
+    except OSError as error:
+        raise ResourceError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
+    console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name} -> {run_dir}")
+
+
+def checkpoint_to_resume(resume: str, run_dir: Path) -> str | None:
+    """never: none; auto: this run directory's last, if there is one; must: that or an error; PATH: a run or a file."""
+    from permafrost.training.trainer import last_checkpoint
+
+    if resume == "never":
+        return None
+    path = Path(resume) if resume not in ("auto", "must") else run_dir
+    found = path if path.is_file() else last_checkpoint(path)
+    if found is None and resume != "auto":
+        raise ResourceError(f"resume={resume}: no checkpoint in {path}")
+    if found:
+        console.print(f"  resuming from {found}")
+    return str(found) if found else None
+
+
+def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple[dict[str, dict[str, float]], Any]:
+    """Scores of the best weights on validation and test, and the test logits in the rows' order."""
+    from permafrost.training.callbacks.collect import CollectOutputs
+    from permafrost.training.trainer import restore_best_
+
+    restore_best_(module, trainer)
+    collect = CollectOutputs()
+    trainer.callbacks.append(collect)
+    scores = {
+        "validation": trainer.validate(module, data, verbose=False)[0],
+        "test": trainer.test(module, data, verbose=False)[0],
+    }
+    named = {stage: {name.removeprefix(f"{stage}/"): value for name, value in v.items()} for stage, v in scores.items()}
+    return named, collect.in_order()
+
+
+def describe(
+    settings: Settings, model: "GPT2WithHead", trainer: "lightning.Trainer", scores: dict[str, Any], clock: Clock
+) -> Result:
+    """The contract of result.json."""
+    from permafrost.training.callbacks.throughput import Throughput
+    from permafrost.training.hardware import peak_memory_mb
+
+    trained = [callback.trained_tokens for callback in trainer.callbacks if isinstance(callback, Throughput)]
+    parameters = list(model.parameters())
+    return {
+        "task": settings.task.name,
+        "data": settings.data.name,
+        "model": settings.model.name,
+        "seed": settings.seed,
+        "status": "done",
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "parameters": {
+            "total": sum(parameter.numel() for parameter in parameters),
+            "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        },
+        "frozen_blocks": model.freezing.blocks,
+        "seconds": clock.report(),
+        "tokens": {"trained": sum(trained), "trunk": 0},
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        **scores,
+        "compression": [],
+    }
+
+
+def write_run(
+    run_dir: Path, settings: Settings, prepared: Prepared, model: "GPT2WithHead", result: Result, logits: Any
+) -> None:
+    """The model directory, the test predictions, and last of all result.json."""
+    from permafrost.deployment.export import export_model, model_card
+
+    task = prepared.task
+    card = model_card(settings.model_dump(), result, task.describe())
+    export_model(model, task, prepared.encoding, run_dir / "model", card)
+    if logits is not None:
+        rows = prepared.rows["test"].to_pylist()
+        with (run_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            for row, answer in zip(rows, task.answers(logits), strict=True):
+                file.write(json.dumps(row | {"prediction": answer}, ensure_ascii=False) + "\n")
+    (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    console.print("  test: " + "  ".join(f"{name} {value:.4f}" for name, value in result["test"].items()))

@@ -1,0 +1,90 @@
+"""GPT-2, loaded, cut at a depth and run block by block.
+
+Shapes: B rows, T tokens, C channels, L blocks. The trunk is the embeddings and the first k blocks, the branch is the
+rest and the final norm; running one after the other is the whole model, whatever k.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from permafrost.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from transformers import GPT2Config, GPT2Model
+
+SHIPPED = {"mini": Path(__file__).with_name("mini")}  # models that come with the package
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+def locate(name_or_path: str) -> str:
+    """Directory of a shipped model, else the local directory, else the name as the hub knows it."""
+    if name_or_path in SHIPPED:
+        return str(SHIPPED[name_or_path])
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return str(path)
+    if name_or_path.startswith((".", "/", "~")):
+        raise ConfigError(f"model.path={name_or_path}: no such directory")
+    return name_or_path
+
+
+def load_config(source: str) -> "GPT2Config":
+    """The architecture alone; reads one small file, and nothing of the weights."""
+    from transformers import GPT2Config
+
+    try:
+        config = GPT2Config.from_pretrained(source)
+    except (OSError, json.JSONDecodeError) as error:
+        raise ResourceError(_unreachable(source)) from error
+    if config.model_type != "gpt2":
+        raise ConfigError(f"{source} is a {config.model_type!r} model; this program fine-tunes GPT-2")
+    return config
+
+
+def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GPT2Model":
+    """The blocks without a head, in float32: pretrained weights, or GPT-2's own initialisation."""
+    from transformers import GPT2Model
+
+    if not pretrained:
+        return GPT2Model(config)
+    try:
+        return GPT2Model.from_pretrained(source, config=config, dtype=torch.float32)
+    except OSError as error:
+        raise ResourceError(_unreachable(source)) from error
+
+
+def embed(backbone: "GPT2Model", input_ids: Tensor) -> Tensor:
+    """(B, T) token ids -> (B, T, C). Positions are absolute and begin at 0 in every row."""
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return backbone.drop(backbone.wte(input_ids) + backbone.wpe(positions))
+
+
+def run_blocks(backbone: "GPT2Model", hidden: Tensor, start: int, stop: int) -> Tensor:
+    """(B, T, C) through blocks `start` to `stop - 1`.
+
+    No mask: attention is causal and padding stands on the right, so no real token ever sees padding.
+    """
+    for block in backbone.h[start:stop]:
+        hidden = block(hidden)
+    return hidden
+
+
+def trunk(backbone: "GPT2Model", input_ids: Tensor, depth: int) -> Tensor:
+    """(B, T) -> (B, T, C): the part below the cut."""
+    return run_blocks(backbone, embed(backbone, input_ids), 0, depth)
+
+
+def branch(backbone: "GPT2Model", hidden: Tensor, depth: int) -> Tensor:
+    """(B, T, C) -> (B, T, C): the part above the cut, final norm included."""
+    return backbone.ln_f(run_blocks(backbone, hidden, depth, len(backbone.h)))
+
+
+def _unreachable(source: str) -> str:
+    return (
+        f"cannot load the model {source!r}: it is neither a local directory with config.json and "
+        f"{WEIGHT_FILES[0]}, nor reachable on the hub; give a directory with model.path=DIR"
+    )

@@ -1,0 +1,81 @@
+"""From hidden states to logits: pooled heads for one answer a row, the tied head for language modelling.
+
+B rows, T tokens, C channels, K outputs, V vocabulary.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Pooling = Literal["last", "mean", "attention"]
+Initialization = Literal["normal", "xavier", "he"]
+
+
+def pool_last(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, C) -> (B, C): the state of each row's last real token, which has seen the whole row."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+
+
+def pool_mean(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, C) -> (B, C): the mean over the real tokens."""
+    real = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]).to(hidden.dtype)
+    return torch.einsum("btc,bt->bc", hidden, real) / lengths[:, None].to(hidden.dtype)
+
+
+class AttentionPooling(nn.Module):
+    """(B, T, C) -> (B, C): a learned weighting of the real tokens (Yang et al. 2016, section 2.2, one query)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.query = nn.Linear(hidden_size, 1, bias=False)
+        nn.init.zeros_(self.query.weight)  # begins as the mean
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        scores = self.query(hidden).squeeze(-1)  # (B, T)
+        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        weights = scores.float().masked_fill(~real, float("-inf")).softmax(-1)
+        return torch.einsum("btc,bt->bc", hidden, weights.to(hidden.dtype))
+
+
+class PooledHead(nn.Module):
+    """(B, T, C) hidden states -> (B, K) outputs. `score` has no bias, as in GPT2ForSequenceClassification."""
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, pooling: Pooling, init: Initialization):
+        super().__init__()
+        self.pooling = pooling
+        if pooling == "attention":
+            self.attention = AttentionPooling(hidden_size)
+        self.score = nn.Linear(hidden_size, num_outputs, bias=False)
+        initialize_(self.score.weight, init)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        return self.score(self.pool(hidden, lengths))
+
+    def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        if self.pooling == "last":
+            return pool_last(hidden, lengths)
+        if self.pooling == "mean":
+            return pool_mean(hidden, lengths)
+        return self.attention(hidden, lengths)
+
+
+class TiedHead(nn.Module):
+    """(B, T, C) hidden states -> (B, T, V) logits by the token embedding itself: no weights of its own."""
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        self.tied = (embedding,)  # in a tuple, so that the weight is registered once, in the backbone
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - one signature for all heads
+        return nn.functional.linear(hidden, self.tied[0].weight)
+
+
+def initialize_(weight: Tensor, init: Initialization) -> None:
+    """normal: GPT-2's N(0, 0.02); xavier: Glorot and Bengio 2010, eq. 16; he: He et al. 2015, eq. 10."""
+    if init == "normal":
+        nn.init.normal_(weight, std=0.02)
+    elif init == "xavier":
+        nn.init.xavier_uniform_(weight)
+    else:
+        nn.init.kaiming_normal_(weight, nonlinearity="linear")

@@ -1,0 +1,88 @@
+"""What a task is: how a row becomes tokens, which head and loss it takes, how it is scored and answered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
+
+from permafrost.data.batching import Batch
+from permafrost.data.tokenization import TokenizedSplit
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+    from transformers import PreTrainedTokenizerBase
+
+Mode = Literal["min", "max"]
+LossFunction = nn.Module  # (logits, labels) -> one loss per target, unreduced
+LOSS = "loss"  # the metric that every task logs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How texts become token ids."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    max_length: int  # tokens; longer rows are cut on the right, counted and said
+
+
+class Task(Protocol):
+    """One instance is bound to its data: it knows the labels or the target's scale, read from the training rows."""
+
+    name: str
+    columns: Sequence[str]  # the roles that its rows must fill
+    metrics_logged: Mapping[str, Mode]  # metric -> whether less or more is better
+    num_outputs: int
+
+    def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit: ...
+
+    def build_head(self, backbone: nn.Module) -> nn.Module: ...
+
+    def target_losses(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor | None]:
+        """(N,) float32, one loss for each target and 0 where there is none; and the logits, where answers need them."""
+        ...
+
+    def build_metrics(self) -> "MetricCollection": ...
+
+    def update_metrics(self, metrics: Any, logits: Tensor | None, batch: Batch) -> None: ...
+
+    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+        """Metrics that are functions of the mean loss."""
+        ...
+
+    def answers(self, logits: Tensor) -> list[dict[str, Any]]:
+        """One answer a row, in the user's words and units."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values from which `bind_described` makes the same task again."""
+        ...
+
+
+def encode_texts(
+    texts: Sequence[str], pairs: Sequence[str] | None, encoding: Encoding
+) -> tuple[list[np.ndarray], int]:
+    """Token ids of each text (a pair is written as one text around an end-of-text token), and how many were cut."""
+    tokenizer, limit = encoding.tokenizer, encoding.max_length
+    ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    if pairs is not None:
+        seconds = tokenizer(list(pairs), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [[*first, tokenizer.eos_token_id, *second] for first, second in zip(ids, seconds, strict=True)]
+    truncated = sum(len(row) > limit for row in ids)
+    return [np.asarray(row[:limit], dtype=np.int32) for row in ids], truncated
+
+
+def tokenized_split(
+    ids: Sequence[np.ndarray], num_targets: np.ndarray, labels: pa.Array | None, truncated_rows: int
+) -> TokenizedSplit:
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int32)
+    values = np.concatenate(ids) if len(ids) else np.empty(0, np.int32)
+    columns = {
+        "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.int32))),
+        "num_targets": pa.array(num_targets.astype(np.int32)),
+    }
+    if labels is not None:
+        columns["label"] = labels
+    return TokenizedSplit(table=pa.table(columns), truncated_rows=truncated_rows)

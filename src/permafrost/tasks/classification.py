@@ -1,0 +1,114 @@
+"""One label out of K for each row. Sentiment analysis is this task on texts that hold opinions."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
+
+from permafrost.data.batching import Batch
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import DataError, nearest
+from permafrost.model.heads import Initialization, PooledHead, Pooling
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, encode_texts, tokenized_split
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+class Classification:
+    """`labels` in the order of the outputs; `pooling` and `init` are the head's."""
+
+    name = "classification"
+    columns = ("text", "label")
+    metrics_logged: Mapping[str, Mode] = {
+        LOSS: "min",
+        "accuracy": "max",
+        "f1_macro": "max",
+        "mcc": "max",
+        "ece": "min",
+    }
+
+    def __init__(self, labels: Sequence[str], *, pooling: Pooling, init: Initialization):
+        self.labels, self.pooling, self.init = list(labels), pooling, init
+        self.num_outputs = len(self.labels)
+
+    def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit:
+        pairs = rows["text_pair"].to_pylist() if "text_pair" in rows.column_names else None
+        ids, truncated = encode_texts(rows["text"].to_pylist(), pairs, encoding)
+        labels = None
+        if "label" in rows.column_names:
+            number = {label: index for index, label in enumerate(self.labels)}
+            labels = pa.array([number[label] for label in rows["label"].to_pylist()], pa.int64())
+        return tokenized_split(ids, np.ones(len(ids)), labels, truncated)
+
+    def build_head(self, backbone: nn.Module) -> nn.Module:
+        return PooledHead(backbone.config.n_embd, self.num_outputs, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
+
+    def target_losses(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
+        logits = model(batch.input_ids, batch.lengths)
+        return loss(logits, batch.labels), logits
+
+    def build_metrics(self) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassCalibrationError,
+            MulticlassF1Score,
+            MulticlassMatthewsCorrCoef,
+        )
+
+        classes = self.num_outputs
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(classes, average="micro"),
+                "f1_macro": MulticlassF1Score(classes, average="macro"),
+                "mcc": MulticlassMatthewsCorrCoef(classes),
+                "ece": MulticlassCalibrationError(classes, n_bins=15),
+            },
+            compute_groups=False,
+        )
+
+    def update_metrics(self, metrics: Any, logits: Tensor, batch: Batch) -> None:
+        metrics.update(logits.float().softmax(-1), batch.labels)
+
+    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        return {}
+
+    def answers(self, logits: Tensor) -> list[dict[str, Any]]:
+        """`{"label", "score"}`: the likeliest label and its probability."""
+        scores, indices = logits.float().softmax(-1).max(-1)
+        return [
+            {"label": self.labels[index], "score": score}
+            for index, score in zip(indices.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {"task": self.name, "labels": self.labels, "pooling": self.pooling}
+
+
+def labels_of(splits: Mapping[str, pa.Table], order: Sequence[str] | None = None) -> list[str]:
+    """The labels of the training rows, sorted (numbers by value), or in the order that the user gives.
+
+    Raises:
+        DataError: one label only, or a label elsewhere that the training rows do not have.
+    """
+    seen = set(splits["train"]["label"].to_pylist())
+    if order is not None and (extra := sorted(seen - set(order))):
+        raise DataError(f"train has the label {extra[0]!r}, which task.labels does not name{nearest(extra[0], order)}")
+    labels = list(order) if order is not None else sorted(seen, key=_sort_key)
+    if len(labels) < 2:
+        raise DataError(f"train has one label only ({labels[0]!r}); a classifier needs two or more")
+    for name in ("validation", "test"):
+        for label, where in zip(splits[name]["label"].to_pylist(), splits[name]["where"].to_pylist(), strict=True):
+            if label not in labels:
+                raise DataError(f"{where}: {name} has the label {label!r}, which train has not{nearest(label, labels)}")
+    return labels
+
+
+def _sort_key(label: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)

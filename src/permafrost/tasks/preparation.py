@@ -1,0 +1,51 @@
+"""Rows to tokenised splits, each kept on disk under a hash of the rows, the tokenizer and the task."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from permafrost.data.tokenization import (
+    CACHE_VERSION,
+    TokenizedSplit,
+    cached_split,
+    fingerprint,
+    texts_fingerprint,
+    train_tokenizer,
+)
+from permafrost.errors import DataError, ResourceError
+from permafrost.tasks.base import Encoding, Task
+
+
+def load_tokenizer(source: str):  # noqa: ANN201 - transformers is imported late
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"cannot load a tokenizer from {source!r}; give a directory with model.tokenizer=DIR") from error
+
+
+def trained_tokenizer(rows: pa.Table, vocab_size: int, max_length: int, cache_dir: Path):  # noqa: ANN201
+    """A tokenizer trained on the rows' texts, or the one trained on the same rows before."""
+    texts = rows["text"].to_pylist()
+    directory = cache_dir / "tokenizers" / fingerprint(texts_fingerprint([texts]), vocab_size, max_length)
+    if not (directory / "tokenizer.json").exists():
+        train_tokenizer(texts, vocab_size, max_length).save_pretrained(directory)
+    return load_tokenizer(str(directory))
+
+
+def encode_splits(
+    task: Task, splits: Mapping[str, pa.Table], encoding: Encoding, cache_dir: Path
+) -> dict[str, TokenizedSplit]:
+    """Every split as tokens, from the cache where the same rows were encoded the same way before."""
+    tokenizer_print = fingerprint(json.loads(encoding.tokenizer.backend_tokenizer.to_str()))
+    encoded = {}
+    for name, rows in splits.items():
+        texts = texts_fingerprint([rows[column].to_pylist() for column in rows.column_names if column != "where"])
+        key = fingerprint(CACHE_VERSION, texts, tokenizer_print, encoding.max_length, task.describe())
+        encoded[name] = cached_split(cache_dir / "tokens", key, lambda rows=rows: task.encode(rows, encoding))
+        if not len(encoded[name]):
+            raise DataError(f"the {name} split holds no text of two tokens or more")
+    return encoded

@@ -1,0 +1,106 @@
+"""One number for each row, learned on a scaled target and answered in the user's units."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
+
+from permafrost.data.batching import Batch
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import DataError
+from permafrost.model.heads import Initialization, PooledHead, Pooling
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, encode_texts, tokenized_split
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+Scaling = Literal["standard", "min_max", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """scaled = (target - shift) / unit"""
+
+    shift: float
+    unit: float
+
+    def to_scaled(self, target: Any) -> Any:
+        return (target - self.shift) / self.unit
+
+    def to_target(self, scaled: Any) -> Any:
+        return scaled * self.unit + self.shift
+
+
+def fit_scale(targets: np.ndarray, scaling: Scaling) -> Scale:
+    """standard: mean 0 and deviation 1 over the training rows; min_max: 0 to 1; none: as it is."""
+    if scaling == "none":
+        return Scale(shift=0.0, unit=1.0)
+    low, high = float(targets.min()), float(targets.max())
+    if low == high:
+        raise DataError(f"every training target is {low:g}; there is nothing to learn")
+    if scaling == "min_max":
+        return Scale(shift=low, unit=high - low)
+    return Scale(shift=float(targets.mean()), unit=float(targets.std()))
+
+
+class Regression:
+    name = "regression"
+    columns = ("text", "target")
+    metrics_logged: Mapping[str, Mode] = {
+        LOSS: "min",
+        "mse": "min",
+        "rmse": "min",
+        "pearson": "max",
+        "spearman": "max",
+    }
+    num_outputs = 1
+
+    def __init__(self, scale: Scale, *, pooling: Pooling, init: Initialization):
+        self.scale, self.pooling, self.init = scale, pooling, init
+
+    def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit:
+        pairs = rows["text_pair"].to_pylist() if "text_pair" in rows.column_names else None
+        ids, truncated = encode_texts(rows["text"].to_pylist(), pairs, encoding)
+        labels = None
+        if "target" in rows.column_names:
+            labels = pa.array(self.scale.to_scaled(rows["target"].to_numpy()).astype(np.float32))
+        return tokenized_split(ids, np.ones(len(ids)), labels, truncated)
+
+    def build_head(self, backbone: nn.Module) -> nn.Module:
+        return PooledHead(backbone.config.n_embd, 1, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
+
+    def target_losses(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
+        logits = model(batch.input_ids, batch.lengths)
+        return loss(logits, batch.labels), logits
+
+    def build_metrics(self) -> "MetricCollection":
+        from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
+
+        return MetricCollection(
+            {
+                "mse": MeanSquaredError(),
+                "rmse": MeanSquaredError(squared=False),
+                "pearson": PearsonCorrCoef(),
+                "spearman": SpearmanCorrCoef(),
+            },
+            compute_groups=False,
+        )
+
+    def update_metrics(self, metrics: Any, logits: Tensor, batch: Batch) -> None:
+        """In the user's units: correlations do not care, errors do."""
+        metrics.update(
+            self.scale.to_target(logits.float().squeeze(-1)), self.scale.to_target(batch.labels)
+        )
+
+    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        return {}
+
+    def answers(self, logits: Tensor) -> list[dict[str, Any]]:
+        """`{"value"}` in the user's units."""
+        return [{"value": value} for value in self.scale.to_target(logits.float().squeeze(-1)).tolist()]
+
+    def describe(self) -> dict[str, Any]:
+        return {"task": self.name, "scale": asdict(self.scale), "pooling": self.pooling}

@@ -1,0 +1,36 @@
+"""One line per validation: what a person wants to see of a run."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+
+class EpochLine(Callback):
+    """Prints epoch, mean training loss, validation loss, the monitored metric and tokens per second."""
+
+    def __init__(self, monitor: str):
+        self.monitor = monitor
+        self.console = Console(highlight=False)
+        self.losses: list[Any] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if "train/loss" in trainer.callback_metrics:
+            self.losses.append(trainer.callback_metrics["train/loss"])
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step:,}"]
+        if self.losses:
+            parts.append(f"train loss {float(sum(self.losses)) / len(self.losses):.4f}")
+        parts.append(f"validation loss {seen['validation/loss']:.4f}")
+        if self.monitor != "validation/loss":
+            parts.append(f"{self.monitor.removeprefix('validation/')} {seen[self.monitor]:.4f}")
+        if "train/tokens_per_second" in seen:
+            parts.append(f"{seen['train/tokens_per_second']:,.0f} tokens/s")
+        self.losses.clear()
+        self.console.print("  ".join(parts))

@@ -1,0 +1,50 @@
+"""How fast training goes, in real tokens: padding is not counted as work done, but as waste."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from permafrost.data.batching import Batch
+
+
+class Throughput(Callback):
+    """Logs, over the batches since the last validation:
+
+    | key | unit |
+    |---|---|
+    | `train/tokens_per_second` | real tokens per second of training, validation left out |
+    | `train/padding_share` | share of computed tokens that were padding, 0 to 1 |
+    """
+
+    def __init__(self) -> None:
+        self.trained_tokens = 0  # over the whole run, resumed parts included
+        self._reset()
+
+    def _reset(self) -> None:
+        self.tokens = self.computed = 0
+        self.seconds, self.started_at = 0.0, 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.started_at = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        tokens = int(batch.lengths.sum())
+        self.tokens += tokens
+        self.trained_tokens += tokens
+        self.computed += batch.input_ids.numel()
+        self.seconds += time.perf_counter() - self.started_at
+
+    def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.seconds:
+            module.log("train/tokens_per_second", self.tokens / self.seconds)
+            module.log("train/padding_share", 1 - self.tokens / self.computed)
+        self._reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"trained_tokens": self.trained_tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trained_tokens = state["trained_tokens"]

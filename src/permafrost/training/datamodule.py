@@ -1,0 +1,131 @@
+"""Tokenised splits to batches: the order of the rows, the place in the epoch, and the number of steps to come."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from permafrost.data.batching import (
+    Batch,
+    Batching,
+    PlannedBatch,
+    PlannedBatches,
+    loss_scales,
+    ordered_batches,
+    pad_right,
+    padding_share,
+    shuffled_batches,
+)
+from permafrost.data.tokenization import TokenizedSplit
+
+EVERY_BATCH = "epoch"  # accumulate over the whole epoch: one optimizer step, true gradient descent
+
+
+class Batches(Dataset[Batch]):
+    """A split that is indexed by a whole batch: row positions and their loss scale -> a padded `Batch`.
+
+    Labels are the split's own, or the tokens themselves.
+    """
+
+    def __init__(self, split: TokenizedSplit):
+        self.tokens, self.labels = split.token_arrays(), split.labels
+
+    def __getitem__(self, planned: PlannedBatch) -> Batch:
+        ids = [self.tokens[row] for row in planned.rows]
+        labels = pad_right(ids, fill=-100) if self.labels is None else torch.from_numpy(self.labels[planned.rows])
+        return Batch(
+            input_ids=pad_right(ids),
+            lengths=torch.tensor([len(row) for row in ids]),
+            labels=labels,
+            row_ids=torch.from_numpy(planned.rows),
+            loss_scale=torch.tensor(planned.loss_scale, dtype=torch.float32),
+        )
+
+
+class DataModule(lightning.LightningDataModule):
+    """Batches of one epoch at a time; every epoch's order is a function of the seed and the epoch.
+
+    The place within the epoch is part of its state, counted in batches done, so that a resumed run goes on with the
+    next batch. `accumulate` is in batches per optimizer step, or "epoch".
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, TokenizedSplit],
+        *,
+        batching: Batching,
+        evaluation_batching: Batching,
+        accumulate: int | str,
+        num_workers: int,
+        seed: int,
+    ):
+        super().__init__()
+        self.splits, self.batching, self.evaluation_batching = splits, batching, evaluation_batching
+        self.num_workers, self.seed = num_workers, seed
+        self.accumulate_as_set = accumulate
+        self.resume_at: tuple[int, int] = (0, 0)  # epoch, batches done in it
+
+    def accumulate(self, max_epochs: int) -> int:
+        """Batches per optimizer step, as a number."""
+        if self.accumulate_as_set == EVERY_BATCH:
+            return max(len(self._planned(epoch)) for epoch in range(max_epochs))
+        return int(self.accumulate_as_set)
+
+    def total_steps(self, max_epochs: int, max_steps: int = -1) -> int:
+        """Optimizer steps of the whole run: known before it starts, which schedules need."""
+        accumulate = self.accumulate(max_epochs)
+        steps = sum(-(-len(self._planned(epoch)) // accumulate) for epoch in range(max_epochs))
+        return steps if max_steps < 0 else min(steps, max_steps)
+
+    def padding_share(self, epoch: int) -> float:
+        return padding_share(self._planned(epoch), self.splits["train"].lengths)
+
+    def train_dataloader(self) -> DataLoader:
+        epoch = self.trainer.current_epoch
+        batches = self._planned(epoch)
+        world_size = self.trainer.world_size
+        scales = loss_scales(
+            batches, self.splits["train"].num_targets, self.accumulate(self.trainer.max_epochs or 1), world_size
+        )
+        planned = [PlannedBatch(rows, float(scale)) for rows, scale in zip(batches, scales, strict=True)]
+        start = self.resume_at[1] if self.resume_at[0] == epoch else 0
+        rank = self.trainer.global_rank
+        return self._loader("train", PlannedBatches(planned, start=start, rank=rank, world_size=world_size))
+
+    def val_dataloader(self) -> DataLoader:
+        return self.evaluation_loader("validation", self.trainer.global_rank, self.trainer.world_size)
+
+    def test_dataloader(self) -> DataLoader:
+        return self.evaluation_loader("test", self.trainer.global_rank, self.trainer.world_size)
+
+    def evaluation_loader(self, name: str, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """All rows of a split once; processes take turns at the batches."""
+        batches = ordered_batches(self.splits[name].lengths, self.evaluation_batching)[rank::world_size]
+        return self._loader(name, PlannedBatches([PlannedBatch(rows, 1.0) for rows in batches]))
+
+    def state_dict(self) -> dict[str, Any]:
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed if self.trainer else 0
+        return {"epoch": self.trainer.current_epoch if self.trainer else 0, "batches_done": done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.resume_at = (state["epoch"], state["batches_done"])
+
+    def _planned(self, epoch: int) -> list[np.ndarray]:
+        return shuffled_batches(self.splits["train"].lengths, self.batching, seed=self.seed, epoch=epoch)
+
+    def _loader(self, name: str, sampler: PlannedBatches) -> DataLoader:
+        return DataLoader(
+            Batches(self.splits[name]),
+            sampler=sampler,
+            batch_size=None,  # the sampler hands out whole batches
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(self.seed),  # else each iterator draws from the global one
+        )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

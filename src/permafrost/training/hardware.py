@@ -1,0 +1,34 @@
+"""What the machine can do: the precision and the number of threads, chosen and stated."""
+
+import os
+
+import torch
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """`auto` is bf16 autocast where the hardware multiplies bf16, else float32."""
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if _has_bf16(accelerator) else "32-true"
+
+
+def use_all_cores() -> int:
+    """One thread per core this process may run on; returns the count."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    return threads
+
+
+def peak_memory_mb() -> float:
+    """Largest memory of this process so far, MiB: the GPU's where one was used, else resident memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _has_bf16(accelerator: str) -> bool:
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

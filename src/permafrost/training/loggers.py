@@ -1,0 +1,76 @@
+"""Where the curves go. `metrics.jsonl` is always written; the others are the `logger=` group."""
+
+import json
+import netrc
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from permafrost.errors import ConfigError
+
+
+class MetricsFile(Logger):
+    """Appends one JSON object per logged step to a file."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The run's config.yaml holds them."""
+
+
+def wandb(*, project: str, mode: str, run_dir: Path, name: str, group: str | None = None) -> WandbLogger:
+    """Weights & Biases. `mode=auto` is online for a user who is logged in and offline for everybody else."""
+    from wandb import Settings
+
+    offline = mode == "offline" or (mode == "auto" and not wandb_login())
+    return WandbLogger(
+        project=project,
+        name=name,
+        group=group,
+        save_dir=run_dir,
+        offline=offline,
+        settings=Settings(silent=True, console="off", x_disable_stats=True, init_timeout=90),
+    )
+
+
+def tensorboard(*, run_dir: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="")
+    except ModuleNotFoundError:
+        raise ConfigError("logger=tensorboard needs its package: pip install 'permafrost[tensorboard]'") from None
+
+
+def csv(*, run_dir: Path) -> CSVLogger:
+    return CSVLogger(save_dir=run_dir, name="csv", version="")
+
+
+def wandb_login() -> bool:
+    """Whether W&B has a key or a mode of the user's own; asks nobody."""
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"] == "online"
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,94 @@
+"""The one LightningModule: a model, a task and a loss; the same step for training, validation and test."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric
+
+from permafrost.data.batching import Batch
+from permafrost.tasks.base import LOSS, LossFunction, Task
+
+MakeOptimizer = Callable[[nn.Module], Optimizer]
+MakeSchedulers = Callable[[Optimizer], list[LRScheduler]]
+
+
+class FineTuning(lightning.LightningModule):
+    """Logs `train/loss` per step, and `validation/...` and `test/...` for the loss and each metric of the task."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        loss: LossFunction,
+        *,
+        make_optimizer: MakeOptimizer,
+        make_schedulers: MakeSchedulers,
+        monitor: str,
+        compile: bool,
+    ):
+        super().__init__()
+        self.model, self.task, self.loss = model, task, loss
+        self.make_optimizer, self.make_schedulers, self.monitor = make_optimizer, make_schedulers, monitor
+        self.target_losses = torch.compile(task.target_losses, dynamic=False) if compile else task.target_losses
+        self.metrics = nn.ModuleDict({stage: _stage_metrics(task) for stage in ("validation", "test")})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses, _ = self.target_losses(self.model, batch, self.loss)
+        self.log("train/loss", losses.detach().sum() / num_targets(batch), batch_size=1)
+        return losses.sum() * batch.loss_scale
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "validation")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor] | None:
+        """(B,) row ids and (B, K) logits; nothing where the logits are a vocabulary for every token."""
+        logits = self._evaluate(batch, "test")
+        return None if logits is None else (batch.row_ids, logits)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.model)
+        return [optimizer], [_scheduler_config(s, self.monitor) for s in self.make_schedulers(optimizer)]
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor | None:
+        losses, logits = self.task.target_losses(self.model, batch, self.loss)
+        metrics = self.metrics[stage]
+        targets = num_targets(batch)
+        metrics[LOSS].update(losses.sum() / targets, weight=targets)  # type: ignore[index]
+        self.task.update_metrics(metrics["task"], logits, batch)  # type: ignore[index]
+        return logits
+
+    def _log_metrics(self, stage: str) -> None:
+        metrics = self.metrics[stage]
+        loss = metrics[LOSS].compute()  # type: ignore[index]
+        values = {LOSS: loss, **self.task.metrics_of_loss(loss), **metrics["task"].compute()}  # type: ignore[index]
+        for metric in metrics.values():  # type: ignore[operator]
+            metric.reset()
+        self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
+
+
+def num_targets(batch: Batch) -> Tensor:
+    """(): answers of the batch that are scored."""
+    if batch.labels.ndim == 1:
+        return torch.tensor(len(batch.labels))
+    return (batch.labels[:, 1:] != -100).sum()
+
+
+def _stage_metrics(task: Task) -> nn.ModuleDict:
+    return nn.ModuleDict({LOSS: MeanMetric(), "task": task.build_metrics()})
+
+
+def _scheduler_config(scheduler: LRScheduler, monitor: str) -> dict[str, Any]:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor, "reduce_on_plateau": True}
+    return {"scheduler": scheduler, "interval": "step"}

@@ -1,0 +1,60 @@
+"""The Lightning trainer and the names of the files it leaves in a run directory."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+CHECKPOINTS = "checkpoints"
+# Said by the libraries of things that are so on purpose here.
+EXPECTED_WARNINGS = (
+    ".*does not have many workers which may be a bottleneck.*",
+    ".*The number of training batches .* is smaller than the logging interval.*",
+    ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*treespec, LeafSpec.*",
+    ".*The `srun` command is available.*",
+    ".*Trying to infer the `batch_size`.*",
+)
+
+
+def make_trainer(
+    options: Mapping[str, Any], *, run_dir: Path, precision: str, callbacks: Sequence[Any], loggers: Sequence[Logger]
+) -> lightning.Trainer:
+    """`options` are the `trainer=` group's values under Lightning's own names, `precision` excepted."""
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, and what we say ourselves
+    return lightning.Trainer(
+        **{**options, "precision": precision},
+        callbacks=list(callbacks),
+        logger=list(loggers),
+        default_root_dir=run_dir,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the plan of batches cuts the shares itself
+        reload_dataloaders_every_n_epochs=1,  # each epoch has a plan of its own
+        enable_model_summary=False,
+        enable_progress_bar=any(type(callback).__name__ == "RichProgressBar" for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+    )
+
+
+def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer) -> str | None:
+    """Load the weights of the best validation; returns their file, None where no checkpoint was kept."""
+    checkpoint = trainer.checkpoint_callback
+    path = getattr(checkpoint, "best_model_path", "")
+    if not path:
+        return None
+    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    return path
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    path = run_dir / CHECKPOINTS / "last.ckpt"
+    return path if path.exists() else None
