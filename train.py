@@ -1,5 +1,7 @@
 """Fine-tune GPT-2: python train.py optimizer=adamw scheduler=cosine"""
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
@@ -12,4 +14,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, Path(__file__).with_name("conf"))

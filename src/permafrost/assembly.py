@@ -80,11 +80,13 @@ def check_buildable(settings: Settings) -> None:
 
 def seed_everything(seed: int) -> None:
     import lightning.pytorch as lightning
+    from transformers.utils import logging as transformers_logging
 
     from permafrost.training.hardware import use_all_cores
 
     use_all_cores()
     lightning.seed_everything(seed, workers=True, verbose=False)
+    transformers_logging.disable_progress_bar()  # of loading and saving, a second each
 
 
 def prepare(settings: Settings) -> Prepared:
@@ -160,7 +162,7 @@ def make_modules(settings: Settings, prepared: Prepared, model: "GPT2WithHead") 
     from permafrost.data.batching import RowBatching, TokenBatching
     from permafrost.training.datamodule import DataModule
     from permafrost.training.module import FineTuning
-    from permafrost.training.optimizers import parameter_groups
+    from permafrost.training.optimizers import clippable_, parameter_groups
 
     options = settings.data
     by_tokens = TokenBatching(max_tokens=options.max_tokens_per_batch)
@@ -182,7 +184,7 @@ def make_modules(settings: Settings, prepared: Prepared, model: "GPT2WithHead") 
             weight_decay=settings.optimizer.get("weight_decay", 0.0),
             layer_lr_decay=settings.freezing.layer_lr_decay,
         )
-        return build(settings.optimizer, groups)
+        return clippable_(build(settings.optimizer, groups))
 
     def make_schedulers(optimizer: Any) -> list[Any]:
         try:
@@ -215,7 +217,7 @@ def make_trainer(
     callbacks = [
         build(node, monitor=monitored(settings), mode=monitor_mode(settings), dirpath=run_dir / CHECKPOINTS)
         for node in settings.callbacks.values()
-        if node is not None
+        if node is not None and (console.is_terminal or not node["_target_"].endswith("RichProgressBar"))
     ]
     loggers = [MetricsFile(run_dir / "metrics.jsonl")]
     loggers += [

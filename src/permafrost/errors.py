@@ -28,8 +28,8 @@ class TrainingError(PermafrostError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: `; did you mean 'blocks'?`, or the known names when none is near."""
-    names = sorted({str(name) for name in known})
-    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    names = {str(name).lower(): str(name) for name in sorted({str(name) for name in known})}
+    close = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known here: {', '.join(names)}" if names else ""
+        return f"; did you mean {names[close[0]]!r}?"
+    return f"; known here: {', '.join(names.values())}" if names else ""

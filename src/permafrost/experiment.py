@@ -70,6 +70,7 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     result = describe(settings, model, trainer, scores, clock)
     if trainer.is_global_zero:
         write_run(run_dir, settings, prepared, model, result, logits)
+        close_loggers(trainer, run_dir)
     return result
 
 
@@ -149,16 +150,56 @@ def describe(
 def write_run(
     run_dir: Path, settings: Settings, prepared: Prepared, model: "GPT2WithHead", result: Result, logits: Any
 ) -> None:
-    """The model directory, the test predictions, and last of all result.json."""
+    """The model directory, the test predictions, the yardsticks, result.json, and the report made of them."""
     from permafrost.deployment.export import export_model, model_card
+    from permafrost.reporting.html import write_report
 
     task = prepared.task
     card = model_card(settings.model_dump(), result, task.describe())
     export_model(model, task, prepared.encoding, run_dir / "model", card)
     if logits is not None:
         rows = prepared.rows["test"].to_pylist()
-        with (run_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for row, answer in zip(rows, task.answers(logits), strict=True):
-                file.write(json.dumps(row | {"prediction": answer}, ensure_ascii=False) + "\n")
+        lines = [row | {"prediction": answer} for row, answer in zip(rows, task.answers(logits), strict=True)]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (run_dir / "predictions.jsonl").write_text(text, "utf-8")
+    yardsticks = measure_yardsticks(settings, prepared)
+    if yardsticks:
+        (run_dir / "yardsticks.json").write_text(json.dumps(yardsticks, indent=2) + "\n", "utf-8")
     (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    write_report(run_dir)
     console.print("  test: " + "  ".join(f"{name} {value:.4f}" for name, value in result["test"].items()))
+    if yardsticks:
+        console.print("  test accuracy of: " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
+    console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
+
+
+def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
+    """Test accuracies that need no GPT-2, for classifiers; kept with the cache, as every run on these rows has them."""
+    from permafrost.data.tokenization import texts_fingerprint
+    from permafrost.tasks.classification import Classification
+    from permafrost.tasks.yardsticks import majority_accuracy, tfidf_accuracy
+
+    if not settings.yardsticks or not isinstance(prepared.task, Classification):
+        return {}
+    columns = [rows[name].to_pylist() for rows in prepared.rows.values() for name in rows.column_names if name != "where"]
+    path = Path(settings.data.cache_dir) / "yardsticks" / f"{texts_fingerprint(columns)}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        measured = {
+            "majority label": majority_accuracy(prepared.rows),
+            "TF-IDF + logistic regression": tfidf_accuracy(prepared.rows),
+        }
+        path.write_text(json.dumps(measured), "utf-8")
+    return json.loads(path.read_text("utf-8"))
+
+
+def close_loggers(trainer: "lightning.Trainer", run_dir: Path) -> None:
+    """Send the run's results where its curves went, and end the dashboard run, so that a sweep's next trial has its own."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    from permafrost.reporting.dashboard import log_run
+
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            log_run(logger.experiment, run_dir)
+            logger.experiment.finish()

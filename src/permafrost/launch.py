@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from permafrost.errors import PermafrostError, TrainingError
 
 
-def run_program(main: Callable[[], Any]) -> None:
+def run_program(main: Callable[[], Any], config_dir: Path) -> None:
     """Run Hydra's main; what is wrong with the command line or a config file ends with exit code 2."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +23,7 @@ def run_program(main: Callable[[], Any]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         from permafrost.overrides import explain
 
-        print(explain(error, sys.argv[1:]), file=sys.stderr)
+        print(explain(error, sys.argv[1:], config_dir), file=sys.stderr)
         raise SystemExit(2) from None
 
 

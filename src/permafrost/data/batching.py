@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from permafrost.data.tokenization import TokenArrays
+
 CHUNK_BATCHES = 64  # rows are sorted by length within about this many batches: little padding, still shuffled
 
 
@@ -76,6 +78,20 @@ def loss_scales(batches: Sequence[np.ndarray], num_targets: np.ndarray, accumula
     step = np.arange(len(batches)) // accumulate
     per_step = np.bincount(step, weights=per_batch)
     return accumulate * world_size / np.maximum(per_step[step], 1)
+
+
+def padded_batch(
+    tokens: TokenArrays, labels: np.ndarray | None, rows: np.ndarray, loss_scale: float = 1.0
+) -> Batch:
+    """The rows as one batch; where the split has no labels, the tokens themselves are."""
+    ids = [tokens[row] for row in rows]
+    return Batch(
+        input_ids=pad_right(ids),
+        lengths=torch.tensor([len(row) for row in ids]),
+        labels=pad_right(ids, fill=-100) if labels is None else torch.from_numpy(labels[rows]),
+        row_ids=torch.from_numpy(rows),
+        loss_scale=torch.tensor(loss_scale, dtype=torch.float32),
+    )
 
 
 class PlannedBatch(NamedTuple):

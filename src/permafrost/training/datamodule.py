@@ -15,7 +15,7 @@ from permafrost.data.batching import (
     PlannedBatches,
     loss_scales,
     ordered_batches,
-    pad_right,
+    padded_batch,
     padding_share,
     shuffled_batches,
 )
@@ -25,24 +25,13 @@ EVERY_BATCH = "epoch"  # accumulate over the whole epoch: one optimizer step, tr
 
 
 class Batches(Dataset[Batch]):
-    """A split that is indexed by a whole batch: row positions and their loss scale -> a padded `Batch`.
-
-    Labels are the split's own, or the tokens themselves.
-    """
+    """A split that is indexed by a whole batch: row positions and their loss scale -> a padded `Batch`."""
 
     def __init__(self, split: TokenizedSplit):
         self.tokens, self.labels = split.token_arrays(), split.labels
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        ids = [self.tokens[row] for row in planned.rows]
-        labels = pad_right(ids, fill=-100) if self.labels is None else torch.from_numpy(self.labels[planned.rows])
-        return Batch(
-            input_ids=pad_right(ids),
-            lengths=torch.tensor([len(row) for row in ids]),
-            labels=labels,
-            row_ids=torch.from_numpy(planned.rows),
-            loss_scale=torch.tensor(planned.loss_scale, dtype=torch.float32),
-        )
+        return padded_batch(self.tokens, self.labels, planned.rows, planned.loss_scale)
 
 
 class DataModule(lightning.LightningDataModule):

@@ -13,10 +13,11 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 
 def use_all_cores() -> int:
-    """One thread per core this process may run on; returns the count."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    return threads
+    """One thread per core this process may run on, or OMP_NUM_THREADS; returns the count."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(cores)
+    return torch.get_num_threads()
 
 
 def peak_memory_mb() -> float:

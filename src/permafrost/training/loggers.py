@@ -40,17 +40,22 @@ class MetricsFile(Logger):
 
 def wandb(*, project: str, mode: str, run_dir: Path, name: str, group: str | None = None) -> WandbLogger:
     """Weights & Biases. `mode=auto` is online for a user who is logged in and offline for everybody else."""
-    from wandb import Settings
+    import wandb as client
 
     offline = mode == "offline" or (mode == "auto" and not wandb_login())
-    return WandbLogger(
-        project=project,
-        name=name,
-        group=group,
-        save_dir=run_dir,
-        offline=offline,
-        settings=Settings(silent=True, console="off", x_disable_stats=True, init_timeout=90),
-    )
+    settings = client.Settings(silent=True, show_warnings=False, console="off", x_disable_stats=True)
+    client.setup(settings)  # before init, which would say what it does
+    run = None
+    if rank_zero_only.rank == 0:
+        run = client.init(
+            project=project,
+            name=name,
+            group=group,
+            dir=run_dir,
+            mode="offline" if offline else "online",
+            settings=settings,
+        )
+    return WandbLogger(project=project, save_dir=run_dir, offline=offline, experiment=run)
 
 
 def tensorboard(*, run_dir: Path) -> TensorBoardLogger:

@@ -21,24 +21,33 @@ def parameter_groups(
     name filters look for. With `layer_lr_decay` d, a block n blocks below the top learns at `lr * d**n`
     (ELECTRA, Clark et al. 2020, appendix).
     """
-    groups: dict[tuple[int, bool], Group] = {}
+    groups: dict[tuple[int, bool, bool], Group] = {}
     for name, parameter in trainable(model):
         depth, is_matrix = depth_of(name, num_blocks), parameter.ndim >= 2
-        group = groups.setdefault((depth, is_matrix), _new_group(depth, is_matrix, num_blocks))
+        in_block = 1 <= depth <= num_blocks
+        level = depth if layer_lr_decay != 1 else 0  # one rate for all needs no groups by depth
+        group = groups.setdefault((level, in_block, is_matrix), {"params": []})
         group["params"].append(parameter)
+        group["name"] = _group_name(in_block, is_matrix, depth if layer_lr_decay != 1 else None)
         group["lr"] = lr * layer_lr_decay ** (num_blocks + 1 - depth)
         group["weight_decay"] = weight_decay if is_matrix else 0.0
+        group["muon"] = in_block and is_matrix  # lookup tables and heads are no rotations
     return [groups[key] for key in sorted(groups)]
 
 
-def _new_group(depth: int, is_matrix: bool, num_blocks: int) -> Group:
-    part = "embeddings" if depth == 0 else "head" if depth > num_blocks else f"block_{depth - 1}"
-    return {"params": [], "name": f"{part}/{'matrices' if is_matrix else 'vectors'}", "muon": _is_muon(depth, is_matrix, num_blocks)}
+def _group_name(in_block: bool, is_matrix: bool, depth: int | None) -> str:
+    part = "blocks" if in_block else "embeddings_and_head"
+    return f"{part}/{'matrices' if is_matrix else 'vectors'}" + ("" if depth is None else f"/depth_{depth}")
 
 
-def _is_muon(depth: int, is_matrix: bool, num_blocks: int) -> bool:
-    """Muon's own are the matrices of the blocks: lookup tables and heads are no rotations."""
-    return is_matrix and 1 <= depth <= num_blocks
+def clippable_(optimizer: Optimizer) -> Optimizer:
+    """Let Lightning clip a fused optimizer's gradients.
+
+    It refuses because a fused step can undo a gradient scaler's factor by itself, after the clipping; told that this
+    one does not, the scaler (there is one in 16-mixed alone) does so before.
+    """
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 def gradient_descent(params: Iterable[Group], *, lr: float, weight_decay: float) -> Optimizer:

@@ -18,6 +18,7 @@ EXPECTED_WARNINGS = (
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*Found .* module\\(s\\) in eval mode at the start of training.*",  # the frozen part
     ".*treespec, LeafSpec.*",
     ".*The `srun` command is available.*",
     ".*Trying to infer the `batch_size`.*",

@@ -11,7 +11,7 @@ class EpochLine(Callback):
 
     def __init__(self, monitor: str):
         self.monitor = monitor
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, soft_wrap=True)
         self.losses: list[Any] = []
 
     def on_train_batch_end(
@@ -21,7 +21,7 @@ class EpochLine(Callback):
             self.losses.append(trainer.callback_metrics["train/loss"])
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if not trainer.training or not trainer.is_global_zero:
             return
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step:,}"]

@@ -1,0 +1,107 @@
+"""The `permafrost` command: what is done with a finished run."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from permafrost.errors import ConfigError, DataError, PermafrostError
+
+app = typer.Typer(
+    name="permafrost", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+Run = Annotated[Path, typer.Argument(help="a run directory, or a model/ directory of one")]
+TextColumn = Annotated[list[str] | None, typer.Option("--text", help="column of the text; give it twice for a pair")]
+
+
+@app.callback()
+def permafrost() -> None:
+    """What is done with a finished run. Training is `python train.py`."""
+
+
+@app.command()
+def predict(
+    run: Run,
+    text: Annotated[str | None, typer.Argument(help="the text to answer")] = None,
+    pair: Annotated[str | None, typer.Option(help="the second text of a pair")] = None,
+    input: Annotated[Path | None, typer.Option(help="a file of rows to answer")] = None,
+    output: Annotated[Path | None, typer.Option(help="where to write the rows with their answers: .jsonl or .csv")] = None,
+    text_column: TextColumn = None,
+) -> None:
+    """Answer one text, or every row of a file."""
+    from permafrost.deployment.predictor import Predictor
+
+    if (text is None) == (input is None):
+        raise ConfigError('give either a text or a file: permafrost predict RUN "text", or RUN --input FILE --output FILE')
+    if text is not None:
+        print(json.dumps(Predictor(run).predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
+        return
+    table = read_table(input, ["text"], text_column)  # type: ignore[arg-type]
+    predictor = Predictor(run)
+    pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
+    answers = predictor.predict(table["text"].to_pylist(), pairs)
+    write_answers([row | answer for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Annotated[Path, typer.Option(help="a file of labelled rows")],
+    text_column: TextColumn = None,
+    label_column: Annotated[str | None, typer.Option("--label", help="column of the label or target")] = None,
+) -> None:
+    """Print the task's metrics over a file, as JSON."""
+    from permafrost.deployment.predictor import Predictor
+    from permafrost.tasks.classification import labels_of
+
+    predictor = Predictor(run)
+    table = read_table(data, predictor.task.columns, text_column, label_column)
+    if "label" in table.column_names:
+        labels_of({"train": table, "validation": table.slice(0, 0), "test": table.slice(0, 0)}, predictor.task.labels)  # type: ignore[attr-defined]
+    print(json.dumps(predictor.evaluate(table), indent=2))
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Make report.html again from the files of a run."""
+    from permafrost.reporting.html import write_report
+
+    print(write_report(run))
+
+
+def read_table(path: Path, roles: Any, text: list[str] | None, label: str | None = None) -> Any:
+    from permafrost.data.readers import read_rows
+    from permafrost.data.sources import Columns, Notes, rows_by_role
+
+    columns = Columns(text=text[0] if text and len(text) == 1 else text, label=label, target=label)
+    notes = Notes()
+    table = rows_by_role(read_rows(path), roles, columns, path.name, notes)
+    for line in notes.lines:
+        print(line, file=sys.stderr)
+    return table
+
+
+def write_answers(rows: list[dict[str, Any]], output: Path | None) -> None:
+    """JSON lines to the screen or a .jsonl file, or a .csv file."""
+    if output is None or output.suffix == ".jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        sys.stdout.write(text) if output is None else output.write_text(text, "utf-8")
+    elif output.suffix == ".csv":
+        with output.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        raise DataError(f"--output {output}: the answers are written as .jsonl or .csv")
+
+
+def main() -> None:
+    """Exit codes are those of a run: 2 usage, 3 data, 4 resources."""
+    try:
+        app()
+    except PermafrostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

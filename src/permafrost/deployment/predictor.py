@@ -1,0 +1,93 @@
+"""Answers from an exported model: no trainer, no configuration, only its directory."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padded_batch
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.deployment.export import DESCRIPTION
+from permafrost.errors import ResourceError
+from permafrost.model.backbone import load_backbone, load_config
+from permafrost.model.freezing import Freezing
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.heads import PooledHead
+from permafrost.tasks.base import LOSS, Encoding, Task
+from permafrost.tasks.binding import bind_described
+from permafrost.tasks.losses import CrossEntropy, MeanSquared
+from permafrost.tasks.preparation import load_tokenizer
+
+EVALUATION_TOKENS = 4096  # per batch
+NOTHING_FROZEN = Freezing(embeddings=False, blocks=0)
+
+
+class Predictor:
+    """A run directory, or the `model/` directory in it, ready to answer."""
+
+    def __init__(self, run: str | Path):
+        directory = model_directory(Path(run))
+        description = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+        self.task: Task = bind_described(description)
+        self.encoding = Encoding(tokenizer=load_tokenizer(str(directory)), max_length=description["max_length"])
+        self.model = load_model(directory, self.task)
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """One answer a text: `{"label", "score"}` or `{"value"}`."""
+        columns = {"text": list(texts)} | ({"text_pair": list(pairs)} if pairs is not None else {})
+        split = self.task.encode(pa.table(columns), self.encoding)
+        return self.task.answers(self.logits(split))
+
+    @torch.inference_mode()
+    def logits(self, split: TokenizedSplit) -> Tensor:
+        """(rows, K), in the rows' order."""
+        rows, parts = [], []
+        for batch in batches(split):
+            rows.append(batch.row_ids)
+            parts.append(self.model(batch.input_ids, batch.lengths).float())
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    @torch.inference_mode()
+    def evaluate(self, table: pa.Table) -> dict[str, float]:
+        """The task's metrics and its plain loss over labelled rows."""
+        loss = MeanSquared() if self.task.name == "regression" else CrossEntropy().eval()
+        metrics, total, count = self.task.build_metrics(), 0.0, 0
+        for batch in batches(self.task.encode(table, self.encoding)):
+            losses, logits = self.task.target_losses(self.model, batch, loss)
+            self.task.update_metrics(metrics, logits, batch)
+            total += float(losses.sum())
+            count += len(batch.labels) if batch.labels.ndim == 1 else int((batch.labels[:, 1:] != -100).sum())
+        mean = torch.tensor(total / count)
+        values = {LOSS: mean, **self.task.metrics_of_loss(mean), **metrics.compute()}
+        return {name: float(value) for name, value in values.items()}
+
+
+def model_directory(run: Path) -> Path:
+    for directory in (run / "model", run):
+        if (directory / DESCRIPTION).is_file():
+            return directory
+    raise ResourceError(f"{run}: no finished run and no exported model (no model/{DESCRIPTION}); give a run directory")
+
+
+def load_model(directory: Path, task: Task) -> GPT2WithHead:
+    """The trained model, in eval mode."""
+    from safetensors.torch import load_file
+
+    backbone = load_backbone(str(directory), load_config(str(directory)), pretrained=True)
+    head = task.build_head(backbone)
+    if isinstance(head, PooledHead):
+        weights = load_file(directory / "model.safetensors")
+        head.score.load_state_dict({"weight": weights["score.weight"]})
+        if head.pooling == "attention":
+            head.attention.load_state_dict(load_file(directory / "attention_pooling.safetensors"))
+    return GPT2WithHead(backbone, head, NOTHING_FROZEN).eval()
+
+
+def batches(split: TokenizedSplit) -> Iterator[Batch]:
+    tokens, labels = split.token_arrays(), split.labels
+    for rows in ordered_batches(split.lengths, TokenBatching(max_tokens=EVALUATION_TOKENS)):
+        yield padded_batch(tokens, labels, rows)

@@ -1,0 +1,34 @@
+"""What Weights & Biases gets of a finished run beyond its curves."""
+
+from pathlib import Path
+from typing import Any
+
+from permafrost.reporting.run_files import most_wrong, read_json, read_lines
+
+LIGHT_FILES = ("config.yaml", "result.json", "yardsticks.json", "metrics.jsonl", "predictions.jsonl", "report.html")
+
+
+def log_run(wandb_run: Any, run_dir: Path) -> None:
+    """The confusion matrix, the most wrong test rows, the final scores, and the files of the run directory."""
+    import wandb
+
+    result = read_json(run_dir / "result.json")
+    predictions = read_lines(run_dir / "predictions.jsonl")
+    wandb_run.summary.update({f"final/{name}": value for name, value in result["test"].items()})
+    wandb_run.summary["run_directory"] = str(run_dir)
+    if predictions and "label" in predictions[0]:
+        labels = sorted({row["label"] for row in predictions})
+        number = {label: index for index, label in enumerate(labels)}
+        known = [row for row in predictions if row["prediction"]["label"] in number]
+        chart = wandb.plot.confusion_matrix(
+            y_true=[number[row["label"]] for row in known],
+            preds=[number[row["prediction"]["label"]] for row in known],
+            class_names=labels,
+        )
+        wandb_run.log({"test/confusion_matrix": chart})
+    if predictions:
+        rows = [[row["where"], row["text"][:500], str(row.get("label", row.get("target"))), str(row["prediction"])] for row in most_wrong(predictions, 50)]
+        wandb_run.log({"test/most_wrong": wandb.Table(columns=["row", "text", "true", "predicted"], data=rows)})
+    for name in LIGHT_FILES:
+        if (run_dir / name).exists():
+            wandb_run.save(str(run_dir / name), base_path=str(run_dir), policy="now")

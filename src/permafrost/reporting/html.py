@@ -1,0 +1,94 @@
+"""report.html: one file with the figures, curves and worst errors of a run; opens anywhere, loads nothing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from permafrost.reporting.plots import confusion_svg, curves_svg
+from permafrost.reporting.run_files import confusion, most_wrong, read_json, read_lines, series
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }}
+table {{ border-collapse: collapse; margin: .5rem 0 1.5rem }} td, th {{ padding: .2rem .8rem .2rem 0; text-align: left;
+vertical-align: top; border-bottom: 1px solid #e3e8ee }} pre {{ background: #f5f7fa; padding: 1rem; overflow-x: auto }}
+svg {{ max-width: 100%; height: auto }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Make report.html from the files of the run directory alone, so that it can be made again at any time."""
+    result = read_json(run_dir / "result.json")
+    metrics = read_lines(run_dir / "metrics.jsonl")
+    predictions = read_lines(run_dir / "predictions.jsonl")
+    yardsticks = read_json(run_dir / "yardsticks.json") if (run_dir / "yardsticks.json").exists() else {}
+    parts = [_scores(result, yardsticks), _facts(result), *_curves(metrics), *_errors(predictions)]
+    config = (run_dir / "config.yaml").read_text("utf-8")
+    parts.append(f"<h2>Configuration</h2><pre>{escape(config)}</pre>")
+    title = escape(f"{result['task']} on {result['data']} with {result['model']}")
+    path = run_dir / "report.html"
+    path.write_text(PAGE.format(title=title, body="\n".join(parts)), "utf-8")
+    return path
+
+
+def _scores(result: Mapping[str, Any], yardsticks: Mapping[str, float]) -> str:
+    rows = [[name, f"{result['validation'].get(name, float('nan')):.4f}", f"{value:.4f}"] for name, value in result["test"].items()]
+    rows += [[f"accuracy of {name}", "", f"{value:.4f}"] for name, value in yardsticks.items()]
+    return "<h2>Scores</h2>" + _table(["", "validation", "test"], rows)
+
+
+def _facts(result: Mapping[str, Any]) -> str:
+    parameters, seconds = result["parameters"], result["seconds"]
+    rows = [
+        ["epochs, optimizer steps", f"{result['epochs']}, {result['steps']:,}"],
+        ["parameters trained", f"{parameters['trainable']:,} of {parameters['total']:,}"],
+        ["frozen blocks", str(result["frozen_blocks"])],
+        ["tokens trained", f"{result['tokens']['trained']:,}"],
+        ["seconds", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())],
+        ["peak memory", f"{result['peak_memory_mb']:,.0f} MiB"],
+        ["seed", str(result["seed"])],
+    ]
+    return "<h2>Run</h2>" + _table(["", ""], rows)
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    plots = {
+        "loss": ("train/loss", "validation/loss"),
+        "gradient norm": ("train/gradient_norm",),
+        "tokens per second": ("train/tokens_per_second",),
+    }
+    for ylabel, names in plots.items():
+        lines = {name: points for name in names if (points := series(metrics, name))[0]}
+        if lines:
+            yield f"<h2>{ylabel.capitalize()}</h2>" + curves_svg(lines, ylabel)
+
+
+def _errors(predictions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    if not predictions:
+        return
+    if "label" in predictions[0]:
+        labels, matrix = confusion(predictions)
+        yield "<h2>Confusion on test</h2>" + confusion_svg(matrix, labels)
+    rows = [
+        [row["where"], str(row.get("label", row.get("target"))), _answer(row["prediction"]), row["text"][:300]]
+        for row in most_wrong(predictions, 20)
+    ]
+    yield "<h2>Most wrong test rows</h2>" + _table(["row", "true", "predicted", "text"], rows)
+
+
+def _answer(prediction: Mapping[str, Any]) -> str:
+    if "value" in prediction:
+        return f"{prediction['value']:.3f}"
+    return f"{prediction['label']} ({prediction['score']:.2f})"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"

@@ -1,0 +1,64 @@
+"""Figures, drawn without a display."""
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def freeze_curve(scores: Mapping[int, Sequence[float]], metric: str, path: Path) -> None:
+    """Every trial's validation score by frozen depth, and a line through the best of each."""
+    figure, axes = _figure()
+    depths = sorted(scores)
+    for depth in depths:
+        axes.plot([depth] * len(scores[depth]), scores[depth], "o", color="#9bb7d4", markersize=4)
+    axes.plot(depths, [max(scores[depth]) for depth in depths], "o-", color="#1f4e79")
+    axes.set_xlabel("frozen blocks")
+    axes.set_ylabel(f"validation {metric}")
+    axes.grid(alpha=0.3)
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def curves_svg(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str) -> str:
+    """Lines over optimizer steps, as inline SVG. `series`: name -> (steps, values)."""
+    figure, axes = _figure()
+    for name, (steps, values) in series.items():
+        axes.plot(steps, values, "." if len(steps) == 1 else "-", label=name, linewidth=1.5)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.3)
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def confusion_svg(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """Rows are the true labels, columns the predicted ones; shade is the share of the row."""
+    size = max(4.0, 0.45 * len(labels) + 2)
+    figure, axes = _figure(size, size)
+    shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    for i, row in enumerate(matrix):
+        for j, count in enumerate(row):
+            if count:
+                axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color="white" if shares[i][j] > 0.5 else "black")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _svg(figure)
+
+
+def _figure(width: float = 6.0, height: float = 3.5) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure) -> str:
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
