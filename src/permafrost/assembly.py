@@ -80,13 +80,13 @@ def check_buildable(settings: Settings) -> None:
 
 def seed_everything(seed: int) -> None:
     import lightning.pytorch as lightning
-    from transformers.utils import logging as transformers_logging
 
+    from permafrost.model.backbone import quiet_transformers
     from permafrost.training.hardware import use_all_cores
 
     use_all_cores()
     lightning.seed_everything(seed, workers=True, verbose=False)
-    transformers_logging.disable_progress_bar()  # of loading and saving, a second each
+    quiet_transformers()
 
 
 def prepare(settings: Settings) -> Prepared:

@@ -40,7 +40,10 @@ def test_every_parameter_lies_in_one_depth_group(tiny_backbone, pooling):
     model = pooled(tiny_backbone, FREEZINGS[0], pooling)
     depths = {name: depth_of(name, 2) for name, _ in model.named_parameters()}
     assert set(depths.values()) == {0, 1, 2, 3}
-    assert {name for name, depth in depths.items() if depth == 0} == {"transformer.wte.weight", "transformer.wpe.weight"}
+    assert {name for name, depth in depths.items() if depth == 0} == {
+        "transformer.wte.weight",
+        "transformer.wpe.weight",
+    }
     assert all(name.startswith("transformer.h.0.") for name, depth in depths.items() if depth == 1)
     assert all(name.startswith(("transformer.ln_f.", "head.")) for name, depth in depths.items() if depth == 3)
 
@@ -103,8 +106,8 @@ def test_steps_change_the_trained_and_leave_the_frozen_bitwise(tiny_backbone):
     freezing = Freezing(embeddings=True, blocks=1)
     model = pooled(tiny_backbone, freezing).train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
-    for _ in range(3):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(2):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(IDS, LENGTHS), torch.tensor([0, 1, 0, 1])).backward()
         optimizer.step()
@@ -119,9 +122,7 @@ def test_freezing_more_blocks_than_there_are_is_an_error(tiny_backbone):
 
 def test_a_tied_head_over_a_wholly_frozen_model_is_an_error(tiny_backbone):
     with pytest.raises(ConfigError, match="nothing is left to train"):
-        GPT2WithHead(
-            tiny_backbone, TiedHead(tiny_backbone.wte), Freezing(embeddings=True, blocks=2, final_norm=True)
-        )
+        GPT2WithHead(tiny_backbone, TiedHead(tiny_backbone.wte), Freezing(embeddings=True, blocks=2, final_norm=True))
 
 
 def test_a_tied_head_is_frozen_with_the_embeddings(tiny_backbone):

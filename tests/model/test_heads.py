@@ -108,7 +108,7 @@ def test_padding_gets_no_gradient(pooling):
     assert hidden.grad[torch.arange(3), LENGTHS - 1].any()
 
 
-# For a (fan_out 400, fan_in 100) weight: 0.02; sqrt(2 / (400 + 100)); sqrt(1 / 100), the gain of a linear layer being 1.
+# For a (fan_out 400, fan_in 100) weight: 0.02; sqrt(2 / (400 + 100)); sqrt(1 / 100), a linear layer's gain being 1
 @pytest.mark.parametrize(("init", "deviation"), [("normal", 0.02), ("xavier", 0.0632), ("he", 0.1)])
 def test_initialization_has_the_deviation_of_its_paper(init, deviation):
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ def planted(rows: int, seed: int, *, in_pair: bool = False) -> pa.Table:
     """Random words; the word "warm" or "cold" among them tells the label."""
     generator = random.Random(seed)
     labels = [generator.choice(["warm", "cold"]) for _ in range(rows)]
-    noise = [" ".join(generator.choices(["sea", "street", "night", "fox", "dog", "rain"], k=6)) for _ in range(rows)]
+    noise = [" ".join(generator.choices(["sea", "street", "night", "fox", "dog", "rain"], k=3)) for _ in range(rows)]
     told = [f"{words} {label}" for words, label in zip(noise, labels, strict=True)]
     return pa.table({"text": noise, "text_pair": told, "label": labels} if in_pair else {"text": told, "label": labels})
 
@@ -31,7 +31,7 @@ def test_majority_answers_the_commonest_training_label(test_labels, expected):
 
 @pytest.mark.parametrize("in_pair", [False, True])
 def test_tfidf_learns_a_planted_rule(in_pair):
-    sizes = {"train": 80, "validation": 20, "test": 40}
+    sizes = {"train": 200, "validation": 20, "test": 40}
     splits = {name: planted(rows, seed, in_pair=in_pair) for seed, (name, rows) in enumerate(sizes.items())}
     assert tfidf_accuracy(splits) == 1.0
 

@@ -13,7 +13,7 @@ from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padd
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
 from permafrost.errors import ResourceError
-from permafrost.model.backbone import load_backbone, load_config
+from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
@@ -30,6 +30,7 @@ class Predictor:
     """A run directory, or the `model/` directory in it, ready to answer."""
 
     def __init__(self, run: str | Path):
+        quiet_transformers()
         directory = model_directory(Path(run))
         description = json.loads((directory / DESCRIPTION).read_text("utf-8"))
         self.task: Task = bind_described(description)

@@ -57,6 +57,14 @@ def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GP
         raise ResourceError(_unreachable(source)) from error
 
 
+def quiet_transformers() -> None:
+    """No progress bars for files of a few megabytes, no report that a backbone was loaded without its old head."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def embed(backbone: "GPT2Model", input_ids: Tensor) -> Tensor:
     """(B, T) token ids -> (B, T, C). Positions are absolute and begin at 0 in every row."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 
@@ -21,7 +22,7 @@ class EpochLine(Callback):
             self.losses.append(trainer.callback_metrics["train/loss"])
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if not trainer.training or not trainer.is_global_zero:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step:,}"]
