@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch
+
+torch.set_num_threads(1)  # the models are too small for more, and the machine may be busy
 
 SHARED = Path(__file__).parents[2] / "shared"
 TEXTS = [

@@ -113,7 +113,7 @@ def test_what_counts_as_an_import(source, expected):
 
 
 def test_a_breach_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("test_imports.ROOT", tmp_path)
+    monkeypatch.setattr("tests.test_imports.ROOT", tmp_path)
     (tmp_path / "model").mkdir()
     module = tmp_path / "model" / "backbone.py"
     module.write_text("def late():\n    from permafrost.data.batching import Batch\nimport permafrost.errors")

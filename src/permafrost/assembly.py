@@ -83,10 +83,12 @@ def seed_everything(seed: int) -> None:
 
     from permafrost.model.backbone import quiet_transformers
     from permafrost.training.hardware import use_all_cores
+    from permafrost.training.trainer import quiet_lightning
 
     use_all_cores()
     lightning.seed_everything(seed, workers=True, verbose=False)
     quiet_transformers()
+    quiet_lightning()
 
 
 def prepare(settings: Settings) -> Prepared:

@@ -81,10 +81,16 @@ def _resolve(node: Node, where: str) -> Callable[..., Any]:
     target = node.get("_target_")
     if target is None:
         raise ConfigError(f"{where} has no _target_{nearest('_target_', node)}")
-    if target not in ALLOWED_TARGETS:
-        raise ConfigError(f"{where}._target_={target}: not on the list of what a config may build{nearest(target, ALLOWED_TARGETS)}")
+    if not isinstance(target, str) or target not in ALLOWED_TARGETS:
+        raise ConfigError(f"{where}._target_={target}: not on the list of what a config may build{_similar(target)}")
     module, _, name = target.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def _similar(target: object) -> str:
+    """A hint only where a known name is close: the whole list says nothing to anybody."""
+    hint = nearest(str(target), ALLOWED_TARGETS)
+    return hint if hint.startswith("; did you mean") else ""
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -102,7 +108,8 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation in (None, type(None)):
         return value is None
     if get_origin(annotation) in (list, tuple):
-        return isinstance(value, list)
+        element = (*get_args(annotation), object)[0]
+        return isinstance(value, list) and all(_fits(item, element) for item in value)
     plain = not isinstance(annotation, type) or annotation is inspect.Parameter.empty
     return plain
 

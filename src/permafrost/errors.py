@@ -29,7 +29,8 @@ class TrainingError(PermafrostError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: `; did you mean 'blocks'?`, or the known names when none is near."""
     names = {str(name).lower(): str(name) for name in sorted({str(name) for name in known})}
-    close = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.5)
+    begun = [name for name in names if name.startswith(str(word).lower())]
+    close = begun or difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {names[close[0]]!r}?"
     return f"; known here: {', '.join(names.values())}" if names else ""

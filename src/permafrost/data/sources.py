@@ -147,7 +147,8 @@ def cut_missing_splits(tables: Splits, plan: SplitPlan) -> Splits:
     place = [
         split_of(text, plan.seed, fractions["validation"], fractions["test"]) for text in train["text"].to_pylist()
     ]
-    cut = {name: train.take([i for i, split in enumerate(place) if split == name]) for name in SPLIT_NAMES}
+    rows = {name: pa.array([i for i, split in enumerate(place) if split == name], pa.int64()) for name in SPLIT_NAMES}
+    cut = {name: train.take(rows[name]) for name in SPLIT_NAMES}
     return {name: cut[name] if name == "train" or name not in tables else tables[name] for name in SPLIT_NAMES}
 
 

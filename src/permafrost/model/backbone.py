@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from permafrost.errors import ConfigError, ResourceError
@@ -52,9 +53,14 @@ def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GP
     if not pretrained:
         return GPT2Model(config)
     try:
-        return GPT2Model.from_pretrained(source, config=config, dtype=torch.float32)
+        model, info = GPT2Model.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise ResourceError(_unreachable(source)) from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ResourceError(f"the weights of {source!r} are damaged or of another shape: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ResourceError(f"the weights of {source!r} lack {len(missing)} tensors, the first {missing[0]!r}")
+    return model
 
 
 def quiet_transformers() -> None:

@@ -1,5 +1,6 @@
 """One label out of K for each row. Sentiment analysis is this task on texts that hold opinions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,9 @@ def labels_of(splits: Mapping[str, pa.Table], order: Sequence[str] | None = None
 
 
 def _sort_key(label: str) -> tuple[int, float, str]:
+    """Numbers by value, then words; "nan" is a word, as it would sort differently each time."""
     try:
-        return (0, float(label), label)
+        number = float(label)
     except ValueError:
-        return (1, 0.0, label)
+        number = math.nan
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)

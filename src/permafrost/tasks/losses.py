@@ -13,13 +13,13 @@ class CrossEntropy(nn.Module):
 
     `label_smoothing` spreads that share over all classes, in training only: validation shows the plain loss.
 
-    `class_weights`: one factor per class, or `balanced` (inverse frequency in the training rows, mean 1 over rows).
+    `class_weights`: one factor per class, in the labels' order.
     """
 
     def __init__(self, *, label_smoothing: float = 0.0, class_weights: list[float] | None = None):
         super().__init__()
         self.label_smoothing = label_smoothing
-        self.register_buffer("weight", None if class_weights is None else torch.tensor(class_weights), persistent=False)
+        self.register_buffer("weight", _as_weights(class_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(N, K), (N,) -> (N,)"""
@@ -35,13 +35,14 @@ class Focal(nn.Module):
     def __init__(self, *, gamma: float = 2.0, class_weights: list[float] | None = None):
         super().__init__()
         self.gamma = gamma
-        self.register_buffer("weight", None if class_weights is None else torch.tensor(class_weights), persistent=False)
+        self.register_buffer("weight", _as_weights(class_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(N, K), (N,) -> (N,)"""
         nll = functional.cross_entropy(logits.float(), labels, reduction="none")
-        weight = 1.0 if self.weight is None else self.weight[labels]
-        return weight * (-torch.expm1(-nll)) ** self.gamma * nll
+        weight = 1.0 if self.weight is None else self.weight[labels.clamp(min=0)]  # -100 has no loss to weigh
+        # the floor keeps the gradient finite where a row is certain and gamma below 1
+        return weight * (-torch.expm1(-nll)).clamp(min=1e-12) ** self.gamma * nll
 
 
 class MeanSquared(nn.Module):
@@ -60,3 +61,7 @@ class Huber(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N, 1), (N,) -> (N,)"""
         return functional.huber_loss(outputs.float().squeeze(-1), targets, delta=self.delta, reduction="none")
+
+
+def _as_weights(class_weights: list[float] | None) -> Tensor | None:
+    return None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)

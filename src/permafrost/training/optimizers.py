@@ -96,10 +96,4 @@ class MuonWithAdamW(Optimizer):
         if others:
             self.parts.append(AdamW(others, betas=self.betas, fused=True))
         for part in self.parts:
-            part.state = self.state
-        # The parts hold copies of the groups; let them read the very dictionaries that schedulers change.
-        for part, groups in zip(self.parts, [g for g in (matrices, others) if g], strict=True):
-            for group, own in zip(groups, part.param_groups, strict=True):
-                for key, value in own.items():
-                    group.setdefault(key, value)
-            part.param_groups = groups
+            part.state = self.state  # their groups already are the very dictionaries that schedulers change

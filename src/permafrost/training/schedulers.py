@@ -43,7 +43,9 @@ def linear(optimizer: Optimizer, total_steps: int, *, warmup: int | float, final
 
 
 def exponential(optimizer: Optimizer, total_steps: int, *, warmup: int | float, final: float) -> LRScheduler:
-    """Falls by the same share at each step, to `final` times the learning rate; `final` > 0."""
+    """Falls by the same share at each step, to `final` times the learning rate."""
+    if final <= 0:
+        raise ValueError(f"scheduler.final={final}: an exponential never reaches 0; give a share above it")
     return _per_step(optimizer, total_steps, warmup, lambda progress: final**progress)
 
 
@@ -60,7 +62,7 @@ def cosine_restarts(
         optimizer,
         total_steps,
         warmup,
-        lambda progress: final if progress >= 1 else _cosine(progress * cycles % 1, final),
+        lambda progress: final if progress >= 1 else _cosine(round(progress * cycles, 12) % 1, final),
     )
 
 
@@ -70,6 +72,8 @@ def polynomial(optimizer: Optimizer, total_steps: int, *, warmup: int | float, f
 
 def wsd(optimizer: Optimizer, total_steps: int, *, warmup: int | float, final: float, decay: float) -> LRScheduler:
     """Warm-up, stable, decay: constant until the last `decay` share of the steps, then straight to `final`."""
+    if not 0 < decay <= 1:
+        raise ValueError(f"scheduler.decay={decay}: a share above 0 and up to 1")
     return _per_step(
         optimizer, total_steps, warmup, lambda progress: 1 + (final - 1) * max(0.0, progress - 1 + decay) / decay
     )
@@ -77,6 +81,8 @@ def wsd(optimizer: Optimizer, total_steps: int, *, warmup: int | float, final: f
 
 def one_cycle(optimizer: Optimizer, total_steps: int, *, rise: float, start: float, final: float) -> LRScheduler:
     """Cosine from `start` up to 1 over the `rise` share of the steps, cosine down to `final` (Smith 2018, section 4)."""
+    if not 0 <= rise < 1:
+        raise ValueError(f"scheduler.rise={rise}: a share from 0 to below 1")
 
     def curve(progress: float) -> float:
         if progress < rise:

@@ -19,19 +19,23 @@ EXPECTED_WARNINGS = (
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*Found .* module\\(s\\) in eval mode at the start of training.*",  # the frozen part
+    ".*Metric `SpearmanCorrcoef` will save all targets and predictions.*",
     ".*treespec, LeafSpec.*",
     ".*The `srun` command is available.*",
     ".*Trying to infer the `batch_size`.*",
 )
 
 
+def quiet_lightning() -> None:
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, and what we say ourselves
+
+
 def make_trainer(
     options: Mapping[str, Any], *, run_dir: Path, precision: str, callbacks: Sequence[Any], loggers: Sequence[Logger]
 ) -> lightning.Trainer:
     """`options` are the `trainer=` group's values under Lightning's own names, `precision` excepted."""
-    for message in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, and what we say ourselves
     return lightning.Trainer(
         **{**options, "precision": precision},
         callbacks=list(callbacks),

@@ -1,0 +1,80 @@
+"""Whole runs on the tiny model: the real configuration, composed as the command line does, and the real program."""
+
+import csv
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+WARM, COLD = ["sunny", "hot", "warm", "bright"], ["snow", "cold", "frost", "ice"]
+
+
+def compose_config(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """train.csv, validation.csv and test.csv: text, other, label (warm or cold) and score (how many warm words)."""
+    directory, rng = tmp_path_factory.mktemp("rows"), random.Random(0)
+    for name, count in (("train", 40), ("validation", 16), ("test", 16)):
+        rows = []
+        for number in range(count):
+            words = rng.choices(WARM if number % 2 else COLD, k=rng.randint(3, 9))
+            rows.append([" ".join(words) + f" {number}", "a day", "warm" if number % 2 else "cold", len(words) * (number % 2)])
+        with (directory / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["text", "other", "label", "score"], *rows])
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model_dir, data_dir, tmp_path_factory) -> list[str]:
+    """Overrides that make any run small: the tiny model on the tiny rows, quiet, two epochs."""
+    return [
+        "data=files",
+        *(f"data.{name}={data_dir}/{name}.csv" for name in ("train", "validation", "test")),
+        f"data.cache_dir={tmp_path_factory.mktemp('cache')}",
+        "data.max_tokens_per_batch=200",
+        f"model.path={tiny_model_dir}",
+        "freezing.blocks=1",
+        "logger=none",
+        "trainer.max_epochs=2",
+        "trainer.accelerator=cpu",
+        "yardsticks=false",
+    ]
+
+
+@pytest.fixture
+def run_tiny(tiny, tmp_path):
+    """Run in this process; gives the result and the run directory."""
+    from permafrost.experiment import run
+
+    def go(*overrides: str, name: str = "run"):
+        run_dir = tmp_path / name
+        return run(compose_config(*tiny, *overrides), run_dir), run_dir
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny, tmp_path_factory):
+    """One classification run that many tests look at."""
+    from permafrost.experiment import run
+
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    return run(compose_config(*tiny, "yardsticks=true"), run_dir), run_dir
+
+
+def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """`python train.py ARGUMENTS` as a user types it."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=cwd, env=environment
+    )

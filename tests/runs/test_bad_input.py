@@ -1,0 +1,102 @@
+"""What is wrong ends in one clear sentence and its exit code, and leaves nothing half-written."""
+
+import pytest
+
+from permafrost.errors import ConfigError, DataError, PermafrostError
+from tests.runs.conftest import command, compose_config
+
+GOOD = "text,label\n" + "".join(f"row {i} of words,{'ab'[i % 2]}\n" for i in range(12))
+DATA_FAULTS = [
+    ("no file", None, "no such file"),
+    ("empty", "", "empty"),
+    ("header only", "text,label\n", "no rows"),
+    ("missing column", GOOD.replace("text,label", "txt,label"), "data.columns.text"),
+    ("one class only", GOOD.replace(",b", ",a"), "one label only"),
+    ("ragged", GOOD + "one,two,three\n", ":14: 3 columns"),
+    ("not utf-8", GOOD.replace("row 3", "caf\udce9"), "not UTF-8"),
+    ("no label", GOOD + "words,\n", ":14: no label"),
+]
+
+
+@pytest.mark.parametrize(("fault", "content", "message"), DATA_FAULTS, ids=[fault for fault, *_ in DATA_FAULTS])
+def test_data_faults_name_file_and_line(fault, content, message, run_tiny, tmp_path):
+    path = tmp_path / "rows.csv"
+    if content is not None:
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=message):
+        run_tiny(f"data.train={path}", "data.validation=null", "data.test=null")
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_label_that_only_validation_has(run_tiny, tmp_path):
+    (tmp_path / "dev.csv").write_text(GOOD.replace(",b", ",c").replace(",a", ",warm"))
+    with pytest.raises(DataError, match=r"dev.csv:3: validation has the label 'c'"):
+        run_tiny(f"data.validation={tmp_path}/dev.csv")
+
+
+CONFIG_FAULTS = [
+    (["+data.max_rows=3"], "unknown key data.max_rows; did you mean 'max_train_rows'"),
+    (["+optimizer.lrr=1"], "unknown key optimizer.lrr; did you mean 'lr'"),
+    (["+sed=1"], "unknown key sed; did you mean 'seed'"),
+    (["seed=1.5"], "seed=1.5"),
+    (["trainer.max_epochs=0"], "greater than or equal to 1"),
+    (["optimizer.lr=abc"], "optimizer.lr='abc': expected float"),
+    (["optimizer.lr=-1"], "Invalid learning rate"),
+    (["scheduler.warmup=-3"], "scheduler.warmup=-3"),
+    (["freezing.blocks=9"], "has 2 blocks"),
+    (["task.monitor=acuracy"], "did you mean 'accuracy'"),
+    (["callbacks.early_stopping.patience=x"], "expected int"),
+    (["+callbacks.early_stopping.monitor=validation/f1"], "did you mean 'validation/f1_macro'"),
+    (["loss._target_=os.system"], "not on the list"),
+    (["task.name=sentimant"], "task.name=sentimant"),
+    (["model.path=./nowhere"], "no such directory"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), CONFIG_FAULTS, ids=[faults[0] for faults, _ in CONFIG_FAULTS])
+def test_config_faults_are_found_before_a_model_loads(overrides, message, tiny, tmp_path, monkeypatch):
+    from permafrost.experiment import run
+
+    monkeypatch.setattr("permafrost.assembly.make_model", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(ConfigError) as raised:
+        run(compose_config(*tiny, *overrides), tmp_path / "run")
+    assert message in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_warmup_longer_than_the_run(run_tiny):
+    with pytest.raises(ConfigError, match="but the run has"):
+        run_tiny("scheduler.warmup=5000")
+
+
+def test_an_unreachable_hub_is_one_sentence(run_tiny):
+    with pytest.raises(PermafrostError, match="hub cannot be reached") as raised:
+        run_tiny("data=ag_news", "data.train=null", "data.validation=null", "data.test=null")
+    assert raised.value.exit_code == 4
+
+
+COMMANDS = [
+    (["optimizer.lrr=1"], 2, "did you mean 'lr'?"),
+    (["optimizer=adamW"], 2, "did you mean 'adamw'?"),
+    (["trainer.max_epoch=5"], 2, "did you mean 'max_epochs'?"),
+    (["optimzer=adam"], 2, "did you mean 'optimizer'?"),
+    (["experiment=pretrain_min"], 2, "did you mean 'pretrain_mini'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), COMMANDS, ids=[arguments[0] for arguments, *_ in COMMANDS])
+def test_the_command_explains_a_mistyped_name(arguments, code, message, tmp_path):
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_exits_with_3_on_bad_data(tiny, tmp_path):
+    done = command(*tiny, f"data.train={tmp_path}/trian.csv", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "no such file" in done.stderr
+    assert "Traceback" not in done.stderr

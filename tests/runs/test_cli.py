@@ -1,0 +1,58 @@
+"""`permafrost predict`, `evaluate` and `report` on a finished run."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from permafrost.cli import app
+from permafrost.errors import ConfigError, DataError, ResourceError
+
+
+def invoke(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_predict_answers_a_text(finished_run):
+    _, run_dir = finished_run
+    answer = json.loads(invoke("predict", run_dir, "hot and sunny"))
+    assert answer["label"] in {"warm", "cold"}
+    assert 0.5 <= answer["score"] <= 1
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_predict_answers_a_file(finished_run, data_dir, tmp_path, suffix):
+    _, run_dir = finished_run
+    output = tmp_path / f"answers.{suffix}"
+    invoke("predict", run_dir, "--input", data_dir / "test.csv", "--output", output)
+    assert len(output.read_text().splitlines()) == 16 + (suffix == "csv")
+
+
+def test_evaluate_gives_the_runs_own_test_figures(finished_run, data_dir):
+    result, run_dir = finished_run
+    scores = json.loads(invoke("evaluate", run_dir, "--data", data_dir / "test.csv"))
+    assert scores["accuracy"] == pytest.approx(result["test"]["accuracy"])
+    assert scores["loss"] == pytest.approx(result["test"]["loss"], abs=5e-3)  # bf16 autocast in the run
+
+
+def test_report_is_made_again(finished_run):
+    _, run_dir = finished_run
+    (run_dir / "report.html").unlink()
+    assert "report.html" in invoke("report", run_dir)
+    assert (run_dir / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["predict", "RUN"], ConfigError, "either a text or a file"),
+        (["predict", "nowhere", "text"], ResourceError, "no finished run"),
+        (["predict", "RUN", "--input", "nowhere.csv"], DataError, "no such file"),
+    ],
+)
+def test_errors_say_what_to_type(finished_run, arguments, error, message):
+    _, run_dir = finished_run
+    with pytest.raises(error, match=message):
+        CliRunner().invoke(app, [a.replace("RUN", str(run_dir)) for a in arguments], catch_exceptions=False)

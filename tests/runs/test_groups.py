@@ -1,0 +1,107 @@
+"""Every option of every group composes, binds, and takes two optimizer steps where this machine can run it."""
+
+from pathlib import Path
+
+import pytest
+
+from permafrost.config import read_settings
+from tests.runs.conftest import CONF, compose_config
+
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment" and path.stem != "defaults"
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+NOT_HERE = {"gpu", "ddp", "fsdp", "tpu", "ddp_cpu"}  # hardware, or several processes: ddp_cpu has a test of its own
+HUB = {"hub", "ag_news", "sst2", "imdb", "stsb", "wikitext2"}
+REGRESSION = ["data.columns.target=score"]
+NEEDS = {
+    ("task", "regression"): REGRESSION,
+    ("task", "language_modeling"): ["freezing=none", "data.max_length=16"],
+    ("loss", "mse"): ["task=regression", *REGRESSION],
+    ("loss", "huber"): ["task=regression", *REGRESSION],
+    ("freezing", "none"): [],
+    ("freezing", "embeddings"): [],
+    ("freezing", "head_only"): [],
+    ("model", "scratch"): ["model.architecture.n_layer=2", "model.architecture.vocab_size=300", "model.path=null"],
+    ("optimizer", "gd"): ["trainer.max_epochs=2"],
+}
+
+
+def test_there_are_options_to_test():
+    assert {"optimizer", "scheduler", "loss", "freezing", "callbacks", "trainer", "logger", "task", "data", "model"} <= {
+        group for group, _ in OPTIONS
+    }
+    assert len(OPTIONS) > 50
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_option_composes_and_binds(group, option):
+    read_settings(compose_config(f"{group}={option}"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_composes_and_binds(experiment):
+    read_settings(compose_config(f"experiment={experiment}"))
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(g, o) for g, o in OPTIONS if g != "data" and not (g == "trainer" and o in NOT_HERE)],
+)
+def test_option_takes_two_steps(group, option, run_tiny):
+    overrides = [f"{group}={option}", *NEEDS.get((group, option), [])]
+    if group == "freezing":
+        overrides = [*overrides, f"freezing.blocks={'all' if option == 'head_only' else int(option == 'first_blocks')}"]
+    if group == "trainer":
+        overrides = [*overrides, "trainer.accelerator=cpu"]
+    if option != "gd":
+        overrides.append("trainer.max_steps=2")
+    result, _ = run_tiny(*overrides)
+    assert result["steps"] == 2
+    assert result["status"] == "done"
+
+
+def local_hub(directory: Path, columns: list[str]) -> Path:
+    """A data set directory as 🤗 Datasets reads it, with the preset's columns."""
+    values = {"label": ["0", "1"], "score": ["0.5", "4.5"]}
+    for split in ("train", "validation", "test"):
+        lines = [",".join(columns)]
+        lines += [",".join(values[c][i % 2] if c in values else f"words {i} of {c}" for c in columns) for i in range(12)]
+        (directory / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+@pytest.mark.parametrize("option", sorted(HUB))
+def test_hub_preset_takes_two_steps_on_a_local_copy(option, run_tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    settings = compose_config(f"data={option}")
+    text = settings.data.columns.text or "text"
+    columns = [*([text] if isinstance(text, str) else text), *filter(None, [settings.data.columns.label, settings.data.columns.target])]
+    if option == "hub":
+        columns.append("label")
+    task = {"stsb": "regression", "wikitext2": "language_modeling"}.get(option, "classification")
+    extra = ["freezing=none", "freezing.blocks=0"] if option == "wikitext2" else []
+    source = tmp_path / "copy"
+    source.mkdir()
+    overrides = [f"data={option}", f"data.hub.name={local_hub(source, columns)}", "data.hub.subset=null", f"task={task}"]
+    result, _ = run_tiny(*overrides, *extra, "trainer.max_steps=2", "data.train=null", "data.validation=null", "data.test=null")
+    assert result["steps"] == 2
+
+
+@pytest.mark.parametrize("source", ["pydocs", "docstrings"])
+def test_docstring_source_takes_two_steps(source, run_tiny, monkeypatch):
+    rows = [{"text": f"Return the {i}th number of the series, or raise.", "label": "AB"[i % 2], "source": "a.py"} for i in range(60)]
+    monkeypatch.setattr("permafrost.data.sources.library_rows", lambda: rows)
+    monkeypatch.setattr("permafrost.data.sources.package_rows", lambda: rows)
+    extra = ["task=language_modeling", "freezing=none", "freezing.blocks=0"] if source == "docstrings" else []
+    overrides = [f"data={source}", *extra, "trainer.max_steps=2", "data.train=null", "data.validation=null", "data.test=null"]
+    result, _ = run_tiny(*overrides, "data.validation_fraction=0.2", "data.test_fraction=0.2", "data.max_length=16")
+    assert result["steps"] == 2
+
+
+def test_every_yaml_opens_with_its_command():
+    files = list(CONF.glob("**/*.yaml"))
+    for path in files:
+        first = next(line for line in path.read_text().splitlines() if not line.startswith("# @package"))
+        assert first.startswith(("# python train.py", "# wandb sweep", "# Not an option")), path
+    assert files

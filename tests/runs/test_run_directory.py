@@ -1,0 +1,170 @@
+"""What a finished run leaves: the contract that programs read, and a model that plain Transformers loads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+RESULT_KEYS = [
+    *("task", "data", "model", "seed", "status", "epochs", "steps", "parameters", "frozen_blocks", "seconds"),
+    *("tokens", "peak_memory_mb", "validation", "test", "compression"),
+]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_result_json_keeps_its_contract(finished_run):
+    result, run_dir = finished_run
+    assert json.loads((run_dir / "result.json").read_text()) == result
+    assert list(result) == RESULT_KEYS
+    assert list(result["seconds"]) == ["setup", "trunk", "fit", "test", "total"]
+    assert list(result["tokens"]) == ["trained", "trunk"]
+    assert list(result["parameters"]) == ["total", "trainable"]
+    assert {"loss", "accuracy", "f1_macro", "mcc", "ece"} == set(result["test"]) == set(result["validation"])
+
+
+def test_the_run_directory_is_complete(finished_run):
+    _, run_dir = finished_run
+    names = {path.name for path in run_dir.iterdir()}
+    assert {"config.yaml", "result.json", "metrics.jsonl", "report.html", "checkpoints", "model", "predictions.jsonl"} <= names
+
+
+def test_tokens_trained_are_counted_without_padding(finished_run, data_dir, tiny_tokenizer):
+    result, _ = finished_run
+    texts = [line.split(",")[0] for line in (data_dir / "train.csv").read_text().splitlines()[1:]]
+    assert result["tokens"]["trained"] == 2 * sum(len(ids) for ids in tiny_tokenizer(texts)["input_ids"])
+
+
+def test_it_learns(run_tiny):
+    result, _ = run_tiny("optimizer.lr=1e-2", "trainer.max_epochs=6", "freezing.blocks=0")
+    assert result["test"]["accuracy"] > 0.9
+
+
+def test_metrics_jsonl_holds_the_curves(finished_run):
+    _, run_dir = finished_run
+    logged = {name for row in lines(run_dir / "metrics.jsonl") for name in row}
+    assert {"step", "epoch", "validation/loss", "validation/accuracy", "test/accuracy", "train/tokens_per_second"} <= logged
+
+
+def test_checkpoints_load_as_tensors_only(finished_run):
+    _, run_dir = finished_run
+    for name in ("best", "last"):
+        assert "state_dict" in torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_a_transformers_pipeline_answers_with_the_same_scores(finished_run):
+    from transformers import pipeline
+
+    _, run_dir = finished_run
+    rows = lines(run_dir / "predictions.jsonl")
+    answers = pipeline("text-classification", model=str(run_dir / "model"))([row["text"] for row in rows], batch_size=4)
+    for row, answer in zip(rows, answers, strict=True):
+        assert answer["label"] == row["prediction"]["label"]
+        # bf16 autocast in the run against float32 in the pipeline: 8 bits of mantissa
+        assert answer["score"] == pytest.approx(row["prediction"]["score"], abs=4e-3)
+
+
+def test_a_transformers_pipeline_equals_the_predictor(finished_run):
+    from transformers import pipeline
+
+    from permafrost.deployment.predictor import Predictor
+
+    _, run_dir = finished_run
+    texts = ["hot sunny warm", "frost and ice", "a"]
+    answers = pipeline("text-classification", model=str(run_dir / "model"))(texts, batch_size=3)
+    for ours, theirs in zip(Predictor(run_dir).predict(texts), answers, strict=True):
+        assert ours["label"] == theirs["label"]
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-6)
+
+
+def test_frozen_parameters_are_bitwise_unchanged(finished_run, tiny_model_dir):
+    _, run_dir = finished_run
+    before, after = load_file(tiny_model_dir / "model.safetensors"), load_file(run_dir / "model" / "model.safetensors")
+    frozen = [name for name in after if name.startswith(("transformer.wte", "transformer.wpe", "transformer.h.0."))]
+    trained = [name for name in after if name.startswith(("transformer.h.1.", "transformer.ln_f"))]
+    assert len(frozen) == 14
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not any(torch.equal(before[name], after[name]) for name in trained)
+
+
+def test_the_same_command_gives_the_same_figures(run_tiny):
+    first, _ = run_tiny(name="a")
+    second, _ = run_tiny(name="b")
+    assert first["test"] == second["test"]
+    assert first["validation"] == second["validation"]
+
+
+def test_workers_change_nothing(run_tiny):
+    first, _ = run_tiny(name="a", *["trainer.max_epochs=1"])
+    second, _ = run_tiny("trainer.max_epochs=1", "data.num_workers=1", name="b")
+    assert first["test"] == second["test"]
+
+
+def test_another_seed_gives_other_figures(run_tiny):
+    assert run_tiny("seed=1", name="a")[0]["test"]["loss"] != run_tiny("seed=2", name="b")[0]["test"]["loss"]
+
+
+def test_a_run_directory_is_not_reused(run_tiny):
+    from permafrost.errors import ConfigError
+
+    run_tiny("trainer.max_steps=1")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run_tiny("trainer.max_steps=1")
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 6, 8])
+def test_a_stopped_run_goes_on_where_it_was(run_tiny, stop_at):
+    """In mid-epoch and between epochs: without dropout the figures are those of a run in one go."""
+    options = ["model.dropout=0", "trainer.val_check_interval=2", "callbacks.early_stopping=null"]
+    options += ["scheduler=constant", "scheduler.warmup=0"]  # a schedule over fewer steps is another schedule
+    run_tiny(*options, f"trainer.max_steps={stop_at}", name="a")
+    resumed, _ = run_tiny(*options, "resume=auto", name="a")
+    whole, _ = run_tiny(*options, name="b")
+    assert resumed["steps"] == whole["steps"]
+    assert resumed["tokens"]["trained"] == whole["tokens"]["trained"]
+    assert resumed["test"] == whole["test"]
+
+
+def test_regression_answers_in_the_users_units(run_tiny):
+    _, run_dir = run_tiny("task=regression", "data.columns.target=score", "optimizer.lr=1e-2", "trainer.max_epochs=10")
+    values = [row["prediction"]["value"] for row in lines(run_dir / "predictions.jsonl")]
+    assert max(values) > 2 > min(values)
+    assert "score *" in (run_dir / "model" / "README.md").read_text()
+
+
+def test_a_language_model_generates_in_plain_transformers(run_tiny):
+    from transformers import pipeline
+
+    _, run_dir = run_tiny("task=language_modeling", "freezing=none", "freezing.blocks=0", "data.max_length=16")
+    answer = pipeline("text-generation", model=str(run_dir / "model"))("cold", max_new_tokens=3, do_sample=False)
+    assert answer[0]["generated_text"].startswith("cold")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_other_poolings_load_by_their_own_words(run_tiny, pooling):
+    from permafrost.deployment.predictor import Predictor
+
+    result, run_dir = run_tiny(f"head={pooling}", "trainer.precision=32-true")
+    assert "Predictor" in (run_dir / "model" / "README.md").read_text()
+    rows = lines(run_dir / "predictions.jsonl")
+    answers = Predictor(run_dir).predict([row["text"] for row in rows])
+    assert [a["score"] for a in answers] == pytest.approx([row["prediction"]["score"] for row in rows], abs=1e-5)
+
+
+def test_yardsticks_stand_beside_the_result(finished_run):
+    _, run_dir = finished_run
+    yardsticks = json.loads((run_dir / "yardsticks.json").read_text())
+    assert yardsticks["majority label"] == 0.5
+    assert yardsticks["TF-IDF + logistic regression"] > 0.9
+
+
+def test_report_shows_scores_and_errors(finished_run):
+    _, run_dir = finished_run
+    page = (run_dir / "report.html").read_text()
+    assert "<svg" in page
+    assert "Confusion on test" in page
+    assert "majority label" in page
