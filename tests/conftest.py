@@ -36,7 +36,13 @@ def tiny_config(tiny_tokenizer):
 
     end = tiny_tokenizer.eos_token_id
     return GPT2Config(
-        n_layer=2, n_embd=32, n_head=2, n_positions=64, vocab_size=len(tiny_tokenizer), bos_token_id=end, eos_token_id=end
+        n_layer=2,
+        n_embd=32,
+        n_head=2,
+        n_positions=64,
+        vocab_size=len(tiny_tokenizer),
+        bos_token_id=end,
+        eos_token_id=end,
     )
 
 

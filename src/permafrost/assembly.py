@@ -1,6 +1,6 @@
 """From settings to the parts of a run: data, model, modules, trainer. Heavy imports wait until they are needed."""
 
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from permafrost.training.datamodule import DataModule
     from permafrost.training.module import FineTuning
 
-console = Console(highlight=False, soft_wrap=True)
+
+def is_first_process() -> bool:
+    """Whether this process speaks and writes for all; before the trainer is there to ask."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+console = Console(highlight=False, soft_wrap=True, quiet=not is_first_process())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +41,17 @@ class Prepared:
     splits: dict[str, "TokenizedSplit"]
 
 
-def preflight(settings: Settings) -> None:
+def preflight(settings: Settings, *, in_sweep: bool) -> None:
     """Everything that can be found wrong without loading data or weights."""
     from permafrost.tasks.binding import KINDS, metrics_of
 
     if settings.task.name not in KINDS:
         raise ConfigError(f"task.name={settings.task.name}: known are {', '.join(KINDS)}")
+    if in_sweep and settings.trainer.strategy.startswith(("ddp", "fsdp")):
+        raise ConfigError(
+            f"trainer.strategy={settings.trainer.strategy} starts this command again for each process, which a sweep "
+            "cannot; sweep with trainer=cpu or trainer=gpu trainer.devices=1, or give each trial a command of its own"
+        )
     check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings.task.name)))
     check_buildable(settings)
 
@@ -67,7 +78,7 @@ def model_source(settings: Settings) -> str:
 
 
 def check_buildable(settings: Settings) -> None:
-    """Build optimizer, scheduler and loss once for a lone parameter, so that bad values show before the data is read."""
+    """Build optimizer, scheduler and loss for a lone parameter, so that bad values show before data is read."""
     import torch
 
     try:
@@ -153,7 +164,10 @@ def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
     from permafrost.model.gpt2 import GPT2WithHead
 
     config = architecture(settings)
-    config.pad_token_id, config.eos_token_id = prepared.encoding.tokenizer.pad_token_id, prepared.encoding.tokenizer.eos_token_id
+    config.pad_token_id, config.eos_token_id = (
+        prepared.encoding.tokenizer.pad_token_id,
+        prepared.encoding.tokenizer.eos_token_id,
+    )
     backbone = load_backbone(model_source(settings), config, pretrained=settings.model.init == "pretrained")
     blocks = config.n_layer if settings.freezing.blocks == "all" else settings.freezing.blocks
     freezing = Freezing(embeddings=settings.freezing.embeddings, blocks=blocks, final_norm=settings.freezing.final_norm)
@@ -223,7 +237,9 @@ def make_trainer(
     ]
     loggers = [MetricsFile(run_dir / "metrics.jsonl")]
     loggers += [
-        build(node, run_dir=run_dir, name=run_dir.name, group=sweep) for node in settings.logger.values() if node is not None
+        build(node, run_dir=run_dir, name=run_dir.name, group=sweep)
+        for node in settings.logger.values()
+        if node is not None
     ]
     for logger in loggers:
         logger.log_hyperparams(plain_config)

@@ -110,8 +110,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if get_origin(annotation) in (list, tuple):
         element = (*get_args(annotation), object)[0]
         return isinstance(value, list) and all(_fits(item, element) for item in value)
-    plain = not isinstance(annotation, type) or annotation is inspect.Parameter.empty
-    return plain
+    return not isinstance(annotation, type) or annotation is inspect.Parameter.empty
 
 
 def _readable(annotation: Any) -> str:

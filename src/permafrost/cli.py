@@ -28,14 +28,18 @@ def predict(
     text: Annotated[str | None, typer.Argument(help="the text to answer")] = None,
     pair: Annotated[str | None, typer.Option(help="the second text of a pair")] = None,
     input: Annotated[Path | None, typer.Option(help="a file of rows to answer")] = None,
-    output: Annotated[Path | None, typer.Option(help="where to write the rows with their answers: .jsonl or .csv")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="where to write the rows with their answers: .jsonl or .csv")
+    ] = None,
     text_column: TextColumn = None,
 ) -> None:
     """Answer one text, or every row of a file."""
     from permafrost.deployment.predictor import Predictor
 
     if (text is None) == (input is None):
-        raise ConfigError('give either a text or a file: permafrost predict RUN "text", or RUN --input FILE --output FILE')
+        raise ConfigError(
+            'give either a text or a file: permafrost predict RUN "text", or RUN --input FILE --output FILE'
+        )
     if text is not None:
         print(json.dumps(Predictor(run).predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
         return

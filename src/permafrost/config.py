@@ -165,12 +165,16 @@ def _explain(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
 
 def _is_key(part: Any) -> bool:
     """Pydantic puts the branch of a union into the path, too: `literal['all']`, `constrained-int`."""
-    return isinstance(part, int) or (isinstance(part, str) and part.isidentifier() and part not in {"int", "str", "float", "bool"})
+    return isinstance(part, int) or (
+        isinstance(part, str) and part.isidentifier() and part not in {"int", "str", "float", "bool"}
+    )
 
 
 def _known_keys(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
     for part in path:
-        annotations = get_args(schema.model_fields[str(part)].annotation) or (schema.model_fields[str(part)].annotation,)
+        annotations = get_args(schema.model_fields[str(part)].annotation) or (
+            schema.model_fields[str(part)].annotation,
+        )
         schema = next(a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel))
     return list(schema.model_fields)
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from permafrost.assembly import (
     Prepared,
     console,
+    is_first_process,
     make_model,
     make_modules,
     make_trainer,
@@ -21,12 +22,13 @@ from permafrost.assembly import (
     seed_everything,
 )
 from permafrost.config import Settings, read_settings
-from permafrost.errors import ConfigError, ResourceError, TrainingError
+from permafrost.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
 
     from permafrost.model.gpt2 import GPT2WithHead
+    from permafrost.training.module import FineTuning
 
 Result = dict[str, Any]
 
@@ -54,20 +56,21 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     clock = Clock()
     with clock.stage("setup"):
         settings = read_settings(cfg)
-        preflight(settings)
-        claim(run_dir, settings, cfg)
+        preflight(settings, in_sweep=sweep is not None)
+        if is_first_process():
+            claim(run_dir, settings, cfg)
         seed_everything(settings.seed)
         prepared = prepare(settings)
         model = make_model(settings, prepared)
         module, data = make_modules(settings, prepared, model)
         accumulate = data.accumulate(settings.trainer.max_epochs)
-        plain_config = OmegaConf.to_container(cfg, resolve=True)
+        plain_config: Any = OmegaConf.to_container(cfg, resolve=True)
         trainer = make_trainer(settings, run_dir, plain_config, accumulate=accumulate, sweep=sweep)
     with clock.stage("fit"):
         trainer.fit(module, data, ckpt_path=checkpoint_to_resume(settings.resume, run_dir), weights_only=True)
     with clock.stage("test"):
         scores, logits = evaluate_best(module, data, trainer)
-    result = describe(settings, model, trainer, scores, clock)
+    result = describe(settings, module, trainer, scores, clock)
     if trainer.is_global_zero:
         write_run(run_dir, settings, prepared, model, result, logits)
         close_loggers(trainer, run_dir)
@@ -108,7 +111,7 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple
 
     restore_best_(module, trainer)
     collect = CollectOutputs()
-    trainer.callbacks.append(collect)
+    trainer.callbacks.append(collect)  # type: ignore[attr-defined]
     scores = {
         "validation": trainer.validate(module, data, verbose=False)[0],
         "test": trainer.test(module, data, verbose=False)[0],
@@ -118,13 +121,13 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple
 
 
 def describe(
-    settings: Settings, model: "GPT2WithHead", trainer: "lightning.Trainer", scores: dict[str, Any], clock: Clock
+    settings: Settings, module: "FineTuning", trainer: "lightning.Trainer", scores: dict[str, Any], clock: Clock
 ) -> Result:
     """The contract of result.json."""
-    from permafrost.training.callbacks.throughput import Throughput
     from permafrost.training.hardware import peak_memory_mb
 
-    trained = [callback.trained_tokens for callback in trainer.callbacks if isinstance(callback, Throughput)]
+    trained_tokens = trainer.strategy.reduce(module.trained_tokens, reduce_op="sum")
+    model: Any = module.model
     parameters = list(model.parameters())
     return {
         "task": settings.task.name,
@@ -140,7 +143,7 @@ def describe(
         },
         "frozen_blocks": model.freezing.blocks,
         "seconds": clock.report(),
-        "tokens": {"trained": sum(trained), "trunk": 0},
+        "tokens": {"trained": int(trained_tokens), "trunk": 0},
         "peak_memory_mb": round(peak_memory_mb(), 1),
         **scores,
         "compression": [],
@@ -181,7 +184,9 @@ def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, floa
 
     if not settings.yardsticks or not isinstance(prepared.task, Classification):
         return {}
-    columns = [rows[name].to_pylist() for rows in prepared.rows.values() for name in rows.column_names if name != "where"]
+    columns = [
+        rows[name].to_pylist() for rows in prepared.rows.values() for name in rows.column_names if name != "where"
+    ]
     path = Path(settings.data.cache_dir) / "yardsticks" / f"{texts_fingerprint(columns)}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +199,7 @@ def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, floa
 
 
 def close_loggers(trainer: "lightning.Trainer", run_dir: Path) -> None:
-    """Send the run's results where its curves went, and end the dashboard run, so that a sweep's next trial has its own."""
+    """Send the results where the curves went, and end the dashboard run: a sweep's next trial has its own."""
     from lightning.pytorch.loggers import WandbLogger
 
     from permafrost.reporting.dashboard import log_run

@@ -20,17 +20,23 @@ def compose_config(*overrides: str):
         return compose("train", overrides=list(overrides))
 
 
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory) -> Path:
-    """train.csv, validation.csv and test.csv: text, other, label (warm or cold) and score (how many warm words)."""
-    directory, rng = tmp_path_factory.mktemp("rows"), random.Random(0)
-    for name, count in (("train", 40), ("validation", 16), ("test", 16)):
+def write_rows(directory: Path, counts: dict[str, int]) -> None:
+    """NAME.csv with text, other, label (warm or cold) and score (how many warm words)."""
+    rng = random.Random(0)
+    for name, count in counts.items():
         rows = []
         for number in range(count):
-            words = rng.choices(WARM if number % 2 else COLD, k=rng.randint(3, 9))
-            rows.append([" ".join(words) + f" {number}", "a day", "warm" if number % 2 else "cold", len(words) * (number % 2)])
+            words, is_warm = rng.choices(WARM if number % 2 else COLD, k=rng.randint(3, 9)), number % 2
+            label = "warm" if is_warm else "cold"
+            rows.append([f"{' '.join(words)} {number}", "a day", label, len(words) * is_warm])
         with (directory / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["text", "other", "label", "score"], *rows])
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("rows")
+    write_rows(directory, {"train": 40, "validation": 16, "test": 16})
     return directory
 
 

@@ -18,13 +18,16 @@ DATA_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "content", "message"), DATA_FAULTS, ids=[fault for fault, *_ in DATA_FAULTS])
-def test_data_faults_name_file_and_line(fault, content, message, run_tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"), [case[1:] for case in DATA_FAULTS], ids=[case[0] for case in DATA_FAULTS]
+)
+def test_data_faults_name_file_and_line(content, message, run_tiny, tmp_path):
     path = tmp_path / "rows.csv"
     if content is not None:
         path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    cut = ["data.validation=null", "data.validation_fraction=0.3", "data.test=null", "data.test_fraction=0.3"]
     with pytest.raises(DataError, match=message):
-        run_tiny(f"data.train={path}", "data.validation=null", "data.test=null")
+        run_tiny(f"data.train={path}", *cut)
     assert not (tmp_path / "run" / "model").exists()
     assert not (tmp_path / "run" / "result.json").exists()
 

@@ -8,7 +8,9 @@ from permafrost.config import read_settings
 from tests.runs.conftest import CONF, compose_config
 
 OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment" and path.stem != "defaults"
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name != "experiment" and path.stem != "defaults"
 )
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NOT_HERE = {"gpu", "ddp", "fsdp", "tpu", "ddp_cpu"}  # hardware, or several processes: ddp_cpu has a test of its own
@@ -28,9 +30,18 @@ NEEDS = {
 
 
 def test_there_are_options_to_test():
-    assert {"optimizer", "scheduler", "loss", "freezing", "callbacks", "trainer", "logger", "task", "data", "model"} <= {
-        group for group, _ in OPTIONS
-    }
+    assert {
+        "optimizer",
+        "scheduler",
+        "loss",
+        "freezing",
+        "callbacks",
+        "trainer",
+        "logger",
+        "task",
+        "data",
+        "model",
+    } <= {group for group, _ in OPTIONS}
     assert len(OPTIONS) > 50
 
 
@@ -66,7 +77,9 @@ def local_hub(directory: Path, columns: list[str]) -> Path:
     values = {"label": ["0", "1"], "score": ["0.5", "4.5"]}
     for split in ("train", "validation", "test"):
         lines = [",".join(columns)]
-        lines += [",".join(values[c][i % 2] if c in values else f"words {i} of {c}" for c in columns) for i in range(12)]
+        lines += [
+            ",".join(values[c][i % 2] if c in values else f"words {i} of {c}" for c in columns) for i in range(12)
+        ]
         (directory / f"{split}.csv").write_text("\n".join(lines) + "\n")
     return directory
 
@@ -76,25 +89,45 @@ def test_hub_preset_takes_two_steps_on_a_local_copy(option, run_tiny, tmp_path, 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     settings = compose_config(f"data={option}")
     text = settings.data.columns.text or "text"
-    columns = [*([text] if isinstance(text, str) else text), *filter(None, [settings.data.columns.label, settings.data.columns.target])]
+    columns = [
+        *([text] if isinstance(text, str) else text),
+        *filter(None, [settings.data.columns.label, settings.data.columns.target]),
+    ]
     if option == "hub":
         columns.append("label")
     task = {"stsb": "regression", "wikitext2": "language_modeling"}.get(option, "classification")
     extra = ["freezing=none", "freezing.blocks=0"] if option == "wikitext2" else []
     source = tmp_path / "copy"
     source.mkdir()
-    overrides = [f"data={option}", f"data.hub.name={local_hub(source, columns)}", "data.hub.subset=null", f"task={task}"]
-    result, _ = run_tiny(*overrides, *extra, "trainer.max_steps=2", "data.train=null", "data.validation=null", "data.test=null")
+    overrides = [
+        f"data={option}",
+        f"data.hub.name={local_hub(source, columns)}",
+        "data.hub.subset=null",
+        f"task={task}",
+    ]
+    result, _ = run_tiny(
+        *overrides, *extra, "trainer.max_steps=2", "data.train=null", "data.validation=null", "data.test=null"
+    )
     assert result["steps"] == 2
 
 
 @pytest.mark.parametrize("source", ["pydocs", "docstrings"])
 def test_docstring_source_takes_two_steps(source, run_tiny, monkeypatch):
-    rows = [{"text": f"Return the {i}th number of the series, or raise.", "label": "AB"[i % 2], "source": "a.py"} for i in range(60)]
+    rows = [
+        {"text": f"Return the {i}th number of the series, or raise.", "label": "AB"[i % 2], "source": "a.py"}
+        for i in range(60)
+    ]
     monkeypatch.setattr("permafrost.data.sources.library_rows", lambda: rows)
     monkeypatch.setattr("permafrost.data.sources.package_rows", lambda: rows)
     extra = ["task=language_modeling", "freezing=none", "freezing.blocks=0"] if source == "docstrings" else []
-    overrides = [f"data={source}", *extra, "trainer.max_steps=2", "data.train=null", "data.validation=null", "data.test=null"]
+    overrides = [
+        f"data={source}",
+        *extra,
+        "trainer.max_steps=2",
+        "data.train=null",
+        "data.validation=null",
+        "data.test=null",
+    ]
     result, _ = run_tiny(*overrides, "data.validation_fraction=0.2", "data.test_fraction=0.2", "data.max_length=16")
     assert result["steps"] == 2
 

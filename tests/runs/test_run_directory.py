@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.runs.conftest import command
+
 RESULT_KEYS = [
     *("task", "data", "model", "seed", "status", "epochs", "steps", "parameters", "frozen_blocks", "seconds"),
     *("tokens", "peak_memory_mb", "validation", "test", "compression"),
@@ -30,7 +32,15 @@ def test_result_json_keeps_its_contract(finished_run):
 def test_the_run_directory_is_complete(finished_run):
     _, run_dir = finished_run
     names = {path.name for path in run_dir.iterdir()}
-    assert {"config.yaml", "result.json", "metrics.jsonl", "report.html", "checkpoints", "model", "predictions.jsonl"} <= names
+    assert {
+        "config.yaml",
+        "result.json",
+        "metrics.jsonl",
+        "report.html",
+        "checkpoints",
+        "model",
+        "predictions.jsonl",
+    } <= names
 
 
 def test_tokens_trained_are_counted_without_padding(finished_run, data_dir, tiny_tokenizer):
@@ -47,7 +57,14 @@ def test_it_learns(run_tiny):
 def test_metrics_jsonl_holds_the_curves(finished_run):
     _, run_dir = finished_run
     logged = {name for row in lines(run_dir / "metrics.jsonl") for name in row}
-    assert {"step", "epoch", "validation/loss", "validation/accuracy", "test/accuracy", "train/tokens_per_second"} <= logged
+    assert {
+        "step",
+        "epoch",
+        "validation/loss",
+        "validation/accuracy",
+        "test/accuracy",
+        "train/tokens_per_second",
+    } <= logged
 
 
 def test_checkpoints_load_as_tensors_only(finished_run):
@@ -99,7 +116,7 @@ def test_the_same_command_gives_the_same_figures(run_tiny):
 
 
 def test_workers_change_nothing(run_tiny):
-    first, _ = run_tiny(name="a", *["trainer.max_epochs=1"])
+    first, _ = run_tiny("trainer.max_epochs=1", name="a")
     second, _ = run_tiny("trainer.max_epochs=1", "data.num_workers=1", name="b")
     assert first["test"] == second["test"]
 
@@ -148,7 +165,7 @@ def test_a_language_model_generates_in_plain_transformers(run_tiny):
 def test_other_poolings_load_by_their_own_words(run_tiny, pooling):
     from permafrost.deployment.predictor import Predictor
 
-    result, run_dir = run_tiny(f"head={pooling}", "trainer.precision=32-true")
+    _, run_dir = run_tiny(f"head={pooling}", "trainer.precision=32-true")
     assert "Predictor" in (run_dir / "model" / "README.md").read_text()
     rows = lines(run_dir / "predictions.jsonl")
     answers = Predictor(run_dir).predict([row["text"] for row in rows])
@@ -168,3 +185,22 @@ def test_report_shows_scores_and_errors(finished_run):
     assert "<svg" in page
     assert "Confusion on test" in page
     assert "majority label" in page
+
+
+def test_no_callbacks_and_still_a_result(run_tiny):
+    result, run_dir = run_tiny("callbacks=none", "trainer.max_epochs=1")
+    assert result["tokens"]["trained"] > 0
+    assert not (run_dir / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(tiny, tmp_path):
+    """Gradients of two halves are summed in another order than those of one batch: equal to float32 rounding."""
+    options = [*tiny, "model.dropout=0", "trainer.precision=32-true"]
+    for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
+        done = command(*options, f"trainer={trainer}", f"hydra.run.dir={tmp_path}/{name}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert two["test"] == pytest.approx(one["test"], abs=1e-5)
+    assert two["tokens"] == one["tokens"]
+    assert len(lines(tmp_path / "two" / "predictions.jsonl")) == 16

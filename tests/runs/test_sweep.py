@@ -28,7 +28,9 @@ def test_only_what_differs_has_a_column():
 
 def test_a_sweep_ends_with_its_table_and_one_failed_trial_fails_alone(tiny, tmp_path):
     small = [override for override in tiny if not override.startswith("freezing.blocks")]
-    done = command("-m", *small, "trainer.max_steps=2", "freezing.blocks=1,7,0", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path)
+    done = command(
+        "-m", *small, "trainer.max_steps=2", "freezing.blocks=1,7,0", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path
+    )
     assert done.returncode == 2, done.stderr
     with (tmp_path / "sweep" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))

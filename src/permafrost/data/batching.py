@@ -80,9 +80,7 @@ def loss_scales(batches: Sequence[np.ndarray], num_targets: np.ndarray, accumula
     return accumulate * world_size / np.maximum(per_step[step], 1)
 
 
-def padded_batch(
-    tokens: TokenArrays, labels: np.ndarray | None, rows: np.ndarray, loss_scale: float = 1.0
-) -> Batch:
+def padded_batch(tokens: TokenArrays, labels: np.ndarray | None, rows: np.ndarray, loss_scale: float = 1.0) -> Batch:
     """The rows as one batch; where the split has no labels, the tokens themselves are."""
     ids = [tokens[row] for row in rows]
     return Batch(

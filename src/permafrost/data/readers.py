@@ -56,10 +56,11 @@ def _read_text(path: Path) -> str:
 
 
 def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
+    # A tab-separated file quotes nothing: its texts hold quotes of their own.
+    quoting: Any = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+
     def read(path: Path) -> Iterator[Row]:
-        # A tab-separated file quotes nothing: its texts hold quotes of their own.
-        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, quoting=quoting)
+        reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, **quoting)
         header = next(reader, None)
         if not header:
             raise DataError(f"{path}: the file is empty")

@@ -65,7 +65,9 @@ class Notes:
             self.lines.append(line)
 
 
-def split_rows(given: Mapping[str, Rows], roles: Sequence[str], columns: Columns, plan: SplitPlan, notes: Notes) -> Splits:
+def split_rows(
+    given: Mapping[str, Rows], roles: Sequence[str], columns: Columns, plan: SplitPlan, notes: Notes
+) -> Splits:
     """The three splits as tables of roles; a split that is not given is cut from train by a seeded hash of the text."""
     tables = {name: rows_by_role(rows, roles, columns, name, notes) for name, rows in given.items()}
     tables = cut_missing_splits(tables, plan)
@@ -138,9 +140,7 @@ def rows_by_role(rows: Rows, roles: Sequence[str], columns: Columns, split: str,
 
 
 def cut_missing_splits(tables: Splits, plan: SplitPlan) -> Splits:
-    fractions = {
-        name: 0.0 if name in tables else getattr(plan, f"{name}_fraction") for name in ("validation", "test")
-    }
+    fractions = {name: 0.0 if name in tables else getattr(plan, f"{name}_fraction") for name in ("validation", "test")}
     if not any(fractions.values()):
         return {name: tables.get(name, tables["train"].slice(0, 0)) for name in SPLIT_NAMES}
     train = tables["train"]
@@ -202,7 +202,10 @@ def _with_label_names(part: Any) -> Any:
     """Rows of a hub split with class names in place of class numbers."""
     for name, feature in part.features.items():
         if hasattr(feature, "int2str"):
-            part = part.map(lambda row, n=name, f=feature: {n: f.int2str(row[n]) if row[n] >= 0 else None}, load_from_cache_file=False)
+            part = part.map(
+                lambda row, n=name, f=feature: {n: f.int2str(row[n]) if row[n] >= 0 else None},
+                load_from_cache_file=False,
+            )
     return part
 
 

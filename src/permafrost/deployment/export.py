@@ -45,7 +45,7 @@ def to_transformers(model: GPT2WithHead, task: Task, encoding: Encoding) -> "Pre
     config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if not isinstance(model.head, PooledHead):
         stock: PreTrainedModel = GPT2LMHeadModel(config)
-        stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[operator, union-attr]
+        stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[union-attr]
         stock.tie_weights()
         return stock.eval()
     labels = getattr(task, "labels", None)
@@ -55,9 +55,9 @@ def to_transformers(model: GPT2WithHead, task: Task, encoding: Encoding) -> "Pre
         config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification" if labels else "regression"
     stock = GPT2ForSequenceClassification(config)
-    stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[operator, union-attr]
+    stock.transformer.load_state_dict(model.transformer.state_dict())
     with torch.no_grad():
-        stock.score.weight.copy_(model.head.score.weight)  # type: ignore[union-attr, operator]
+        stock.score.weight.copy_(model.head.score.weight)
     return stock.eval()
 
 

@@ -6,7 +6,7 @@ rest and the final norm; running one after the other is the whole model, whateve
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -53,11 +53,12 @@ def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GP
     if not pretrained:
         return GPT2Model(config)
     try:
-        model, info = GPT2Model.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = GPT2Model.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise ResourceError(_unreachable(source)) from error
     except (RuntimeError, SafetensorError) as error:
         raise ResourceError(f"the weights of {source!r} are damaged or of another shape: {error}") from error
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ResourceError(f"the weights of {source!r} lack {len(missing)} tensors, the first {missing[0]!r}")
     return model

@@ -67,7 +67,7 @@ class TiedHead(nn.Module):
         super().__init__()
         self.tied = (embedding,)  # in a tuple, so that the weight is registered once, in the backbone
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - one signature for all heads
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         return nn.functional.linear(hidden, self.tied[0].weight)
 
 

@@ -27,7 +27,10 @@ def log_run(wandb_run: Any, run_dir: Path) -> None:
         )
         wandb_run.log({"test/confusion_matrix": chart})
     if predictions:
-        rows = [[row["where"], row["text"][:500], str(row.get("label", row.get("target"))), str(row["prediction"])] for row in most_wrong(predictions, 50)]
+        rows = [
+            [row["where"], row["text"][:500], str(row.get("label", row.get("target"))), str(row["prediction"])]
+            for row in most_wrong(predictions, 50)
+        ]
         wandb_run.log({"test/most_wrong": wandb.Table(columns=["row", "text", "true", "predicted"], data=rows)})
     for name in LIGHT_FILES:
         if (run_dir / name).exists():

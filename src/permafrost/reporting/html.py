@@ -38,7 +38,10 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _scores(result: Mapping[str, Any], yardsticks: Mapping[str, float]) -> str:
-    rows = [[name, f"{result['validation'].get(name, float('nan')):.4f}", f"{value:.4f}"] for name, value in result["test"].items()]
+    rows = [
+        [name, f"{result['validation'].get(name, float('nan')):.4f}", f"{value:.4f}"]
+        for name, value in result["test"].items()
+    ]
     rows += [[f"accuracy of {name}", "", f"{value:.4f}"] for name, value in yardsticks.items()]
     return "<h2>Scores</h2>" + _table(["", "validation", "test"], rows)
 

@@ -46,7 +46,15 @@ def confusion_svg(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str
     for i, row in enumerate(matrix):
         for j, count in enumerate(row):
             if count:
-                axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color="white" if shares[i][j] > 0.5 else "black")
+                axes.text(
+                    j,
+                    i,
+                    str(count),
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if shares[i][j] > 0.5 else "black",
+                )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return _svg(figure)

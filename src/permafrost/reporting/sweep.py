@@ -32,7 +32,7 @@ class SweepTable(Callback):
         self.trials: list[Trial] = []
         self.monitor, self.metrics = "", {}  # type: tuple[str, Mapping[str, str]]
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         from permafrost.tasks.binding import metrics_of
 
         job = config.hydra
@@ -42,7 +42,7 @@ class SweepTable(Callback):
         directory = Path(job.runtime.output_dir)
         self.trials.append(read_trial(directory, job.overrides.task))
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if not self.trials:
             return
         ordered = best_first(self.trials, self.monitor, self.metrics[self.monitor])
@@ -73,7 +73,10 @@ def columns_and_rows(trials: Sequence[Trial], monitor: str) -> tuple[list[str], 
     keys = list(dict.fromkeys(key for trial in trials for key in trial.overrides))
     varied = [key for key in keys if len({trial.overrides.get(key) for trial in trials}) > 1] or keys
     header = ["trial", *varied, f"validation {monitor}", f"test {monitor}", "epochs", "seconds", "status"]
-    return header, [[trial.directory, *(trial.overrides.get(key, "") for key in varied), *_outcome(trial, monitor)] for trial in trials]
+    return header, [
+        [trial.directory, *(trial.overrides.get(key, "") for key in varied), *_outcome(trial, monitor)]
+        for trial in trials
+    ]
 
 
 def write_tables(trials: Sequence[Trial], monitor: str, directory: Path) -> None:

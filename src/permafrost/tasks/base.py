@@ -31,10 +31,23 @@ class Encoding:
 class Task(Protocol):
     """One instance is bound to its data: it knows the labels or the target's scale, read from the training rows."""
 
-    name: str
-    columns: Sequence[str]  # the roles that its rows must fill
-    metrics_logged: Mapping[str, Mode]  # metric -> whether less or more is better
-    num_outputs: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The roles that its rows must fill."""
+        ...
+
+    @property
+    def metrics_logged(self) -> Mapping[str, Mode]:
+        """Metric -> whether less or more is better."""
+        ...
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of its head; 0 where the head is the embedding."""
+        ...
 
     def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit: ...
 
@@ -61,9 +74,7 @@ class Task(Protocol):
         ...
 
 
-def encode_texts(
-    texts: Sequence[str], pairs: Sequence[str] | None, encoding: Encoding
-) -> tuple[list[np.ndarray], int]:
+def encode_texts(texts: Sequence[str], pairs: Sequence[str] | None, encoding: Encoding) -> tuple[list[np.ndarray], int]:
     """Token ids of each text (a pair is written as one text around an end-of-text token), and how many were cut."""
     tokenizer, limit = encoding.tokenizer, encoding.max_length
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]

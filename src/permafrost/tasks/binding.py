@@ -12,7 +12,7 @@ from permafrost.tasks.language_modeling import LanguageModeling
 from permafrost.tasks.regression import Regression, Scale, Scaling, fit_scale
 
 # task=NAME -> what it is; sentiment is classification under the name people look for
-KINDS: Mapping[str, type] = {
+KINDS: Mapping[str, type[Classification] | type[Regression] | type[LanguageModeling]] = {
     "classification": Classification,
     "sentiment": Classification,
     "regression": Regression,

@@ -71,10 +71,11 @@ class Classification:
             compute_groups=False,
         )
 
-    def update_metrics(self, metrics: Any, logits: Tensor, batch: Batch) -> None:
+    def update_metrics(self, metrics: Any, logits: Tensor | None, batch: Batch) -> None:
+        assert logits is not None
         metrics.update(logits.float().softmax(-1), batch.labels)
 
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
         return {}
 
     def answers(self, logits: Tensor) -> list[dict[str, Any]]:

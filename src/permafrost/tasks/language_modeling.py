@@ -63,7 +63,7 @@ class LanguageModeling:
     def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
         return {"perplexity": loss.exp()}
 
-    def answers(self, logits: Tensor) -> list[dict[str, Any]]:  # noqa: ARG002
+    def answers(self, logits: Tensor) -> list[dict[str, Any]]:
         return []
 
     def describe(self) -> dict[str, Any]:

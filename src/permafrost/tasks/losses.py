@@ -16,6 +16,8 @@ class CrossEntropy(nn.Module):
     `class_weights`: one factor per class, in the labels' order.
     """
 
+    weight: Tensor | None
+
     def __init__(self, *, label_smoothing: float = 0.0, class_weights: list[float] | None = None):
         super().__init__()
         self.label_smoothing = label_smoothing
@@ -31,6 +33,8 @@ class CrossEntropy(nn.Module):
 
 class Focal(nn.Module):
     """`(1 - p)^gamma` times the cross-entropy (Lin et al. 2017, eq. 4): well-classified rows weigh less."""
+
+    weight: Tensor | None
 
     def __init__(self, *, gamma: float = 2.0, class_weights: list[float] | None = None):
         super().__init__()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,16 +19,18 @@ from permafrost.errors import DataError, ResourceError
 from permafrost.tasks.base import Encoding, Task
 
 
-def load_tokenizer(source: str):  # noqa: ANN201 - transformers is imported late
+def load_tokenizer(source: str):
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ResourceError(f"cannot load a tokenizer from {source!r}; give a directory with model.tokenizer=DIR") from error
+        raise ResourceError(
+            f"cannot load a tokenizer from {source!r}; give a directory with model.tokenizer=DIR"
+        ) from error
 
 
-def trained_tokenizer(rows: pa.Table, vocab_size: int, max_length: int, cache_dir: Path):  # noqa: ANN201
+def trained_tokenizer(rows: pa.Table, vocab_size: int, max_length: int, cache_dir: Path):
     """A tokenizer trained on the rows' texts, or the one trained on the same rows before."""
     texts = rows["text"].to_pylist()
     directory = cache_dir / "tokenizers" / fingerprint(texts_fingerprint([texts]), vocab_size, max_length)
@@ -45,7 +48,7 @@ def encode_splits(
     for name, rows in splits.items():
         texts = texts_fingerprint([rows[column].to_pylist() for column in rows.column_names if column != "where"])
         key = fingerprint(CACHE_VERSION, texts, tokenizer_print, encoding.max_length, task.describe())
-        encoded[name] = cached_split(cache_dir / "tokens", key, lambda rows=rows: task.encode(rows, encoding))
+        encoded[name] = cached_split(cache_dir / "tokens", key, partial(task.encode, rows, encoding))
         if not len(encoded[name]):
             raise DataError(f"the {name} split holds no text of two tokens or more")
     return encoded

@@ -57,6 +57,11 @@ class DataModule(lightning.LightningDataModule):
         self.accumulate_as_set = accumulate
         self.resume_at: tuple[int, int] = (0, 0)  # epoch, batches done in it
 
+    @property
+    def attached(self) -> lightning.Trainer:
+        assert self.trainer is not None, "the trainer attaches itself before it asks for batches"
+        return self.trainer
+
     def accumulate(self, max_epochs: int) -> int:
         """Batches per optimizer step, as a number."""
         if self.accumulate_as_set == EVERY_BATCH:
@@ -73,22 +78,22 @@ class DataModule(lightning.LightningDataModule):
         return padding_share(self._planned(epoch), self.splits["train"].lengths)
 
     def train_dataloader(self) -> DataLoader:
-        epoch = self.trainer.current_epoch
+        epoch = self.attached.current_epoch
         batches = self._planned(epoch)
-        world_size = self.trainer.world_size
+        world_size = self.attached.world_size
         scales = loss_scales(
-            batches, self.splits["train"].num_targets, self.accumulate(self.trainer.max_epochs or 1), world_size
+            batches, self.splits["train"].num_targets, self.accumulate(self.attached.max_epochs or 1), world_size
         )
         planned = [PlannedBatch(rows, float(scale)) for rows, scale in zip(batches, scales, strict=True)]
         start = self.resume_at[1] if self.resume_at[0] == epoch else 0
-        rank = self.trainer.global_rank
+        rank = self.attached.global_rank
         return self._loader("train", PlannedBatches(planned, start=start, rank=rank, world_size=world_size))
 
     def val_dataloader(self) -> DataLoader:
-        return self.evaluation_loader("validation", self.trainer.global_rank, self.trainer.world_size)
+        return self.evaluation_loader("validation", self.attached.global_rank, self.attached.world_size)
 
     def test_dataloader(self) -> DataLoader:
-        return self.evaluation_loader("test", self.trainer.global_rank, self.trainer.world_size)
+        return self.evaluation_loader("test", self.attached.global_rank, self.attached.world_size)
 
     def evaluation_loader(self, name: str, rank: int = 0, world_size: int = 1) -> DataLoader:
         """All rows of a split once; processes take turns at the batches."""
@@ -96,8 +101,8 @@ class DataModule(lightning.LightningDataModule):
         return self._loader(name, PlannedBatches([PlannedBatch(rows, 1.0) for rows in batches]))
 
     def state_dict(self) -> dict[str, Any]:
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed if self.trainer else 0
-        return {"epoch": self.trainer.current_epoch if self.trainer else 0, "batches_done": done}
+        progress = self.attached.fit_loop.epoch_loop.batch_progress.current
+        return {"epoch": self.attached.current_epoch, "batches_done": progress.completed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.resume_at = (state["epoch"], state["batches_done"])
@@ -116,5 +121,5 @@ class DataModule(lightning.LightningDataModule):
         )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Batch:
     return batch

@@ -46,7 +46,7 @@ def wandb(*, project: str, mode: str, run_dir: Path, name: str, group: str | Non
     settings = client.Settings(silent=True, show_warnings=False, console="off", x_disable_stats=True)
     client.setup(settings)  # before init, which would say what it does
     run = None
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         run = client.init(
             project=project,
             name=name,

@@ -35,17 +35,25 @@ class FineTuning(lightning.LightningModule):
         self.model, self.task, self.loss = model, task, loss
         self.make_optimizer, self.make_schedulers, self.monitor = make_optimizer, make_schedulers, monitor
         self.target_losses = torch.compile(task.target_losses, dynamic=False) if compile else task.target_losses
+        self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all parts of a resumed run
         self.metrics = nn.ModuleDict({stage: _stage_metrics(task) for stage in ("validation", "test")})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, _ = self.target_losses(self.model, batch, self.loss)
+        self.trained_tokens = self.trained_tokens + batch.lengths.sum()
         self.log("train/loss", losses.detach().sum() / num_targets(batch), batch_size=1)
         return losses.sum() * batch.loss_scale
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trained_tokens"] = int(self.trained_tokens)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.trained_tokens = torch.tensor(checkpoint["trained_tokens"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "validation")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor] | None:
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """(B,) row ids and (B, K) logits; nothing where the logits are a vocabulary for every token."""
         logits = self._evaluate(batch, "test")
         return None if logits is None else (batch.row_ids, logits)

@@ -78,7 +78,7 @@ class MuonWithAdamW(Optimizer):
         if hasattr(self, "betas"):  # absent while the base class is still setting up
             self._share()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

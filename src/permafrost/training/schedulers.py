@@ -66,7 +66,9 @@ def cosine_restarts(
     )
 
 
-def polynomial(optimizer: Optimizer, total_steps: int, *, warmup: int | float, final: float, power: float) -> LRScheduler:
+def polynomial(
+    optimizer: Optimizer, total_steps: int, *, warmup: int | float, final: float, power: float
+) -> LRScheduler:
     return _per_step(optimizer, total_steps, warmup, lambda progress: final + (1 - final) * (1 - progress) ** power)
 
 
@@ -80,7 +82,7 @@ def wsd(optimizer: Optimizer, total_steps: int, *, warmup: int | float, final: f
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, *, rise: float, start: float, final: float) -> LRScheduler:
-    """Cosine from `start` up to 1 over the `rise` share of the steps, cosine down to `final` (Smith 2018, section 4)."""
+    """Cosine from `start` up to 1 over the `rise` share of the steps, then down to `final` (Smith 2018, section 4)."""
     if not 0 <= rise < 1:
         raise ValueError(f"scheduler.rise={rise}: a share from 0 to below 1")
 

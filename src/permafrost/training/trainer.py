@@ -20,6 +20,7 @@ EXPECTED_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*Found .* module\\(s\\) in eval mode at the start of training.*",  # the frozen part
     ".*Metric `SpearmanCorrcoef` will save all targets and predictions.*",
+    ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # the metrics have synchronised themselves
     ".*treespec, LeafSpec.*",
     ".*The `srun` command is available.*",
     ".*Trying to infer the `batch_size`.*",
@@ -29,7 +30,8 @@ EXPECTED_WARNINGS = (
 def quiet_lightning() -> None:
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, and what we say ourselves
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its greetings, and what we say ourselves
 
 
 def make_trainer(

@@ -14,7 +14,13 @@ class CollectOutputs(Callback):
         self.parts: list[tuple[Tensor, Tensor]] = []
 
     def on_test_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if outputs is not None:
             row_ids, logits = outputs

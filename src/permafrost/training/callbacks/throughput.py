@@ -18,7 +18,6 @@ class Throughput(Callback):
     """
 
     def __init__(self) -> None:
-        self.trained_tokens = 0  # over the whole run, resumed parts included
         self._reset()
 
     def _reset(self) -> None:
@@ -33,18 +32,12 @@ class Throughput(Callback):
     ) -> None:
         tokens = int(batch.lengths.sum())
         self.tokens += tokens
-        self.trained_tokens += tokens
         self.computed += batch.input_ids.numel()
         self.seconds += time.perf_counter() - self.started_at
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         if self.seconds:
-            module.log("train/tokens_per_second", self.tokens / self.seconds)
+            # of all processes together
+            module.log("train/tokens_per_second", self.tokens / self.seconds, sync_dist=True, reduce_fx="sum")
             module.log("train/padding_share", 1 - self.tokens / self.computed)
         self._reset()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"trained_tokens": self.trained_tokens}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trained_tokens = state["trained_tokens"]

@@ -1,0 +1,152 @@
+"""Measure again what benchmarks/results states: python benchmarks/run.py [NAME ...]
+
+Each study runs the real command over seeds and writes NAME.json (every run) and NAME.md (the table), with the hardware,
+the date and the command of each row.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SHARED = ROOT.parent / "shared" / "data"
+SEEDS = (0, 1, 2)
+FILES = "data=files data.train={0}/{1} data.validation={0}/{2} data.test={0}/{3}"
+
+# study -> rows of (name, command line after `python train.py`); {shared} holds the public data sets
+PYDOCS = [
+    ("default", ""),
+    ("nothing frozen", "freezing=none optimizer.lr=1e-3"),
+    (
+        "from scratch, nothing frozen",
+        "freezing=none model.init=random optimizer.lr=1e-3 head=mean trainer.max_epochs=8",
+    ),
+]
+REAL = [
+    (
+        "sst2",
+        "task=sentiment " + FILES.format("{shared}/sst2", "train.tsv", "dev.tsv", "test.tsv"),
+    ),
+    ("ag_news", FILES.format("{shared}/ag_news", "train.csv", "val.csv", "test.csv")),
+    (
+        "stsb",
+        "task=regression " + FILES.format("{shared}/stsb", "train.csv", "dev.csv", "test.csv"),
+    ),
+]
+
+
+def main(names: Sequence[str]) -> None:
+    studies: dict[str, Callable[[], None]] = {
+        "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
+        "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
+        "launch": launch,
+    }
+    for name in names or list(studies):
+        if name not in studies:
+            raise SystemExit(f"no study {name!r}; there are {', '.join(studies)}")
+        studies[name]()
+
+
+def study(name: str, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Every row's command over the seeds; figures are means with the smallest and largest."""
+    done = []
+    for label, line in rows:
+        if "{shared}" in line and not SHARED.is_dir():
+            print(f"{label}: left out, its data are not beside this clone")
+            continue
+        runs = [train(f"{name}-{label}", line, seed) for seed in SEEDS]
+        done.append({"row": label, "command": f"python train.py {line}".strip(), "runs": runs})
+        write(name, title, done)
+
+
+def train(label: str, line: str, seed: int) -> dict:
+    run_dir = ROOT / "outputs" / "benchmarks" / f"{label.replace(' ', '_').replace(',', '')}-{seed}"
+    result = run_dir / "result.json"
+    if not result.exists():  # a stopped study goes on where it was
+        arguments = [*line.format(shared=SHARED).split(), f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
+        subprocess.run([sys.executable, "train.py", *arguments, "resume=auto"], cwd=ROOT, check=True)
+    yardsticks = run_dir / "yardsticks.json"
+    extra = {"yardsticks": json.loads(yardsticks.read_text())} if yardsticks.exists() else {}
+    return json.loads(result.read_text()) | extra
+
+
+def write(name: str, title: str, done: Sequence[dict]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    stated = {"hardware": hardware(), "date": date.today().isoformat(), "rows": done}
+    (RESULTS / f"{name}.json").write_text(json.dumps(stated, indent=1) + "\n")
+    lines = [f"# {title}", "", f"{hardware()}; {date.today()}; {len(SEEDS)} seeds, mean (smallest to largest).", ""]
+    lines += ["| | metric | test | validation | frozen blocks | fit, s | command |", "|---|---|---|---|---|---|---|"]
+    for row in done:
+        runs = row["runs"]
+        for metric in [m for m in ("accuracy", "f1_macro", "pearson", "spearman", "rmse") if m in runs[0]["test"]]:
+            test, validation = ([run[stage][metric] for run in runs] for stage in ("test", "validation"))
+            seconds = spread([run["seconds"]["fit"] for run in runs], 0)
+            cells = [row["row"], metric, spread(test), spread(validation), str(runs[0]["frozen_blocks"]), seconds]
+            lines.append("| " + " | ".join([*cells, f"`{row['command']}`"]) + " |")
+    for row in done:
+        for yardstick, value in row["runs"][0].get("yardsticks", {}).items():
+            line = f"| {row['row']}: {yardstick} | accuracy | {value:.4f} | | | | printed by the same run |"
+            lines.append(line)
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def launch() -> None:
+    """Seconds from the command to its first logged optimizer step, the caches warm; and of `--cfg job`."""
+    import shutil
+
+    first_steps, configs = [], []
+    for _ in range(5):
+        run_dir = ROOT / "outputs" / "benchmarks" / "launch"
+        shutil.rmtree(run_dir, ignore_errors=True)
+        start = time.perf_counter()
+        arguments = ["trainer.log_every_n_steps=1", f"hydra.run.dir={run_dir}"]
+        process = subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
+        metrics = run_dir / "metrics.jsonl"
+        while not (metrics.exists() and "train/loss" in metrics.read_text()):
+            time.sleep(0.02)
+        first_steps.append(time.perf_counter() - start)
+        process.kill()
+        process.wait()
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "train.py", "--cfg", "job"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        configs.append(time.perf_counter() - start)
+    lines = [
+        "# Seconds to start",
+        "",
+        f"{hardware()}; {date.today()}; `python benchmarks/run.py launch`, 5 starts, mean (smallest to largest).",
+        "",
+        "| | s |",
+        "|---|---|",
+        f"| `python train.py` to its first optimizer step | {spread(first_steps, 2)} |",
+        f"| `python train.py --cfg job` | {spread(configs, 2)} |",
+    ]
+    (RESULTS / "launch.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def hardware() -> str:
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    return f"{os.cpu_count()} cores of {cpu}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
