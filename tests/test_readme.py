@@ -46,7 +46,14 @@ def test_there_are_commands():
     assert any(line.startswith("make train") for line in lines)
 
 
-@pytest.mark.slow
+def test_the_table_of_groups_is_complete():
+    groups = {path.parent.name for path in (ROOT / "conf").glob("*/*.yaml")}
+    for group in groups:
+        options = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml") if path.stem != "defaults")
+        assert f"| `{group}=` | {', '.join(options)} |" in README
+    assert groups
+
+
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("make ")])
 def test_make_command_names_a_real_target(line):
     done = subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True)

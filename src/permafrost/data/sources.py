@@ -153,11 +153,19 @@ def cut_missing_splits(tables: Splits, plan: SplitPlan) -> Splits:
 
 
 def sample_rows(table: pa.Table, max_rows: int, seed: int) -> pa.Table:
-    """The `max_rows` rows with the smallest hash of text and seed, in their own order."""
+    """The `max_rows` rows with the smallest hash of text and seed, in their own order.
+
+    The first row of each label by that order comes before all others, so that no label is lost.
+    """
     if table.num_rows <= max_rows:
         return table
     hashes = [unit_hash(text, seed + 1) for text in table["text"].to_pylist()]
-    return table.take(sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:max_rows]))
+    by_hash = sorted(range(len(hashes)), key=hashes.__getitem__)
+    if "label" in table.column_names:
+        labels = table["label"].to_pylist()
+        firsts = set({labels[row]: row for row in reversed(by_hash)}.values())
+        by_hash = [row for row in by_hash if row in firsts] + [row for row in by_hash if row not in firsts]
+    return table.take(sorted(by_hash[:max_rows]))
 
 
 def _installation(kind: str) -> str:
