@@ -1,0 +1,117 @@
+"""Batches are a function of lengths, seed and epoch; nothing is lost, little padded, every target weighs the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from permafrost.data.batching import (
+    PlannedBatch,
+    PlannedBatches,
+    RowBatching,
+    TokenBatching,
+    loss_scales,
+    ordered_batches,
+    pad_right,
+    padded_batch,
+    padding_share,
+    shuffled_batches,
+)
+from permafrost.data.tokenization import TokenArrays
+
+LENGTHS = np.clip(np.random.default_rng(0).lognormal(3.4, 0.6, 20_000), 1, 512).astype(np.int64)
+BUDGET = TokenBatching(max_tokens=4096)
+
+
+def epoch(number: int, batching=BUDGET, seed: int = 0):
+    return shuffled_batches(LENGTHS, batching, seed=seed, epoch=number)
+
+
+@pytest.mark.parametrize("batching", [BUDGET, RowBatching(batch_size=32)])
+def test_every_row_stands_in_an_epoch_once(batching):
+    assert np.array_equal(np.sort(np.concatenate(epoch(0, batching))), np.arange(len(LENGTHS)))
+
+
+def test_no_batch_exceeds_the_budget_with_its_padding():
+    assert max(len(rows) * LENGTHS[rows].max() for rows in epoch(0)) <= 4096
+
+
+def test_a_row_longer_than_the_budget_stands_alone():
+    batches = ordered_batches(np.array([3, 50, 2]), TokenBatching(max_tokens=10))
+    assert [rows.tolist() for rows in batches] == [[1], [2, 0]]
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    same, other_epoch, other_seed = epoch(1), epoch(2), epoch(1, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(epoch(1), same, strict=True))
+    assert not np.array_equal(np.concatenate(same), np.concatenate(other_epoch))
+    assert not np.array_equal(np.concatenate(same), np.concatenate(other_seed))
+
+
+def test_padding_is_below_three_percent():
+    assert padding_share(epoch(0), LENGTHS) < 0.03
+
+
+def test_long_batches_do_not_come_in_a_row():
+    means = [LENGTHS[rows].mean() for rows in epoch(0)]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
+
+
+def test_evaluation_begins_with_the_longest_rows():
+    batches = ordered_batches(LENGTHS, BUDGET)
+    assert LENGTHS[batches[0]].max() == LENGTHS.max()
+    assert sum(len(rows) for rows in batches) == len(LENGTHS)
+
+
+@pytest.mark.parametrize(("accumulate", "world_size"), [(1, 1), (4, 1), (3, 2), (10_000, 1)])
+def test_scaled_sums_give_the_mean_over_the_steps_targets(accumulate, world_size):
+    """The trainer divides by `accumulate` and averages over processes; what is left is the plain mean."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(1, 20, 40)
+    batches = np.array_split(rng.permutation(40), 11)
+    losses = rng.random(40)
+    scales = loss_scales(batches, targets, accumulate, world_size)
+    for start in range(0, len(batches), accumulate):
+        step = range(start, min(start + accumulate, len(batches)))
+        made = sum((losses[batches[i]] * targets[batches[i]]).sum() * scales[i] for i in step) / accumulate / world_size
+        rows = np.concatenate([batches[i] for i in step])
+        assert made == pytest.approx((losses[rows] * targets[rows]).sum() / targets[rows].sum())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_processes_share_the_same_global_batches(world_size):
+    planned = [PlannedBatch(rows, 1.0) for rows in epoch(0)[:50]]
+    shares = [list(PlannedBatches(planned, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    for number, batch in enumerate(planned):
+        together = np.concatenate([share[number].rows for share in shares if share[number].loss_scale])
+        assert sorted(together) == sorted(batch.rows)
+
+
+def test_a_process_without_rows_takes_part_at_no_weight():
+    (share,) = PlannedBatches([PlannedBatch(np.array([7]), 2.0)], rank=1, world_size=2)
+    assert share.rows.tolist() == [7]
+    assert share.loss_scale == 0
+
+
+def test_a_resumed_epoch_has_its_rest_and_its_whole_length():
+    planned = [PlannedBatch(rows, 1.0) for rows in epoch(0)[:10]]
+    resumed = PlannedBatches(planned, start=7)
+    assert [batch.rows.tolist() for batch in resumed] == [batch.rows.tolist() for batch in planned[7:]]
+    assert len(resumed) == 10
+
+
+def test_a_padded_batch_by_hand():
+    tokens = TokenArrays(values=np.array([5, 6, 7, 8, 9], np.int32), offsets=np.array([0, 2, 5], np.int32))
+    batch = padded_batch(tokens, np.array([1, 0]), np.array([0, 1]), 0.5)
+    assert batch.input_ids.tolist() == [[5, 6, 0], [7, 8, 9]]
+    assert batch.lengths.tolist() == [2, 3]
+    assert batch.labels.tolist() == [1, 0]
+    assert float(batch.loss_scale) == 0.5
+
+
+def test_without_labels_the_tokens_are_the_labels_and_padding_is_none():
+    tokens = TokenArrays(values=np.array([5, 6, 7, 8, 9], np.int32), offsets=np.array([0, 2, 5], np.int32))
+    assert padded_batch(tokens, None, np.array([0, 1])).labels.tolist() == [[5, 6, -100], [7, 8, 9]]
+
+
+def test_pad_right():
+    assert torch.equal(pad_right([np.array([1]), np.array([2, 3])], fill=-1), torch.tensor([[1, -1], [2, 3]]))

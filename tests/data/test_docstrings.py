@@ -1,0 +1,77 @@
+"""Docstrings as data, and what the mini model must not have seen."""
+
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from permafrost.data import docstrings
+from permafrost.data.docstrings import chapters, docstrings_of, library_rows, package_rows
+
+SOURCE = '''"""The module, in one long sentence."""
+class A:
+    """A class with a docstring.
+
+        Indented further.
+    """
+    def f(self):
+        "short"
+    async def g(self):
+        """An asynchronous method of it."""
+'''
+
+
+def test_docstrings_of_module_class_and_function():
+    assert list(docstrings_of(SOURCE)) == [
+        "The module, in one long sentence.",
+        "A class with a docstring.\n\nIndented further.",
+        "An asynchronous method of it.",
+    ]
+
+
+def test_source_that_does_not_parse_has_none():
+    assert list(docstrings_of("def (")) == []
+
+
+def test_library_rows_carry_the_chapter_of_their_module(tmp_path):
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "__init__.py").write_text('"""Encode and decode JSON documents."""')
+    (tmp_path / "queue.py").write_text('"""A synchronized queue for threads."""')
+    rows = {row["text"]: row["label"] for row in library_rows(tmp_path)}
+    assert rows == {
+        "Encode and decode JSON documents.": "Internet data handling",
+        "A synchronized queue for threads.": "Concurrent execution",
+    }
+
+
+def test_no_module_stands_in_two_chapters():
+    modules = [module for names in chapters().values() for module in names]
+    assert len(modules) == len(set(modules)) > 100
+
+
+@pytest.fixture
+def small_library(tmp_path, monkeypatch):
+    library, packages = tmp_path / "lib", tmp_path / "lib" / "site-packages"
+    (packages / "copied").mkdir(parents=True)
+    (library / "queue.py").write_text('"""A synchronized  Queue\nfor threads."""')
+    (packages / "copied" / "backport.py").write_text('def f():\n    """A synchronized queue for THREADS."""')
+    (packages / "copied" / "own.py").write_text('"""Text of the package alone."""')
+    (packages / "copied" / "other.py").write_text('"""説明 of the package in another script, 日本語の説明。"""')
+    paths = {"stdlib": str(library), "purelib": str(packages)}
+    monkeypatch.setattr(docstrings.sysconfig, "get_path", paths.get)
+
+
+@pytest.mark.usefixtures("small_library")
+def test_the_pretraining_corpus_leaves_out_copies_of_the_standard_library():
+    assert [row["text"] for row in package_rows()] == ["Text of the package alone."]
+
+
+@pytest.mark.slow
+def test_no_fine_tuning_docstring_is_in_the_pretraining_corpus():
+    """On this very installation: the default task's rows against the corpus of experiment=pretrain_mini."""
+    fine_tuning = {" ".join(row["text"].lower().split()) for row in library_rows()}
+    corpus = {" ".join(row["text"].lower().split()) for row in package_rows()}
+    assert len(fine_tuning) > 3000
+    assert len(corpus) > 10_000
+    assert not fine_tuning & corpus
+    assert Path(sysconfig.get_path("purelib")).is_dir()

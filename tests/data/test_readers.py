@@ -1,0 +1,88 @@
+"""Every format gives the same rows, and every fault is one sentence with file and line."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from permafrost.data.readers import read_rows
+from permafrost.errors import DataError
+
+ROWS = [{"text": 'he said "no"', "label": "a"}, {"text": "two, three", "label": "b"}, {"text": "ü", "label": "a"}]
+CONTENT = {
+    "csv": 'text,label\n"he said ""no""",a\n"two, three",b\nü,a\n',
+    "tsv": 'text\tlabel\nhe said "no"\ta\ntwo, three\tb\nü\ta\n',
+    "jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS),
+    "json": json.dumps(ROWS),
+}
+FIRST_LINE = {"csv": 2, "tsv": 2, "jsonl": 1, "json": 1, "parquet": 1}
+
+
+@pytest.mark.parametrize("name", [f"{f}{gz}" for f in CONTENT for gz in ("", ".gz")])
+def test_every_text_format_gives_the_same_rows(name, tmp_path):
+    suffix = name.split(".")[0]
+    content, path = CONTENT[suffix].encode(), tmp_path / f"rows.{name}"
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    rows = read_rows(path)
+    assert [{key: row[key] for key in ("text", "label")} for row in rows] == ROWS
+    assert rows[0]["where"] == f"rows.{name}:{FIRST_LINE[suffix]}"
+
+
+def test_parquet_gives_the_same_rows(tmp_path):
+    parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    rows = read_rows(tmp_path / "rows.parquet")
+    assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
+    assert rows[2]["where"] == "rows.parquet:3"
+
+
+def test_txt_is_a_text_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n  two  \n")
+    assert read_rows(tmp_path / "a.txt") == [{"text": "one", "where": "a.txt:1"}, {"text": "two", "where": "a.txt:3"}]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + CONTENT["csv"].encode())
+    assert "text" in read_rows(tmp_path / "a.csv")[0]
+
+
+def test_a_quoted_line_break_counts_in_the_line_number(tmp_path):
+    (tmp_path / "a.csv").write_text('text,label\n"one\ntwo",a\nthree,b\n')
+    assert [row["where"] for row in read_rows(tmp_path / "a.csv")] == ["a.csv:3", "a.csv:4"]
+
+
+def test_the_format_can_be_named(tmp_path):
+    (tmp_path / "rows.data").write_text(CONTENT["csv"])
+    assert len(read_rows(tmp_path / "rows.data", "csv")) == 3
+
+
+FAULTS = [
+    ("a.csv", b"", "the file is empty"),
+    ("a.csv", b"text,label\n", "no rows"),
+    ("a.csv", b"text,label\nx,a\nx,a,b\n", r"a.csv:3: 3 columns, but the header has 2"),
+    ("a.jsonl", b'{"text": 1}\n{"text": \n', r"a.jsonl:2: not JSON"),
+    ("a.jsonl", b"[1]\n", r"a.jsonl:1: expected an object"),
+    ("a.json", b'{"text": "x"}', r"a.json:1: expected a list"),
+    ("a.json", b"", "the file is empty"),
+    ("a.csv", b"text,label\nx,a\ncaf\xe9,a\n", r"a.csv:3: byte 18 \(0xe9\) is not UTF-8, perhaps windows-1252"),
+    ("a.csv", "text".encode("utf-16"), "perhaps utf-16"),
+    ("a.csv.gz", gzip.compress(b"text,label\nx,a\n" * 50)[:20], "not a complete gzip file"),
+    ("a.parquet", b"PAR1 no", "not a parquet file"),
+    ("a.xlsx", b"x", "cannot tell the format"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FAULTS, ids=[f"{n}-{m[:20]}" for n, _, m in FAULTS])
+def test_faults_name_file_and_line(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as raised:
+        read_rows(tmp_path / name)
+    assert raised.value.exit_code == 3
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "train.csv").write_text("x")
+    with pytest.raises(DataError, match=r"trian.csv: no such file; did you mean 'train.csv'"):
+        read_rows(tmp_path / "trian.csv")
