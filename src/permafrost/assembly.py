@@ -105,10 +105,10 @@ def seed_everything(seed: int) -> None:
 def prepare(settings: Settings) -> Prepared:
     """Read the rows, bind the task to them, tokenise; say what was found."""
     from permafrost.data.sources import Notes
-    from permafrost.tasks.base import Encoding
     from permafrost.tasks.binding import bind, columns_of
-    from permafrost.tasks.preparation import encode_splits, load_tokenizer, trained_tokenizer
+    from permafrost.tasks.preparation import encode_splits
 
+    console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name}")
     notes = Notes()
     rows = read_splits(settings, columns_of(settings.task.name), notes)
     task = bind(
@@ -119,22 +119,29 @@ def prepare(settings: Settings) -> Prepared:
         pooling=settings.head.pooling,
         init=settings.head.init,
     )
-    config, cache_dir = architecture(settings), Path(settings.data.cache_dir)
-    if settings.model.tokenizer == "train":
-        tokenizer = trained_tokenizer(rows["train"], config.vocab_size, config.n_positions, cache_dir)
-    else:
-        tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
-    max_length = min(settings.data.max_length or config.n_positions, config.n_positions)
-    encoding = Encoding(tokenizer=tokenizer, max_length=max_length)
-    splits = encode_splits(task, rows, encoding, cache_dir)
+    encoding = make_encoding(settings, rows["train"])
+    splits = encode_splits(task, rows, encoding, Path(settings.data.cache_dir))
     for name, split in splits.items():
-        if split.truncated_rows:
-            notes.add(f"{name}: {split.truncated_rows:,} of {len(split):,} rows cut to {max_length} tokens")
-    tokens = {name: f"{len(split):,} rows, {int(split.lengths.sum()):,} tokens" for name, split in splits.items()}
-    notes.add("; ".join(f"{name} {text}" for name, text in tokens.items()))
+        cut = f", {split.truncated_rows:,} rows cut to {encoding.max_length} tokens" if split.truncated_rows else ""
+        notes.add(f"{name}: {len(split):,} rows, {int(split.lengths.sum()):,} tokens{cut}")
     for line in notes.lines:
         console.print(f"  {line}")
     return Prepared(task=task, encoding=encoding, rows=rows, splits=splits)
+
+
+def make_encoding(settings: Settings, train: "pa.Table") -> "Encoding":
+    """The tokenizer, the model's own or trained on the training texts, and the longest row in tokens."""
+    from permafrost.tasks.base import Encoding
+    from permafrost.tasks.preparation import load_tokenizer, trained_tokenizer
+
+    config = architecture(settings)
+    if settings.model.tokenizer == "train":
+        cache_dir = Path(settings.data.cache_dir)
+        tokenizer = trained_tokenizer(train, config.vocab_size, config.n_positions, cache_dir)
+    else:
+        tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
+    max_length = min(settings.data.max_length or config.n_positions, config.n_positions)
+    return Encoding(tokenizer=tokenizer, max_length=max_length)
 
 
 def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "pa.Table"]:

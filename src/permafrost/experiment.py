@@ -1,6 +1,7 @@
 """One run, from configuration to result."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from permafrost.assembly import (
     seed_everything,
 )
 from permafrost.config import Settings, read_settings
-from permafrost.errors import ConfigError, ResourceError
+from permafrost.errors import ConfigError, ResourceError, TrainingError
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
@@ -57,10 +58,10 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     with clock.stage("setup"):
         settings = read_settings(cfg)
         preflight(settings, in_sweep=sweep is not None)
-        if is_first_process():
-            claim(run_dir, settings, cfg)
         seed_everything(settings.seed)
         prepared = prepare(settings)
+        if is_first_process():
+            claim(run_dir, settings, cfg)
         model = make_model(settings, prepared)
         module, data = make_modules(settings, prepared, model)
         accumulate = data.accumulate(settings.trainer.max_epochs)
@@ -86,7 +87,7 @@ def claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> None:
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), "utf-8")
     except OSError as error:
         raise ResourceError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
-    console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name} -> {run_dir}")
+    console.print(f"  -> {run_dir}")
 
 
 def checkpoint_to_resume(resume: str, run_dir: Path) -> str | None:
@@ -117,6 +118,11 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple
         "test": trainer.test(module, data, verbose=False)[0],
     }
     named = {stage: {name.removeprefix(f"{stage}/"): value for name, value in v.items()} for stage, v in scores.items()}
+    if not math.isfinite(named["validation"]["loss"]):
+        raise TrainingError(
+            f"the validation loss is {named['validation']['loss']} after {trainer.global_step:,} steps: the run diverged; lower "
+            "optimizer.lr, or clip more with trainer.gradient_clip_val"
+        )
     return named, collect.in_order()
 
 
@@ -203,8 +209,9 @@ def close_loggers(trainer: "lightning.Trainer", run_dir: Path) -> None:
     from lightning.pytorch.loggers import WandbLogger
 
     from permafrost.reporting.dashboard import log_run
+    from permafrost.training.loggers import end_dashboards
 
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             log_run(logger.experiment, run_dir)
-            logger.experiment.finish()
+    end_dashboards(exit_code=0)

@@ -42,6 +42,8 @@ def run_job(cfg: DictConfig) -> float | None:
         return run(cfg, run_dir, sweep)["validation"][cfg.task.monitor]
     except Exception as error:
         code = explain_failure(error, debug=bool(cfg.get("debug")))
+        if "permafrost.training.loggers" in sys.modules:  # else no dashboard was begun
+            sys.modules["permafrost.training.loggers"].end_dashboards(code)
         if not in_sweep:
             raise SystemExit(code) from None
         record_failure(run_dir, error, code)

@@ -103,3 +103,9 @@ def test_the_command_exits_with_3_on_bad_data(tiny, tmp_path):
     assert done.returncode == 3
     assert "no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_diverged_run_fails_with_5(run_tiny):
+    with pytest.raises(PermafrostError, match="the run diverged") as raised:
+        run_tiny("optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "trainer.max_epochs=3")
+    assert raised.value.exit_code == 5

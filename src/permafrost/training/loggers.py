@@ -3,6 +3,7 @@
 import json
 import netrc
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,12 @@ def wandb(*, project: str, mode: str, run_dir: Path, name: str, group: str | Non
             settings=settings,
         )
     return WandbLogger(project=project, save_dir=run_dir, offline=offline, experiment=run)
+
+
+def end_dashboards(exit_code: int) -> None:
+    """End the W&B run of this process, if there is one, with the run's own exit code."""
+    if client := sys.modules.get("wandb"):
+        client.finish(exit_code=exit_code)
 
 
 def tensorboard(*, run_dir: Path) -> TensorBoardLogger:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from permafrost.data.batching import Batch
 from permafrost.tasks.base import LOSS, LossFunction, Task
@@ -71,14 +71,14 @@ class FineTuning(lightning.LightningModule):
     def _evaluate(self, batch: Batch, stage: str) -> Tensor | None:
         losses, logits = self.task.target_losses(self.model, batch, self.loss)
         metrics = self.metrics[stage]
-        targets = num_targets(batch)
-        metrics[LOSS].update(losses.sum() / targets, weight=targets)  # type: ignore[index]
+        metrics["loss_sum"].update(losses.sum())  # type: ignore[index]
+        metrics["num_targets"].update(num_targets(batch))  # type: ignore[index]
         self.task.update_metrics(metrics["task"], logits, batch)  # type: ignore[index]
         return logits
 
     def _log_metrics(self, stage: str) -> None:
         metrics = self.metrics[stage]
-        loss = metrics[LOSS].compute()  # type: ignore[index]
+        loss = metrics["loss_sum"].compute() / metrics["num_targets"].compute()  # type: ignore[index]
         values = {LOSS: loss, **self.task.metrics_of_loss(loss), **metrics["task"].compute()}  # type: ignore[index]
         for metric in metrics.values():  # type: ignore[operator]
             metric.reset()
@@ -93,7 +93,9 @@ def num_targets(batch: Batch) -> Tensor:
 
 
 def _stage_metrics(task: Task) -> nn.ModuleDict:
-    return nn.ModuleDict({LOSS: MeanMetric(), "task": task.build_metrics()})
+    # a loss that is not a number is to be seen, not left out
+    sums = {name: SumMetric(nan_strategy="disable") for name in ("loss_sum", "num_targets")}
+    return nn.ModuleDict({**sums, "task": task.build_metrics()})
 
 
 def _scheduler_config(scheduler: LRScheduler, monitor: str) -> dict[str, Any]:
