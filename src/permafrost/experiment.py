@@ -120,8 +120,8 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple
     named = {stage: {name.removeprefix(f"{stage}/"): value for name, value in v.items()} for stage, v in scores.items()}
     if not math.isfinite(named["validation"]["loss"]):
         raise TrainingError(
-            f"the validation loss is {named['validation']['loss']} after {trainer.global_step:,} steps: the run diverged; lower "
-            "optimizer.lr, or clip more with trainer.gradient_clip_val"
+            f"the run diverged: validation loss {named['validation']['loss']} after {trainer.global_step:,} steps; "
+            "lower optimizer.lr, or clip more with trainer.gradient_clip_val"
         )
     return named, collect.in_order()
 

@@ -115,3 +115,38 @@ def test_without_labels_the_tokens_are_the_labels_and_padding_is_none():
 
 def test_pad_right():
     assert torch.equal(pad_right([np.array([1]), np.array([2, 3])], fill=-1), torch.tensor([[1, -1], [2, 3]]))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_resumed_process_goes_on_with_its_own_share(rank):
+    planned = [PlannedBatch(rows, 1.0) for rows in epoch(0)[:10]]
+    whole = [batch.rows.tolist() for batch in PlannedBatches(planned, rank=rank, world_size=2)]
+    rest = [batch.rows.tolist() for batch in PlannedBatches(planned, start=4, rank=rank, world_size=2)]
+    assert rest == whole[4:]
+
+
+@pytest.mark.parametrize("batching", [BUDGET, RowBatching(batch_size=32)])
+def test_no_rows_make_no_batches(batching):
+    none = np.array([], np.int64)
+    assert shuffled_batches(none, batching, seed=0, epoch=0) == ordered_batches(none, batching) == []
+    assert padding_share([], none) == 0
+
+
+def test_padding_share_by_hand():
+    """3 + 1 tokens stand in 2 x 3 places, 2 + 2 in 2 x 2: 2 of 10 are padding."""
+    assert padding_share([np.array([0, 1]), np.array([2, 3])], np.array([3, 1, 2, 2])) == pytest.approx(0.2)
+
+
+def test_a_step_without_targets_has_a_finite_scale():
+    scales = loss_scales([np.array([0]), np.array([1])], np.array([0, 5]), accumulate=1, world_size=1)
+    assert scales.tolist() == [1, 0.2]
+
+
+def test_accumulated_gradients_are_those_of_all_rows_at_once():
+    """d/dw (wx - y)^2 = -2xy at w = 0: a window of two unequal batches, then a partial one of a single batch."""
+    x, y = np.array([1.0, 2.0, 3.0, 5.0]), np.array([2.0, 0.0, 1.0, 4.0])
+    batches = [np.array([0, 1]), np.array([2]), np.array([3])]
+    scales = loss_scales(batches, np.ones(4, np.int64), accumulate=2, world_size=1)
+    parts = [(-2 * x[rows] * y[rows]).sum() * scale / 2 for rows, scale in zip(batches, scales, strict=True)]
+    assert parts[0] + parts[1] == pytest.approx((-4 + 0 - 6) / 3)
+    assert parts[2] == pytest.approx(-40)

@@ -75,3 +75,26 @@ def test_no_fine_tuning_docstring_is_in_the_pretraining_corpus():
     assert len(corpus) > 10_000
     assert not fine_tuning & corpus
     assert Path(sysconfig.get_path("purelib")).is_dir()
+
+
+def test_a_docstring_comes_once_from_packages(tmp_path, monkeypatch):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "packages").mkdir()
+    for name in ("a.py", "b.py"):
+        (tmp_path / "packages" / name).write_text('"""The same words   in both files."""')
+    paths = {"stdlib": str(tmp_path / "lib"), "purelib": str(tmp_path / "packages")}
+    monkeypatch.setattr(docstrings.sysconfig, "get_path", paths.get)
+    assert package_rows() == [{"text": "The same words   in both files.", "source": "a.py"}]
+
+
+def test_tests_inside_a_library_package_are_no_rows(tmp_path):
+    (tmp_path / "json" / "tests").mkdir(parents=True)
+    (tmp_path / "json" / "decoder.py").write_text('"""Decode what is encoded."""')
+    (tmp_path / "json" / "tests" / "one.py").write_text('"""Only a test of the decoder."""')
+    (tmp_path / "undocumented_module.py").write_text('"""A module of no chapter at all."""')
+    assert [row["source"] for row in library_rows(tmp_path)] == ["json/decoder.py"]
+
+
+def test_source_with_odd_bytes_and_escapes_is_read(tmp_path):
+    (tmp_path / "queue.py").write_bytes(b'"""A queue of caf\xe9s, with \\d escapes."""')
+    assert [row["text"] for row in library_rows(tmp_path)] == ["A queue of caf\ufffds, with \\d escapes."]

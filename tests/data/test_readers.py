@@ -86,3 +86,64 @@ def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "train.csv").write_text("x")
     with pytest.raises(DataError, match=r"trian.csv: no such file; did you mean 'train.csv'"):
         read_rows(tmp_path / "trian.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_long_text_is_no_fault(name, tmp_path):
+    """The csv module alone stops at 131,072 characters, with an error of its own."""
+    delimiter = "," if name == "a.csv" else "\t"
+    (tmp_path / name).write_text(f"text{delimiter}label\n{'x' * 200_000}{delimiter}a\n")
+    assert len(read_rows(tmp_path / name)[0]["text"]) == 200_000
+
+
+def test_a_quote_that_opens_a_tab_separated_text_is_kept(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"yes\ta\nno"\tb\n')
+    assert [row["text"] for row in read_rows(tmp_path / "a.tsv")] == ['"yes', 'no"']
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_lines_of_windows_and_gzipped_text(name, tmp_path):
+    content = b"one\r\ntwo\r\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert [(row["text"], row["where"]) for row in read_rows(tmp_path / name)] == [
+        ("one", f"{name}:1"),
+        ("two", f"{name}:2"),
+    ]
+
+
+def test_an_odd_byte_after_a_byte_order_mark_is_placed_by_the_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfab\n\xe9\n")
+    with pytest.raises(DataError, match=r"a.txt:2: byte 6 \(0xe9\)"):
+        read_rows(tmp_path / "a.txt")
+
+
+def test_gzip_damaged_inside_is_a_data_error(tmp_path):
+    content = bytearray(gzip.compress(b"text,label\n" + bytes(range(48, 123)) * 50))
+    content[20] ^= 0xFF
+    content[21] ^= 0xFF
+    (tmp_path / "a.csv.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a.csv.gz: not a complete gzip file"):
+        read_rows(tmp_path / "a.csv.gz")
+
+
+@pytest.mark.parametrize("part", [slice(10, 200), slice(-60, -10)], ids=["pages", "footer"])
+def test_parquet_damaged_inside_is_a_data_error(part, tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": [f"text {i}" for i in range(1000)]}), path)
+    content = bytearray(path.read_bytes())
+    content[part] = bytes(byte ^ 0x5A for byte in content[part])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a.parquet: not a parquet file"):
+        read_rows(path)
+
+
+def test_json_nested_beyond_reason_is_a_data_error(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"a.json"):
+        read_rows(tmp_path / "a.json")
+
+
+def test_the_line_of_a_fault_inside_a_json_file(tmp_path):
+    (tmp_path / "a.json").write_text('[\n  {"text": "x"},\n  {"text": }\n]')
+    with pytest.raises(DataError, match=r"a.json:3: not JSON: Expecting value at column 12"):
+        read_rows(tmp_path / "a.json")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from permafrost.data import sources
 from permafrost.data.sources import Columns, Notes, SplitPlan, read_hub, rows_by_role, sample_rows, split_rows
 from permafrost.errors import DataError, ResourceError
 
@@ -106,3 +107,128 @@ def test_a_sample_is_seeded_and_keeps_every_label():
 def test_an_unreachable_hub_is_a_resource_error():
     with pytest.raises(ResourceError, match="hub cannot be reached"):
         read_hub("nobody/nothing", None, {"train": "train"})
+
+
+def test_a_named_pair_needs_both_columns():
+    given = [{"a": "x", "b": "y", "label": "n", "where": "f:1"}]
+    assert (
+        pick(given, columns=Columns(text=["b", "a"])).to_pylist()[0].items() >= {"text": "y", "text_pair": "x"}.items()
+    )
+    with pytest.raises(DataError, match=r"f:1: no column 'c' for data.columns.text; known here: a, b, label"):
+        pick(given, columns=Columns(text=["a", "c"]))
+
+
+def test_a_pair_without_one_of_its_texts_is_left_out():
+    notes = Notes()
+    given = [{"text1": "x", "text2": "y", "where": "f:1"}, {"text1": "x", "text2": "", "where": "f:2"}]
+    assert pick(given, ("text",), notes=notes)["where"].to_pylist() == ["f:1"]
+    assert notes.lines[-1] == "train: left out 1 rows without text, the first at f:2"
+
+
+def test_a_row_without_the_target_column_names_its_line():
+    given = [{"text": "x", "score": 1, "where": "f.jsonl:1"}, {"text": "y", "where": "f.jsonl:2"}]
+    with pytest.raises(DataError, match=r"f.jsonl:2: None in column 'score' is not a number"):
+        pick(given, ("text", "target"))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", float("nan"), None])
+def test_a_target_must_be_finite(value):
+    """One of these would make every loss after it NaN."""
+    with pytest.raises(DataError, match=r"f.csv:2: .* in column 'score' is not a number"):
+        pick(rows(1, score=value), ("text", "target"))
+
+
+def test_half_a_character_names_its_line():
+    """JSON can hold one half of a surrogate pair; neither Arrow nor a tokenizer can."""
+    with pytest.raises(DataError, match=r"f.csv:2: "):
+        pick(rows(1, text="\ud83d"))
+
+
+def test_finding_the_first_row_without_text_compares_no_rows():
+    """Comparing rows takes minutes where the first empty text of 100,000 rows is the last."""
+
+    class Incomparable(dict):
+        def __eq__(self, other):
+            raise AssertionError("rows were compared")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    given = [Incomparable(row) for row in [*rows(3), *rows(1, text="")]]
+    assert pick(given).num_rows == 3
+
+
+def test_equal_texts_fall_into_one_split():
+    given = [row | {"where": f"f:{i}"} for i, row in enumerate(rows(300) * 2)]
+    cut = split_rows({"train": given}, ("text", "label"), Columns(), PLAN, Notes())
+    parts = [set(table["text"].to_pylist()) for table in cut.values()]
+    assert sum(table.num_rows for table in cut.values()) == 600
+    assert sum(map(len, parts)) == 300
+
+
+def test_a_sample_holds_the_same_texts_whatever_the_order():
+    given = rows(300)
+    first, turned = (sample_rows(pick(order), 20, seed=0)["text"].to_pylist() for order in (given, given[::-1]))
+    assert first == turned[::-1]
+
+
+def test_only_training_rows_are_sampled():
+    plan = SplitPlan(seed=0, validation_fraction=0.2, test_fraction=0.1, max_train_rows=30)
+    whole = split_rows({"train": rows(500)}, ("text", "label"), Columns(), PLAN, Notes())
+    part = split_rows({"train": rows(500)}, ("text", "label"), Columns(), plan, Notes())
+    assert part["train"].num_rows == 30
+    assert part["validation"].equals(whole["validation"])
+    assert part["test"].equals(whole["test"])
+
+
+@pytest.fixture
+def datasets_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_directory_of_csv_files_is_read_as_a_hub_data_set(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").write_text("text,label\nx,a\ny,b\n")
+    (tmp_path / "set" / "test.csv").write_text("text,label\nz,a\n")
+    name = str(tmp_path / "set")
+    assert read_hub(name, None, {"train": "train", "validation": None, "test": "test"}) == {
+        "train": [
+            {"text": "x", "label": "a", "where": f"{name}/train:0"},
+            {"text": "y", "label": "b", "where": f"{name}/train:1"},
+        ],
+        "test": [{"text": "z", "label": "a", "where": f"{name}/test:0"}],
+    }
+    with pytest.raises(DataError, match="has no split 'tset'; did you mean 'test'"):
+        read_hub(name, None, {"train": "train", "test": "tset"})
+
+
+@pytest.mark.usefixtures("datasets_cache")
+@pytest.mark.parametrize(("classes", "names"), [([1, 0], ["pos", "neg"]), ([1, None], ["pos", None])])
+def test_class_numbers_of_a_hub_data_set_become_names(classes, names, tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+    part = Dataset.from_dict({"text": ["x", "y"], "label": classes}, features=features)
+    (tmp_path / "set").mkdir()
+    part.to_parquet(tmp_path / "set" / "train.parquet")
+    read = read_hub(str(tmp_path / "set"), None, {"train": "train"})["train"]
+    assert [row["label"] for row in read] == names
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_damaged_local_directory_is_not_blamed_on_the_network(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text('{"text": \n')
+    with pytest.raises((DataError, ResourceError)) as raised:
+        read_hub(str(tmp_path / "set"), None, {"train": "train"})
+    assert "cannot be reached" not in str(raised.value)
+
+
+def test_docstrings_are_read_once_for_an_installation(tmp_path, monkeypatch):
+    made = [{"text": "a docstring", "label": "Text", "source": "a.py"}]
+    monkeypatch.setattr(sources, "library_rows", lambda: made)
+    first = sources.installed_docstrings("pydocs", tmp_path)
+    monkeypatch.setattr(sources, "library_rows", lambda: pytest.fail("read again"))
+    assert sources.installed_docstrings("pydocs", tmp_path) == first == [made[0] | {"where": "a.py"}]

@@ -1,5 +1,7 @@
 """Hashes that are the same everywhere."""
 
+import pytest
+
 from permafrost.data.splits import split_of, unit_hash
 
 
@@ -24,3 +26,11 @@ def test_test_rows_stay_test_rows_when_validation_grows():
 
 def test_lone_surrogates_do_not_stop_it():
     assert 0 <= unit_hash("\udce9", 0) < 1
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.1, 0.1), (0.3, 0.05), (0.0, 0.5), (0.0, 0.0)])
+def test_fractions_are_about_those_asked_for(validation, test):
+    places = [split_of(f"row {i}", 3, validation, test) for i in range(4000)]
+    # 0.032 is 4 standard deviations of a share of one half in 4,000 rows, more of the others
+    assert abs(places.count("validation") / 4000 - validation) <= 0.032 * (validation > 0)
+    assert abs(places.count("test") / 4000 - test) <= 0.032 * (test > 0)

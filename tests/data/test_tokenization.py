@@ -58,3 +58,49 @@ def test_fingerprints_tell_texts_apart():
 def test_tokens_are_one_contiguous_array(tmp_path):
     tokens = cached_split(tmp_path, "key", split).token_arrays()
     assert np.array_equal(tokens.values, [1, 2, 3, 4])
+
+
+def test_random_code_points_come_back(tiny_tokenizer):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        points = rng.integers(1, 0x110000, 40)
+        text = "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
+        assert tiny_tokenizer.decode(tiny_tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.parametrize("text", ["a , b . c !", "do n't", "it 's ? yes"])
+def test_spaces_before_punctuation_come_back(tiny_tokenizer, text):
+    assert tiny_tokenizer.decode(tiny_tokenizer(text)["input_ids"]) == text
+
+
+def test_a_write_that_stops_half_way_is_no_split(tmp_path, monkeypatch):
+    from permafrost.data import tokenization
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tokenization.Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            cached_split(tmp_path, "key", split)
+    assert list(tmp_path.glob("*.arrow")) == []
+    assert cached_split(tmp_path, "key", split).table.equals(split().table)
+
+
+def test_chunked_columns_are_stored_as_one(tmp_path):
+    twice = TokenizedSplit(table=pa.concat_tables([split().table, split().table]))
+    stored = cached_split(tmp_path, "key", lambda: twice)
+    assert stored.table["input_ids"].num_chunks == 1
+    assert stored.lengths.tolist() == [3, 1, 3, 1]
+    assert stored.labels.tolist() == [0, 1, 0, 1]
+    assert stored.num_targets.tolist() == [1, 1, 1, 1]
+
+
+def test_a_split_without_labels_has_none(tmp_path):
+    bare = TokenizedSplit(table=split().table.drop_columns("label"))
+    assert cached_split(tmp_path, "key", lambda: bare).labels is None
+
+
+def test_fingerprints_follow_values_not_the_order_of_names():
+    assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": [2, 3], "a": 1})
+    assert len({fingerprint({"a": 1}), fingerprint({"a": 2}), fingerprint({"b": 1}), fingerprint({"a": [1]})}) == 4

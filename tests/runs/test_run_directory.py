@@ -46,7 +46,7 @@ def test_the_run_directory_is_complete(finished_run):
 def test_tokens_trained_are_counted_without_padding(finished_run, data_dir, tiny_tokenizer):
     result, _ = finished_run
     texts = [line.split(",")[0] for line in (data_dir / "train.csv").read_text().splitlines()[1:]]
-    assert result["tokens"]["trained"] == 2 * sum(len(ids) for ids in tiny_tokenizer(texts)["input_ids"])
+    assert result["tokens"]["trained"] == 2 * sum(len(ids) + 1 for ids in tiny_tokenizer(texts)["input_ids"])
 
 
 def test_it_learns(run_tiny):

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,10 @@ def _read_text(path: Path) -> str:
     if path.suffix == ".gz":
         try:
             content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not a complete gzip file ({error})") from error
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         guess = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "windows-1252"
@@ -57,6 +59,7 @@ def _read_text(path: Path) -> str:
 
 def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
     # A tab-separated file quotes nothing: its texts hold quotes of their own.
+    csv.field_size_limit(sys.maxsize)
     quoting: Any = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
 
     def read(path: Path) -> Iterator[Row]:
@@ -97,7 +100,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     try:
         table = parquet.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a parquet file ({error})") from error
     for number, row in enumerate(table.to_pylist(), 1):
         yield row | {"where": f"{path.name}:{number}"}
@@ -112,6 +115,8 @@ def _lines(path: Path) -> Iterator[Row]:
 def _parse(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise DataError(f"{path}:{line}: the JSON is nested too deeply to be rows") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{line + error.lineno - 1}: not JSON: {error.msg} at column {error.colno}") from None
 

@@ -5,9 +5,10 @@ asks, `text_pair`, `label` (a string) or `target` (a number).
 """
 
 import hashlib
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -92,6 +93,8 @@ def read_hub(name: str, subset: str | None, names: Mapping[str, str | None]) -> 
 
     try:
         loaded = datasets.load_dataset(name, subset)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise DataError(f"data set {name!r} cannot be read: {error.__cause__ or error}") from error
     except Exception as error:  # the hub's errors have no common base
         raise ResourceError(
             f"data set {name!r} is not here and the hub cannot be reached ({type(error).__name__}); "
@@ -127,11 +130,11 @@ def rows_by_role(rows: Rows, roles: Sequence[str], columns: Columns, split: str,
     names = {role: _column_of(role, columns, rows[0], notes) for role in roles}
     kept = [row for row in rows if all(str(row.get(name) or "").strip() for name in _as_list(names["text"]))]
     if len(kept) < len(rows):
-        first = next(row["where"] for row in rows if row not in kept)
+        first = next(row["where"] for row, held in zip(rows, [*kept, None], strict=False) if row is not held)
         notes.add(f"{split}: left out {len(rows) - len(kept)} rows without text, the first at {first}")
     table: dict[str, list[Any]] = {"where": [row["where"] for row in kept]}
     texts = _as_list(names.pop("text"))
-    table |= {key: [str(row[name]) for row in kept] for key, name in zip(("text", "text_pair"), texts, strict=False)}
+    table |= {key: [_text(row, name) for row in kept] for key, name in zip(("text", "text_pair"), texts, strict=False)}
     if "label" in names:
         table["label"] = [_label(row, str(names["label"])) for row in kept]
     if "target" in names:
@@ -192,6 +195,17 @@ def _column_of(role: str, columns: Columns, row: Mapping[str, Any], notes: Notes
     raise DataError(f"{row['where']}: no column looks like the {role}{hint} set data.columns.{role}=NAME")
 
 
+def _text(row: Mapping[str, Any], name: str) -> str:
+    text = str(row[name])
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{row['where']}: column {name!r} holds half a character at position {error.start}; remove or mend it"
+        ) from None
+    return text
+
+
 def _label(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if value is None or not str(value).strip():
@@ -201,20 +215,19 @@ def _label(row: Mapping[str, Any], name: str) -> str:
 
 def _number(row: Mapping[str, Any], name: str) -> float:
     try:
-        return float(row[name])
+        value = float(row.get(name))  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise DataError(f"{row['where']}: {row.get(name)!r} in column {name!r} is not a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{row['where']}: {row.get(name)!r} in column {name!r} is not a number")
+    return value
 
 
-def _with_label_names(part: Any) -> Any:
-    """Rows of a hub split with class names in place of class numbers."""
-    for name, feature in part.features.items():
-        if hasattr(feature, "int2str"):
-            part = part.map(
-                lambda row, n=name, f=feature: {n: f.int2str(row[n]) if row[n] >= 0 else None},
-                load_from_cache_file=False,
-            )
-    return part
+def _with_label_names(part: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a hub split with class names in place of class numbers; a secret label (-1) is none."""
+    classes = {name: feature.names for name, feature in part.features.items() if hasattr(feature, "int2str")}
+    for row in part:
+        yield row | {n: names[row[n]] if row[n] is not None and row[n] >= 0 else None for n, names in classes.items()}
 
 
 def _as_list(names: str | Sequence[str]) -> list[str]:

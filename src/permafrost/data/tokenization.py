@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
-CACHE_VERSION = 1  # raise when the meaning of the cached columns changes
+BYTE_0 = "Ā"  # how a byte-level BPE writes the byte 0
+CACHE_VERSION = 2  # raise when the meaning of the cached columns changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> "
         unk_token=END_OF_TEXT,
         pad_token=PAD,
         model_max_length=max_length,
+    )
+
+
+def with_end_of_text(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """A copy that ends every text, and separates a pair, with the end-of-text token, as training rows are written.
+
+    It pads with the model's own pad token, or else with the byte 0: any token but the end of text serves, as the last
+    one that is not padding is then always the end of text.
+    """
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    end = str(tokenizer.eos_token)
+    own = tokenizer.pad_token if tokenizer.pad_token not in (None, end) else None
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    ending = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B:1 {end}:1", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), ending])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=end,
+        eos_token=end,
+        unk_token=end,
+        pad_token=own or BYTE_0,
+        padding_side="right",
     )
 
 

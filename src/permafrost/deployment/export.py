@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from permafrost.data.tokenization import with_end_of_text
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
 from permafrost.tasks.base import Encoding, Task
@@ -19,13 +20,12 @@ DESCRIPTION = "permafrost.json"  # what Transformers' own files cannot say: task
 
 def export_model(model: GPT2WithHead, task: Task, encoding: Encoding, directory: Path, card: str) -> None:
     """Write weights (safetensors), config, tokenizer, a card, and what is needed to bind the task again."""
-    stock = to_transformers(model, task, encoding)
-    stock.save_pretrained(directory)
-    tokenizer = encoding.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; by length it is never looked at
+    pooled = isinstance(model.head, PooledHead)
+    tokenizer = with_end_of_text(encoding.tokenizer) if pooled else encoding.tokenizer
     tokenizer.model_max_length = encoding.max_length
-    tokenizer.padding_side = "right"
+    stock = to_transformers(model, task)
+    stock.config.pad_token_id = tokenizer.pad_token_id
+    stock.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     if isinstance(model.head, PooledHead) and model.head.pooling == "attention":
         from safetensors.torch import save_file
@@ -36,13 +36,11 @@ def export_model(model: GPT2WithHead, task: Task, encoding: Encoding, directory:
     (directory / "README.md").write_text(card, "utf-8")
 
 
-def to_transformers(model: GPT2WithHead, task: Task, encoding: Encoding) -> "PreTrainedModel":
+def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
     """The stock class that holds the same weights: GPT2ForSequenceClassification or GPT2LMHeadModel."""
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
     config = GPT2Config(**model.transformer.config.to_dict())
-    tokenizer = encoding.tokenizer
-    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if not isinstance(model.head, PooledHead):
         stock: PreTrainedModel = GPT2LMHeadModel(config)
         stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[union-attr]

@@ -75,14 +75,18 @@ class Task(Protocol):
 
 
 def encode_texts(texts: Sequence[str], pairs: Sequence[str] | None, encoding: Encoding) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text (a pair is written as one text around an end-of-text token), and how many were cut."""
-    tokenizer, limit = encoding.tokenizer, encoding.max_length
+    """Token ids of each text, and how many were cut.
+
+    Every row ends with the end-of-text token, and the two texts of a pair have one between them. It is the one place
+    that a `last` head reads: always the same token, always the last, so that no padding can be taken for it.
+    """
+    tokenizer, limit, end = encoding.tokenizer, encoding.max_length - 1, encoding.tokenizer.eos_token_id
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     if pairs is not None:
         seconds = tokenizer(list(pairs), add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [[*first, tokenizer.eos_token_id, *second] for first, second in zip(ids, seconds, strict=True)]
+        ids = [[*first, end, *second] for first, second in zip(ids, seconds, strict=True)]
     truncated = sum(len(row) > limit for row in ids)
-    return [np.asarray(row[:limit], dtype=np.int32) for row in ids], truncated
+    return [np.array([*row[:limit], end], dtype=np.int32) for row in ids], truncated
 
 
 def tokenized_split(
