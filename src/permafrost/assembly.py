@@ -177,7 +177,8 @@ def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
     )
     backbone = load_backbone(model_source(settings), config, pretrained=settings.model.init == "pretrained")
     blocks = config.n_layer if settings.freezing.blocks == "all" else settings.freezing.blocks
-    freezing = Freezing(embeddings=settings.freezing.embeddings, blocks=blocks, final_norm=settings.freezing.final_norm)
+    embeddings = blocks > 0 if settings.freezing.embeddings == "with_blocks" else settings.freezing.embeddings
+    freezing = Freezing(embeddings=embeddings, blocks=blocks, final_norm=settings.freezing.final_norm)
     return GPT2WithHead(backbone, prepared.task.build_head(backbone), freezing)
 
 

@@ -89,7 +89,7 @@ class HeadSection(Section):
 
 class FreezingSection(Section):
     name: str
-    embeddings: bool
+    embeddings: bool | Literal["with_blocks"]
     blocks: Annotated[int, Field(ge=0)] | Literal["all"]
     final_norm: bool
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)]
