@@ -48,6 +48,7 @@ def main(names: Sequence[str]) -> None:
         "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
         "launch": launch,
+        "freeze_curve": freeze_curve,
     }
     for name in names or list(studies):
         if name not in studies:
@@ -96,6 +97,84 @@ def write(name: str, title: str, done: Sequence[dict]) -> None:
             line = f"| {row['row']}: {yardstick} | accuracy | {value:.4f} | | | | printed by the same run |"
             lines.append(line)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def freeze_curve() -> None:
+    """Validation accuracy by frozen depth, learning rate and pooling varied; one process a core, each with its depths."""
+    grids = [("last", "1e-3,2e-3"), ("mean", "1e-3")]
+    queues = [["0", "2", "5"], ["1", "3", "4", "6"]]  # about equal work
+    sweeps = [sweep_of(depths, *grid) for depths in queues for grid in grids]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    waiting = [[sweep for sweep in sweeps if sweep["depths"] == depths] for depths in queues]
+    while any(waiting):
+        running = [subprocess.Popen(queue.pop(0)["command"], cwd=ROOT, env=environment) for queue in waiting if queue]
+        if any([process.wait() for process in running]):
+            raise SystemExit("a trial failed")
+    trials = [
+        json.loads(path.read_text()) | {"config": chosen(path)}
+        for s in sweeps
+        for path in s["dir"].glob("*/result.json")
+    ]
+    write_freeze_curve(trials)
+
+
+def sweep_of(depths: Sequence[str], pooling: str, rates: str) -> dict:
+    directory = ROOT / "outputs" / "benchmarks" / f"freeze_curve-{pooling}-{'-'.join(depths)}"
+    options = [f"freezing.blocks={','.join(depths)}", f"optimizer.lr={rates}", f"head.pooling={pooling}"]
+    command = [sys.executable, "train.py", "-m", "experiment=freeze_curve", *options, f"hydra.sweep.dir={directory}"]
+    return {"depths": list(depths), "dir": directory, "command": command}
+
+
+def chosen(result: Path) -> dict:
+    """The swept values of a trial, from its config.yaml."""
+    import yaml
+
+    config = yaml.safe_load(result.with_name("config.yaml").read_text())
+    return {"lr": config["optimizer"]["lr"], "pooling": config["head"]["pooling"]}
+
+
+def write_freeze_curve(trials: Sequence[dict]) -> None:
+    from permafrost.reporting.plots import freeze_curve as plot
+
+    by_depth: dict[int, list[dict]] = {}
+    for trial in trials:
+        by_depth.setdefault(trial["frozen_blocks"], []).append(trial)
+    plot(
+        {depth: [t["validation"]["accuracy"] for t in ts] for depth, ts in by_depth.items()},
+        "accuracy",
+        RESULTS / "freeze_curve.png",
+    )
+    lines = [
+        "# Accuracy by frozen depth, `data=pydocs model=mini`",
+        "",
+        f"{hardware()}, one per process; {date.today()}; seed 0.",
+        "",
+    ]
+    lines += ["`python benchmarks/run.py freeze_curve`; chosen on validation, test is shown and not looked at.", ""]
+    lines += [
+        "| frozen blocks | head | validation | learning rate | epochs | test | fit, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for depth in sorted(by_depth):
+        for pooling in ("last", "mean"):
+            best = max(
+                (t for t in by_depth[depth] if t["config"]["pooling"] == pooling),
+                key=lambda t: t["validation"]["accuracy"],
+            )
+            scores = [f"{best[stage]['accuracy']:.4f}" for stage in ("validation", "test")]
+            cells = [
+                str(depth),
+                pooling,
+                scores[0],
+                f"{best['config']['lr']:g}",
+                str(best["epochs"]),
+                scores[1],
+                f"{best['seconds']['fit']:.0f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    (RESULTS / "freeze_curve.md").write_text("\n".join([*lines, "", "![freeze curve](freeze_curve.png)", ""]))
+    (RESULTS / "freeze_curve.json").write_text(json.dumps({"hardware": hardware(), "trials": trials}, indent=1) + "\n")
     print("\n".join(lines))
 
 

@@ -69,6 +69,19 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run: Run,
+    directory: Annotated[Path, typer.Argument(help="a new directory")],
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
+) -> None:
+    """Copy a run's model, in Hugging Face layout, with its weights as float32, float16 or bfloat16."""
+    from permafrost.deployment.export import copy_model
+    from permafrost.deployment.predictor import model_directory
+
+    copy_model(model_directory(run), directory, dtype)
+
+
+@app.command()
 def report(run: Run) -> None:
     """Make report.html again from the files of a run."""
     from permafrost.reporting.html import write_report

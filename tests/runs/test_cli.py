@@ -44,12 +44,23 @@ def test_report_is_made_again(finished_run):
     assert (run_dir / "report.html").exists()
 
 
+def test_export_halves_the_file_and_keeps_the_answers(finished_run, tmp_path):
+    _, run_dir = finished_run
+    invoke("export", run_dir, tmp_path / "half", "--dtype", "float16")
+    sizes = [(d / "model.safetensors").stat().st_size for d in (run_dir / "model", tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    whole, half = (json.loads(invoke("predict", d, "hot and sunny")) for d in (run_dir, tmp_path / "half"))
+    assert half["label"] == whole["label"]
+    assert half["score"] == pytest.approx(whole["score"], abs=1e-3)  # 11 bits of mantissa
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         (["predict", "RUN"], ConfigError, "either a text or a file"),
         (["predict", "nowhere", "text"], ResourceError, "no finished run"),
         (["predict", "RUN", "--input", "nowhere.csv"], DataError, "no such file"),
+        (["export", "RUN", "RUN"], ConfigError, "is not empty"),
     ],
 )
 def test_errors_say_what_to_type(finished_run, arguments, error, message):

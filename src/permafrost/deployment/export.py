@@ -1,6 +1,7 @@
 """A trained model as a Hugging Face directory that plain Transformers loads."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from permafrost.data.tokenization import with_end_of_text
+from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
 from permafrost.tasks.base import Encoding, Task
@@ -57,6 +59,26 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
     with torch.no_grad():
         stock.score.weight.copy_(model.head.score.weight)
     return stock.eval()
+
+
+def copy_model(source: Path, directory: Path, dtype: str) -> None:
+    """A copy of an exported model with its weights in another type; float16 and bfloat16 halve the file.
+
+    Raises:
+        ConfigError: the directory is not empty, or `dtype` is no floating-point type.
+    """
+    from safetensors.torch import load_file, save_file
+
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise ConfigError(f"--dtype {dtype}: float32, float16 or bfloat16")
+    if directory.exists() and any(directory.iterdir()):
+        raise ConfigError(f"{directory} is not empty; give a new directory")
+    shutil.copytree(source, directory, dirs_exist_ok=True)
+    for path in directory.glob("*.safetensors"):
+        weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
+        save_file(weights, path, metadata={"format": "pt"})
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    (directory / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n", "utf-8")
 
 
 def model_card(settings: Mapping[str, Any], result: Mapping[str, Any], description: Mapping[str, Any]) -> str:
