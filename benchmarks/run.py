@@ -101,7 +101,7 @@ def write(name: str, title: str, done: Sequence[dict]) -> None:
 
 
 def freeze_curve() -> None:
-    """Validation accuracy by frozen depth, learning rate and pooling varied; one process a core, each with its depths."""
+    """Validation accuracy by frozen depth, over learning rates and poolings; each core sweeps some of the depths."""
     grids = [("last", "1e-3,2e-3"), ("mean", "1e-3")]
     queues = [["0", "2", "5"], ["1", "3", "4", "6"]]  # about equal work
     sweeps = [sweep_of(depths, *grid) for depths in queues for grid in grids]
