@@ -117,7 +117,10 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple
         "validation": trainer.validate(module, data, verbose=False)[0],
         "test": trainer.test(module, data, verbose=False)[0],
     }
-    named = {stage: {name.removeprefix(f"{stage}/"): value for name, value in v.items()} for stage, v in scores.items()}
+    named = {
+        stage: {name.removeprefix(f"{stage}/"): value for name, value in logged.items() if name.startswith(f"{stage}/")}
+        for stage, logged in scores.items()
+    }
     if not math.isfinite(named["validation"]["loss"]):
         raise TrainingError(
             f"the run diverged: validation loss {named['validation']['loss']} after {trainer.global_step:,} steps; "

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from permafrost.data.batching import Batch
 
@@ -36,7 +37,7 @@ class Throughput(Callback):
         self.seconds += time.perf_counter() - self.started_at
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if self.seconds:
+        if self.seconds and trainer.state.fn == TrainerFn.FITTING:
             # of all processes together
             module.log("train/tokens_per_second", self.tokens / self.seconds, sync_dist=True, reduce_fx="sum")
             module.log("train/padding_share", 1 - self.tokens / self.computed)
