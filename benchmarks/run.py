@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -23,8 +24,8 @@ FILES = "data=files data.train={0}/{1} data.validation={0}/{2} data.test={0}/{3}
 # study -> rows of (name, command line after `python train.py`, seeds); {shared} holds the public data sets
 Row = tuple[str, str, Sequence[int]]
 PYDOCS: list[Row] = [
-    ("default", "", (0, 1)),
-    ("from scratch", "model.init=random", (0,)),
+    ("default", "", (0, 1, 2)),
+    ("from scratch", "model.init=random", (0, 1, 2)),
 ]
 PLAIN = "trainer.max_epochs=4 model.dropout=0.1 head.init=normal "
 REAL: list[Row] = [
@@ -36,7 +37,7 @@ REAL: list[Row] = [
     ),
     (
         "ag_news",
-        "trainer.max_epochs=3 " + FILES.format("{shared}/ag_news", "train.csv", "val.csv", "test.csv"),
+        "trainer.max_epochs=1 " + FILES.format("{shared}/ag_news", "train.csv", "val.csv", "test.csv"),
         (0,),
     ),
     ("stsb", f"task=regression {PLAIN}" + FILES.format("{shared}/stsb", "train.csv", "dev.csv", "test.csv"), (0,)),
@@ -48,6 +49,7 @@ def main(names: Sequence[str]) -> None:
         "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
         "launch": launch,
+        "precision": precision,
         "freeze_curve": freeze_curve,
     }
     for name in names or list(studies):
@@ -191,6 +193,34 @@ def launch() -> None:
     ]
     (RESULTS / "launch.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def precision() -> None:
+    """GFLOP/s of matrix products in float32 and bfloat16: what `trainer.precision=auto` goes by on a CPU."""
+    import torch
+
+    lines = ["# Matrix products by precision", "", f"{hardware()}; {date.today()}; `python benchmarks/run.py precision`."]
+    lines += [f"AMX: {torch.cpu._is_amx_tile_supported()}, AVX512-BF16: {torch.cpu._is_avx512_bf16_supported()}.", ""]
+    lines += ["| rows x in x out | float32, GFLOP/s | bfloat16, GFLOP/s |", "|---" * 3 + "|"]
+    for rows, width, out in ((2048, 192, 768), (2048, 768, 192), (2048, 768, 3072), (2048, 3072, 768)):
+        rates = [product_rates(rows, width, out, dtype) for dtype in (torch.float32, torch.bfloat16)]
+        lines.append(f"| {rows} x {width} x {out} | " + " | ".join(spread(rate, 0) for rate in rates) + " |")
+    (RESULTS / "precision.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def product_rates(rows: int, width: int, out: int, dtype: Any, repeats: int = 9) -> list[float]:
+    """GFLOP/s of `repeats` timings of 20 products each."""
+    import torch
+
+    left, right = torch.randn(rows, width, dtype=dtype), torch.randn(width, out, dtype=dtype)
+    rates = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(20):
+            left @ right
+        rates.append(20 * 2 * rows * width * out / (time.perf_counter() - start) / 1e9)
+    return rates[1:]
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:

@@ -6,10 +6,14 @@ import torch
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """`auto` is bf16 autocast where the hardware multiplies bf16, else float32."""
+    """`auto` is bf16 autocast where the hardware multiplies bf16 faster, else float32.
+
+    On a CPU that means AMX tiles. AVX512-BF16 alone does not pay: measured at half the rate of float32
+    (benchmarks/results/precision.md).
+    """
     if precision != "auto":
         return precision
-    return "bf16-mixed" if _has_bf16(accelerator) else "32-true"
+    return "bf16-mixed" if _bf16_pays(accelerator) else "32-true"
 
 
 def use_all_cores() -> int:
@@ -29,7 +33,7 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _has_bf16(accelerator: str) -> bool:
+def _bf16_pays(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported()
