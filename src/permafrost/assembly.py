@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from permafrost.tasks.base import Encoding, Task
     from permafrost.training.datamodule import DataModule
     from permafrost.training.module import FineTuning
+    from permafrost.training.trunk_pass import Stores
 
 
 def is_first_process() -> bool:
@@ -182,7 +183,40 @@ def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
     return GPT2WithHead(backbone, prepared.task.build_head(backbone), freezing)
 
 
-def make_modules(settings: Settings, prepared: Prepared, model: "GPT2WithHead") -> tuple["FineTuning", "DataModule"]:
+def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *, in_sweep: bool) -> "Stores":
+    """What is kept of the frozen part's output; nothing where nothing is frozen, or `store=off`."""
+    from permafrost.tasks.preparation import tokenizer_fingerprint
+    from permafrost.training import trunk_pass
+    from permafrost.training.hardware import resolve_device, resolve_precision
+
+    if settings.store.mode == "off" or not model.freezing.embeddings:
+        return trunk_pass.Stores()
+    options = settings.trainer
+    part = trunk_pass.FrozenPart(
+        model,
+        name=settings.model.name,
+        precision=resolve_precision(options.precision, options.accelerator),
+        device=resolve_device(options.accelerator),
+    )
+    epochs = trunk_pass.SHARED_READS if in_sweep else options.max_epochs
+    return trunk_pass.open_stores(
+        part,
+        prepared.splits,
+        trunk_pass.StoreOptions(
+            mode=settings.store.mode,
+            directory=Path(settings.store.dir),
+            dtype=settings.store.dtype,
+            max_gb=settings.store.max_gb,
+        ),
+        tokenizer=tokenizer_fingerprint(prepared.encoding.tokenizer),
+        reads={"train": epochs, "validation": epochs + 1, "test": 1},
+        say=lambda line: console.print(f"  {line}"),
+    )
+
+
+def make_modules(
+    settings: Settings, prepared: Prepared, model: "GPT2WithHead", stores: "Stores"
+) -> tuple["FineTuning", "DataModule"]:
     from permafrost.data.batching import RowBatching, TokenBatching
     from permafrost.training.datamodule import DataModule
     from permafrost.training.module import FineTuning
@@ -192,6 +226,7 @@ def make_modules(settings: Settings, prepared: Prepared, model: "GPT2WithHead") 
     by_tokens = TokenBatching(max_tokens=options.max_tokens_per_batch)
     data = DataModule(
         prepared.splits,
+        stores.by_split,
         batching=RowBatching(batch_size=options.batch_size) if options.batch_size else by_tokens,
         evaluation_batching=by_tokens,
         accumulate=settings.trainer.accumulate_grad_batches,

@@ -13,6 +13,10 @@ from permafrost.errors import ConfigError, DataError, PermafrostError
 app = typer.Typer(
     name="permafrost", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+store_app = typer.Typer(help="What is kept of the frozen part's output.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+DEFAULT_STORE = Path("outputs/activations")
+StoreDirectory = Annotated[Path, typer.Option("--dir", help="the store.dir of the runs")]
 Run = Annotated[Path, typer.Argument(help="a run directory, or a model/ directory of one")]
 TextColumn = Annotated[list[str] | None, typer.Option("--text", help="column of the text; give it twice for a pair")]
 
@@ -87,6 +91,22 @@ def report(run: Run) -> None:
     from permafrost.reporting.html import write_report
 
     print(write_report(run))
+
+
+@store_app.command("list")
+def store_list(directory: StoreDirectory = DEFAULT_STORE) -> None:
+    """Show what is stored, the longest unused first."""
+    from permafrost.reporting.store_table import print_store
+
+    print_store(directory)
+
+
+@store_app.command("clear")
+def store_clear(directory: StoreDirectory = DEFAULT_STORE) -> None:
+    """Remove all that is stored; runs compute it again when they need it."""
+    from permafrost.model.activation_store import clear
+
+    print(f"{clear(directory) / 2**20:,.0f} MB freed in {directory}")
 
 
 def read_table(path: Path, roles: Any, text: list[str] | None, label: str | None = None) -> Any:

@@ -95,6 +95,13 @@ class FreezingSection(Section):
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)]
 
 
+class StoreSection(Section):
+    mode: Literal["auto", "on", "off"]
+    dir: str
+    dtype: Literal["float32", "float16", "bfloat16"]
+    max_gb: Annotated[float, Field(gt=0)]
+
+
 class TrainerSection(Section):
     accelerator: Literal["auto", "cpu", "gpu", "tpu"]
     devices: Literal["auto"] | Count
@@ -121,6 +128,7 @@ class Settings(Section):
     model: ModelSection
     head: HeadSection
     freezing: FreezingSection
+    store: StoreSection
     trainer: TrainerSection
     optimizer: Node
     scheduler: Node

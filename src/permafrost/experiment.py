@@ -18,6 +18,7 @@ from permafrost.assembly import (
     make_model,
     make_modules,
     make_trainer,
+    open_stores,
     preflight,
     prepare,
     seed_everything,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from permafrost.model.gpt2 import GPT2WithHead
     from permafrost.training.module import FineTuning
+    from permafrost.training.trunk_pass import Stores
 
 Result = dict[str, Any]
 
@@ -63,7 +65,10 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         if is_first_process():
             claim(run_dir, settings, cfg)
         model = make_model(settings, prepared)
-        module, data = make_modules(settings, prepared, model)
+    with clock.stage("trunk"):
+        stores = open_stores(settings, prepared, model, in_sweep=sweep is not None)
+    with clock.stage("setup"):
+        module, data = make_modules(settings, prepared, model, stores)
         accumulate = data.accumulate(settings.trainer.max_epochs)
         plain_config: Any = OmegaConf.to_container(cfg, resolve=True)
         trainer = make_trainer(settings, run_dir, plain_config, accumulate=accumulate, sweep=sweep)
@@ -71,9 +76,9 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         trainer.fit(module, data, ckpt_path=checkpoint_to_resume(settings.resume, run_dir), weights_only=True)
     with clock.stage("test"):
         scores, logits = evaluate_best(module, data, trainer)
-    result = describe(settings, module, trainer, scores, clock)
+    result = describe(settings, module, trainer, scores, clock, stores)
     if trainer.is_global_zero:
-        write_run(run_dir, settings, prepared, model, result, logits)
+        write_run(run_dir, settings, prepared, model, result, logits, stores)
         close_loggers(trainer, run_dir)
     return result
 
@@ -130,7 +135,12 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple
 
 
 def describe(
-    settings: Settings, module: "FineTuning", trainer: "lightning.Trainer", scores: dict[str, Any], clock: Clock
+    settings: Settings,
+    module: "FineTuning",
+    trainer: "lightning.Trainer",
+    scores: dict[str, Any],
+    clock: Clock,
+    stores: "Stores",
 ) -> Result:
     """The contract of result.json."""
     from permafrost.training.hardware import peak_memory_mb
@@ -152,7 +162,7 @@ def describe(
         },
         "frozen_blocks": model.freezing.blocks,
         "seconds": clock.report(),
-        "tokens": {"trained": int(trained_tokens), "trunk": 0},
+        "tokens": {"trained": int(trained_tokens), "trunk": stores.tokens_computed},
         "peak_memory_mb": round(peak_memory_mb(), 1),
         **scores,
         "compression": [],
@@ -160,7 +170,13 @@ def describe(
 
 
 def write_run(
-    run_dir: Path, settings: Settings, prepared: Prepared, model: "GPT2WithHead", result: Result, logits: Any
+    run_dir: Path,
+    settings: Settings,
+    prepared: Prepared,
+    model: "GPT2WithHead",
+    result: Result,
+    logits: Any,
+    stores: "Stores",
 ) -> None:
     """The model directory, the test predictions, the yardsticks, result.json, and the report made of them."""
     from permafrost.deployment.export import export_model, model_card
@@ -168,7 +184,7 @@ def write_run(
 
     task = prepared.task
     card = model_card(settings.model_dump(), result, task.describe())
-    export_model(model, task, prepared.encoding, run_dir / "model", card)
+    export_model(model, task, prepared.encoding, run_dir / "model", card, stores.trunk)
     if logits is not None:
         rows = prepared.rows["test"].to_pylist()
         lines = [row | {"prediction": answer} for row, answer in zip(rows, task.answers(logits), strict=True)]

@@ -7,7 +7,7 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
-from permafrost.model.heads import PooledHead, TiedHead, initialize_, pool_last, pool_mean
+from permafrost.model.heads import PooledHead, TiedHead, initialize_, pool_mean
 
 NOTHING_FROZEN = Freezing(embeddings=False, blocks=0)
 LENGTHS = torch.tensor([5, 2, 1])
@@ -68,10 +68,8 @@ def test_the_pad_id_inside_a_text_is_a_token_like_any_other(tiny_backbone, tiny_
         torch.testing.assert_close(model(padded, torch.tensor([5])), expected, rtol=0, atol=1e-6)
 
 
-def test_last_takes_the_last_real_token():
-    hidden = states()
-    expected = torch.stack([hidden[0, 4], hidden[1, 1], hidden[2, 0]])
-    assert torch.equal(pool_last(hidden, LENGTHS), expected)
+def test_last_reads_the_last_real_token():
+    assert make_head("last").reads(LENGTHS).tolist() == [[4], [1], [0]]
 
 
 def test_mean_is_over_the_real_tokens():
@@ -91,7 +89,7 @@ def test_attention_weighs_tokens_by_their_score():
     torch.testing.assert_close(head.pool(hidden, LENGTHS)[1], weights @ hidden[1, :2])
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
 def test_padding_has_no_part_in_the_answer(pooling):
     head, hidden = make_head(pooling), states()
     noisy = hidden.clone()
@@ -99,7 +97,7 @@ def test_padding_has_no_part_in_the_answer(pooling):
     assert torch.equal(head(noisy, LENGTHS), head(hidden, LENGTHS))
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
 def test_padding_gets_no_gradient(pooling):
     head, hidden = make_head(pooling), states().requires_grad_()
     head(hidden, LENGTHS).sum().backward()

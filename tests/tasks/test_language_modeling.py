@@ -10,9 +10,8 @@ from transformers import GPT2LMHeadModel
 from permafrost.data.batching import Batch
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
-from permafrost.tasks import language_modeling
 from permafrost.tasks.base import Encoding
-from permafrost.tasks.language_modeling import LanguageModeling
+from permafrost.tasks.language_modeling import LanguageModeling, positions_scored
 from permafrost.tasks.losses import CrossEntropy
 
 
@@ -62,26 +61,38 @@ def test_the_loss_is_that_of_transformers(tiny_config):
     torch.manual_seed(0)
     reference, batch = GPT2LMHeadModel(tiny_config).eval(), padded_batch()
     with torch.no_grad():
-        losses, logits = LanguageModeling().target_losses(make_model(reference), batch, CrossEntropy())
+        total, logits = LanguageModeling().loss_sum(make_model(reference), batch, CrossEntropy())
         expected = reference(input_ids=batch.input_ids, labels=batch.labels).loss.item()
     assert logits is None
-    assert losses.shape == (33,)
-    assert losses.count_nonzero() == 11 + 6 + 1
-    assert losses.sum().item() / 18 == pytest.approx(expected, rel=1e-6)  # float32 sums in another order
+    assert total.item() / 18 == pytest.approx(expected, rel=1e-6)  # 11 + 6 + 1 targets; float32 sums in another order
 
 
-@pytest.mark.parametrize("chunk", [1, 10, 33])
-def test_chunks_change_neither_loss_nor_gradient(tiny_config, monkeypatch, chunk):
+def test_a_loss_over_few_positions_is_that_of_transformers_with_its_gradients(tiny_config):
     torch.manual_seed(0)
-    model, task = make_model(GPT2LMHeadModel(tiny_config)), LanguageModeling()
-    whole, _ = task.target_losses(model, padded_batch(), CrossEntropy())
-    (expected,) = torch.autograd.grad(whole.sum(), model.transformer.wte.weight)
-    monkeypatch.setattr(language_modeling, "CHUNK_TOKENS", chunk)
-    parts, _ = task.target_losses(model, padded_batch(), CrossEntropy())
-    (gradient,) = torch.autograd.grad(parts.sum(), model.transformer.wte.weight)
-    # float32 sums in another order
-    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+    reference, batch = GPT2LMHeadModel(tiny_config).eval(), padded_batch()
+    few = batch.labels.clone()
+    few[:, :4] = few[1] = -100
+    assert positions_scored(few) is not None
+    batch = batch._replace(labels=few)
+    model = make_model(reference)
+    total, _ = LanguageModeling().loss_sum(model, batch, CrossEntropy())
+    weights = list(reference.transformer.parameters())
+    gradients = torch.autograd.grad(total, weights)
+    count = (few[:, 1:] != -100).sum()
+    loss = reference(input_ids=batch.input_ids, labels=few).loss * count
+    assert total.item() == pytest.approx(loss.item(), rel=1e-6)
+    for gradient, expected in zip(gradients, torch.autograd.grad(loss, weights), strict=True):
+        # float32 sums in another order; the largest gradients are about 10
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_scored_are_all_that_have_a_label():
+    labels = torch.full((2, 8), -100)
+    labels[0, 2], labels[0, 5], labels[1, 7] = 1, 2, 3
+    positions = positions_scored(labels)
+    assert positions.shape == (2, 2)
+    assert sorted(labels.gather(1, positions).flatten().tolist()) == [-100, 1, 2, 3]
+    assert positions_scored(torch.zeros(2, 8, dtype=torch.int64)) is None
 
 
 def test_perplexity_is_exp_of_the_loss():

@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) for one label a row, (B, T) with -100 where there is none
     row_ids: Tensor  # (B,) int64, position in the split
     loss_scale: Tensor  # () float32
+    trunk_states: Tensor | None = None  # (B, T, C), what the frozen part makes of the tokens, where that is stored
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,18 @@ if TYPE_CHECKING:
 DESCRIPTION = "permafrost.json"  # what Transformers' own files cannot say: task, scale, window, pooling
 
 
-def export_model(model: GPT2WithHead, task: Task, encoding: Encoding, directory: Path, card: str) -> None:
-    """Write weights (safetensors), config, tokenizer, a card, and what is needed to bind the task again."""
+def export_model(
+    model: GPT2WithHead,
+    task: Task,
+    encoding: Encoding,
+    directory: Path,
+    card: str,
+    trunk: Mapping[str, Any] | None = None,
+) -> None:
+    """Write weights (safetensors), config, tokenizer, a card, and what is needed to bind the task again.
+
+    `trunk` says under which key the frozen part's output was stored.
+    """
     pooled = isinstance(model.head, PooledHead)
     tokenizer = with_end_of_text(encoding.tokenizer) if pooled else encoding.tokenizer
     tokenizer.model_max_length = encoding.max_length
@@ -33,7 +43,7 @@ def export_model(model: GPT2WithHead, task: Task, encoding: Encoding, directory:
         from safetensors.torch import save_file
 
         save_file(model.head.attention.state_dict(), directory / "attention_pooling.safetensors")
-    description = task.describe() | {"max_length": encoding.max_length}
+    description = task.describe() | {"max_length": encoding.max_length, "trunk": trunk}
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
 

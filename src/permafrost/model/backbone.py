@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from permafrost.errors import ConfigError, ResourceError
+from permafrost.model.block import run_block, take
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, GPT2Model
@@ -78,24 +79,27 @@ def embed(backbone: "GPT2Model", input_ids: Tensor) -> Tensor:
     return backbone.drop(backbone.wte(input_ids) + backbone.wpe(positions))
 
 
-def run_blocks(backbone: "GPT2Model", hidden: Tensor, start: int, stop: int) -> Tensor:
-    """(B, T, C) through blocks `start` to `stop - 1`.
-
-    No mask: attention is causal and padding stands on the right, so no real token ever sees padding.
-    """
-    for block in backbone.h[start:stop]:
-        hidden = block(hidden)
+def trunk(backbone: "GPT2Model", input_ids: Tensor, depth: int) -> Tensor:
+    """(B, T) -> (B, T, C): the part below the cut."""
+    hidden = embed(backbone, input_ids)
+    for block in backbone.h[:depth]:
+        hidden = run_block(block, hidden)
     return hidden
 
 
-def trunk(backbone: "GPT2Model", input_ids: Tensor, depth: int) -> Tensor:
-    """(B, T) -> (B, T, C): the part below the cut."""
-    return run_blocks(backbone, embed(backbone, input_ids), 0, depth)
+def branch(backbone: "GPT2Model", hidden: Tensor, depth: int, positions: Tensor | None = None) -> Tensor:
+    """(B, T, C) -> (B, T, C): the part above the cut, final norm included.
 
-
-def branch(backbone: "GPT2Model", hidden: Tensor, depth: int) -> Tensor:
-    """(B, T, C) -> (B, T, C): the part above the cut, final norm included."""
-    return backbone.ln_f(run_blocks(backbone, hidden, depth, len(backbone.h)))
+    With `positions` (B, Q) -> (B, Q, C): the top block and the norm are computed there alone.
+    """
+    *lower, top = backbone.h[depth:] if depth < len(backbone.h) else [None]
+    for block in lower:
+        hidden = run_block(block, hidden)
+    if top is not None:
+        hidden = run_block(top, hidden, positions)
+    elif positions is not None:
+        hidden = take(hidden, positions)
+    return backbone.ln_f(hidden)
 
 
 def _unreachable(source: str) -> str:

@@ -1,6 +1,6 @@
 """The model that is trained: a GPT-2 backbone, cut at the frozen depth, under one head."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,29 @@ class GPT2WithHead(nn.Module):
 
     def __init__(self, transformer: "GPT2Model", head: nn.Module, freezing: Freezing):
         super().__init__()
-        self.transformer, self.head, self.freezing = transformer, head, freezing
+        self.transformer, self.freezing = transformer, freezing
+        self.head: Any = head
         freeze_(self, len(transformer.h), freezing)
 
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T) token ids and (B,) lengths -> logits: (B, K) from a pooled head, (B, T, V) from the tied one."""
-        return self.head(self.hidden_states(input_ids), lengths)
+    def forward(self, input_ids: Tensor, lengths: Tensor, trunk_states: Tensor | None = None) -> Tensor:
+        """(B, T) token ids and (B,) lengths -> logits: (B, K) from a pooled head, (B, T, V) from the tied one.
 
-    def hidden_states(self, input_ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, C), after the final norm."""
+        `trunk_states` (B, T, C) are what the frozen part makes of these tokens, where that is known already.
+        """
+        positions = self.head.reads(lengths)
+        return self.head(self.hidden_states(input_ids, positions, trunk_states), lengths)
+
+    def hidden_states(
+        self, input_ids: Tensor, positions: Tensor | None = None, trunk_states: Tensor | None = None
+    ) -> Tensor:
+        """(B, T) -> (B, T, C) after the final norm, or (B, Q, C) at `positions` (B, Q) alone."""
         depth = self.freezing.blocks
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freezing.embeddings):
-            hidden = trunk(self.transformer, input_ids, depth)
-        return branch(self.transformer, hidden, depth)
+        if trunk_states is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freezing.embeddings):
+                trunk_states = trunk(self.transformer, input_ids, depth)
+        else:
+            trunk_states = trunk_states.to(self.transformer.ln_f.weight.dtype)
+        return branch(self.transformer, trunk_states, depth, positions)
 
     def train(self, mode: bool = True) -> "GPT2WithHead":
         """Training mode for what is trained; the frozen part keeps its dropout off, so that it is one function."""

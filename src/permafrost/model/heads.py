@@ -12,11 +12,6 @@ Pooling = Literal["last", "mean", "attention"]
 Initialization = Literal["normal", "xavier", "he"]
 
 
-def pool_last(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """(B, T, C) -> (B, C): the state of each row's last real token, which has seen the whole row."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-
-
 def pool_mean(hidden: Tensor, lengths: Tensor) -> Tensor:
     """(B, T, C) -> (B, C): the mean over the real tokens."""
     real = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]).to(hidden.dtype)
@@ -39,7 +34,10 @@ class AttentionPooling(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """(B, T, C) hidden states -> (B, K) outputs. `score` has no bias, as in GPT2ForSequenceClassification."""
+    """(B, T, C) hidden states -> (B, K) outputs. `score` has no bias, as in GPT2ForSequenceClassification.
+
+    `last` pooling takes the states at the positions that it reads alone: (B, 1, C).
+    """
 
     def __init__(self, hidden_size: int, num_outputs: int, *, pooling: Pooling, init: Initialization):
         super().__init__()
@@ -49,12 +47,16 @@ class PooledHead(nn.Module):
         self.score = nn.Linear(hidden_size, num_outputs, bias=False)
         initialize_(self.score.weight, init)
 
+    def reads(self, lengths: Tensor) -> Tensor | None:
+        """(B, 1): each row's last real token, which has seen the whole row; None where all are pooled."""
+        return lengths[:, None] - 1 if self.pooling == "last" else None
+
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         return self.score(self.pool(hidden, lengths))
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         if self.pooling == "last":
-            return pool_last(hidden, lengths)
+            return hidden[:, 0]
         if self.pooling == "mean":
             return pool_mean(hidden, lengths)
         return self.attention(hidden, lengths)
@@ -67,7 +69,10 @@ class TiedHead(nn.Module):
         super().__init__()
         self.tied = (embedding,)  # in a tuple, so that the weight is registered once, in the backbone
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def reads(self, lengths: Tensor) -> None:
+        """All positions."""
+
+    def forward(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
         return nn.functional.linear(hidden, self.tied[0].weight)
 
 

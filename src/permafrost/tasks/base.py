@@ -53,8 +53,8 @@ class Task(Protocol):
 
     def build_head(self, backbone: nn.Module) -> nn.Module: ...
 
-    def target_losses(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor | None]:
-        """(N,) float32, one loss for each target and 0 where there is none; and the logits, where answers need them."""
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor | None]:
+        """(): the losses of all targets, summed; and the logits, where answers need them."""
         ...
 
     def build_metrics(self) -> "MetricCollection": ...

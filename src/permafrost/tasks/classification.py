@@ -47,9 +47,9 @@ class Classification:
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return PooledHead(backbone.config.n_embd, self.num_outputs, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
 
-    def target_losses(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
-        logits = model(batch.input_ids, batch.lengths)
-        return loss(logits, batch.labels), logits
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
+        logits = model(batch.input_ids, batch.lengths, batch.trunk_states)
+        return loss(logits, batch.labels).sum(), logits
 
     def build_metrics(self) -> "MetricCollection":
         from torchmetrics import MetricCollection

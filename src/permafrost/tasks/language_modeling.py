@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.heads import TiedHead
 from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, tokenized_split
+from permafrost.tasks.chunked_loss import IGNORED, vocabulary_loss_sum
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-CHUNK_TOKENS = 1024
+WORTH_CHOOSING = 0.75  # of the positions; where more are scored than this, all are computed
 
 
 class LanguageModeling:
@@ -45,12 +46,15 @@ class LanguageModeling:
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
 
-    def target_losses(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
-        """Position t is scored on token t + 1. The vocabulary's logits exist for `CHUNK_TOKENS` tokens at a time."""
-        hidden = model.hidden_states(batch.input_ids)[:, :-1].flatten(0, 1)  # type: ignore[operator]
-        labels = batch.labels[:, 1:].flatten()
-        chunks = zip(hidden.split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True)
-        return torch.cat([loss(model.head(part, None), target) for part, target in chunks]), None  # type: ignore[operator]
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
+        """Position t is scored on token t + 1, and only positions that are scored are computed to the end."""
+        labels = functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
+        positions = positions_scored(labels)
+        hidden = model.hidden_states(batch.input_ids, positions, batch.trunk_states)  # type: ignore[operator]
+        if positions is not None:
+            labels = labels.gather(1, positions)
+        embedding = model.head.tied[0].weight  # type: ignore[union-attr, index]
+        return vocabulary_loss_sum(hidden.flatten(0, 1), embedding, labels.flatten(), loss), None
 
     def build_metrics(self) -> "MetricCollection":
         from torchmetrics import MetricCollection
@@ -68,3 +72,15 @@ class LanguageModeling:
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name}
+
+
+def positions_scored(labels: Tensor) -> Tensor | None:
+    """(B, T) labels, -100 where there is none -> (B, Q) positions that hold all the others; None where most do.
+
+    Q is the largest count of a row; rows with fewer are filled up with positions that have no label.
+    """
+    scored = labels != IGNORED
+    most = int(scored.sum(1).max())
+    if most > WORTH_CHOOSING * labels.shape[1]:
+        return None
+    return (~scored).int().argsort(dim=1, stable=True)[:, : max(1, most)]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -39,11 +40,15 @@ def trained_tokenizer(rows: pa.Table, vocab_size: int, max_length: int, cache_di
     return load_tokenizer(str(directory))
 
 
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    return fingerprint(json.loads(tokenizer.backend_tokenizer.to_str()))
+
+
 def encode_splits(
     task: Task, splits: Mapping[str, pa.Table], encoding: Encoding, cache_dir: Path
 ) -> dict[str, TokenizedSplit]:
     """Every split as tokens, from the cache where the same rows were encoded the same way before."""
-    tokenizer_print = fingerprint(json.loads(encoding.tokenizer.backend_tokenizer.to_str()))
+    tokenizer_print = tokenizer_fingerprint(encoding.tokenizer)
     encoded = {}
     for name, rows in splits.items():
         texts = texts_fingerprint([rows[column].to_pylist() for column in rows.column_names if column != "where"])

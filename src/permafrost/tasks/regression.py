@@ -72,9 +72,9 @@ class Regression:
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return PooledHead(backbone.config.n_embd, 1, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
 
-    def target_losses(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
-        logits = model(batch.input_ids, batch.lengths)
-        return loss(logits, batch.labels), logits
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
+        logits = model(batch.input_ids, batch.lengths, batch.trunk_states)
+        return loss(logits, batch.labels).sum(), logits
 
     def build_metrics(self) -> "MetricCollection":
         from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef

@@ -20,6 +20,7 @@ from permafrost.data.batching import (
     shuffled_batches,
 )
 from permafrost.data.tokenization import TokenizedSplit
+from permafrost.model.activation_store import ActivationStore
 
 EVERY_BATCH = "epoch"  # accumulate over the whole epoch: one optimizer step, true gradient descent
 
@@ -27,11 +28,12 @@ EVERY_BATCH = "epoch"  # accumulate over the whole epoch: one optimizer step, tr
 class Batches(Dataset[Batch]):
     """A split that is indexed by a whole batch: row positions and their loss scale -> a padded `Batch`."""
 
-    def __init__(self, split: TokenizedSplit):
-        self.tokens, self.labels = split.token_arrays(), split.labels
+    def __init__(self, split: TokenizedSplit, store: ActivationStore | None):
+        self.tokens, self.labels, self.store = split.token_arrays(), split.labels, store
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        return padded_batch(self.tokens, self.labels, planned.rows, planned.loss_scale)
+        batch = padded_batch(self.tokens, self.labels, planned.rows, planned.loss_scale)
+        return batch if self.store is None else batch._replace(trunk_states=self.store.padded(planned.rows))
 
 
 class DataModule(lightning.LightningDataModule):
@@ -44,6 +46,7 @@ class DataModule(lightning.LightningDataModule):
     def __init__(
         self,
         splits: Mapping[str, TokenizedSplit],
+        stores: Mapping[str, ActivationStore] | None = None,
         *,
         batching: Batching,
         evaluation_batching: Batching,
@@ -52,7 +55,8 @@ class DataModule(lightning.LightningDataModule):
         seed: int,
     ):
         super().__init__()
-        self.splits, self.batching, self.evaluation_batching = splits, batching, evaluation_batching
+        self.splits, self.stores = splits, stores or {}
+        self.batching, self.evaluation_batching = batching, evaluation_batching
         self.num_workers, self.seed = num_workers, seed
         self.accumulate_as_set = accumulate
         self.resume_at: tuple[int, int] = (0, 0)  # epoch, batches done in it
@@ -112,7 +116,7 @@ class DataModule(lightning.LightningDataModule):
 
     def _loader(self, name: str, sampler: PlannedBatches) -> DataLoader:
         return DataLoader(
-            Batches(self.splits[name]),
+            Batches(self.splits[name], self.stores.get(name)),
             sampler=sampler,
             batch_size=None,  # the sampler hands out whole batches
             collate_fn=_as_it_is,

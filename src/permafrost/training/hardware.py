@@ -16,6 +16,17 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if _bf16_pays(accelerator) else "32-true"
 
 
+def autocast(precision: str, device_type: str) -> torch.autocast:
+    """What Lightning's precision plugin of that name puts around a step."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device_type, dtype=dtype, enabled=precision.endswith("-mixed"))
+
+
+def resolve_device(accelerator: str) -> torch.device:
+    """Where one process computes what comes before the trainer."""
+    return torch.device("cuda" if accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
+
+
 def use_all_cores() -> int:
     """One thread per core this process may run on, or OMP_NUM_THREADS; returns the count."""
     if "OMP_NUM_THREADS" not in os.environ:

@@ -34,15 +34,15 @@ class FineTuning(lightning.LightningModule):
         super().__init__()
         self.model, self.task, self.loss = model, task, loss
         self.make_optimizer, self.make_schedulers, self.monitor = make_optimizer, make_schedulers, monitor
-        self.target_losses = torch.compile(task.target_losses, dynamic=False) if compile else task.target_losses
+        self.loss_sum = torch.compile(task.loss_sum, dynamic=False) if compile else task.loss_sum
         self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all parts of a resumed run
         self.metrics = nn.ModuleDict({stage: _stage_metrics(task) for stage in ("validation", "test")})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses, _ = self.target_losses(self.model, batch, self.loss)
+        loss_sum, _ = self.loss_sum(self.model, batch, self.loss)
         self.trained_tokens = self.trained_tokens + batch.lengths.sum()
-        self.log("train/loss", losses.detach().sum() / num_targets(batch), batch_size=1)
-        return losses.sum() * batch.loss_scale
+        self.log("train/loss", loss_sum.detach() / num_targets(batch), batch_size=1)
+        return loss_sum * batch.loss_scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained_tokens"] = int(self.trained_tokens)
@@ -69,9 +69,9 @@ class FineTuning(lightning.LightningModule):
         return [optimizer], [_scheduler_config(s, self.monitor) for s in self.make_schedulers(optimizer)]
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor | None:
-        losses, logits = self.task.target_losses(self.model, batch, self.loss)
+        loss_sum, logits = self.task.loss_sum(self.model, batch, self.loss)
         metrics = self.metrics[stage]
-        metrics["loss_sum"].update(losses.sum())  # type: ignore[index]
+        metrics["loss_sum"].update(loss_sum)  # type: ignore[index]
         metrics["num_targets"].update(num_targets(batch))  # type: ignore[index]
         self.task.update_metrics(metrics["task"], logits, batch)  # type: ignore[index]
         return logits

@@ -1,0 +1,233 @@
+"""What the frozen trunk makes of each token, kept on disk: computed once, read by every epoch, trial and seed after.
+
+An entry is a directory `<trunk>-<rows>/`: `states.bin` holds (tokens, C) of all rows end to end, unpadded;
+`offsets.npy` (rows + 1,) where each row begins; `rows.npy` a digest of its token ids; `manifest.json` is written last,
+so an entry is complete or absent. B rows in a batch, T tokens in the longest of them, C channels.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from permafrost.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from transformers import GPT2Model
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+STATES, OFFSETS, ROWS, MANIFEST, USED = "states.bin", "offsets.npy", "rows.npy", "manifest.json", "last_used"
+LET_GO_BYTES = 2**26  # read so much, then give the mapped pages back, so that resident memory stays flat
+AS_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.int16}  # numpy has no bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What stands in an entry."""
+
+    model: str
+    depth: int
+    dtype: Dtype
+    precision: str
+    channels: int
+    rows: int
+    tokens: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.tokens * self.channels * np.dtype(AS_STORED[self.dtype]).itemsize
+
+
+class ActivationStore:
+    """One entry, opened for reading."""
+
+    def __init__(self, directory: Path, manifest: Manifest):
+        self.directory, self.manifest = directory, manifest
+        self.offsets = np.load(directory / OFFSETS)
+        self.states: np.ndarray | None = None
+        self.tokens_read = self._bytes_mapped = 0
+
+    def padded(self, rows: np.ndarray) -> Tensor:
+        """(B,) row positions -> (B, T, C) in the stored type, zeros right of the shorter rows."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        shape = (len(rows), int(lengths.max()), self.manifest.channels)
+        states = np.zeros(shape, AS_STORED[self.manifest.dtype])
+        for place, row, length in zip(states, rows, lengths, strict=True):
+            place[:length] = self._mapped()[self.offsets[row] : self.offsets[row + 1]]
+        self.tokens_read += int(lengths.sum())
+        self._let_go(int(lengths.sum()) * states.strides[1])
+        return torch.from_numpy(states).view(getattr(torch, self.manifest.dtype))
+
+    def _mapped(self) -> np.ndarray:
+        if self.states is None:
+            with (self.directory / STATES).open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            flat = np.frombuffer(self._map, AS_STORED[self.manifest.dtype])
+            self.states = flat.reshape(-1, self.manifest.channels)
+        return self.states
+
+    def _let_go(self, num_bytes: int) -> None:
+        self._bytes_mapped += num_bytes
+        if self._bytes_mapped > LET_GO_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)  # the system keeps them cached; only this process lets go
+            self._bytes_mapped = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A mapping belongs to its process: another one, such as a loader's worker, maps the file anew."""
+        return {name: value for name, value in vars(self).items() if name != "_map"} | {"states": None}
+
+
+def trunk_key(backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str) -> str:
+    """Hash of all that the stored states depend on, but for the rows: weights below the cut, and how they are run."""
+    digest = hashlib.blake2b(digest_size=8)
+    config = backbone.config
+    how = (depth, dtype, precision, tokenizer, config.n_head, config.layer_norm_epsilon, config.activation_function)
+    digest.update(repr((*how, config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)).encode())
+    for name, weight in backbone.state_dict().items():
+        if name.startswith(("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def row_digests(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """(tokens,) ids, (rows + 1,) -> (rows, 2) uint64, a 128-bit digest of each row's ids."""
+    ids = np.ascontiguousarray(values, dtype=np.int32).view(np.uint8).data
+    bounds = (offsets.astype(np.int64) * 4).tolist()
+    parts = [hashlib.blake2b(ids[a:b], digest_size=16).digest() for a, b in pairwise(bounds)]
+    return np.frombuffer(b"".join(parts), np.uint64).reshape(-1, 2)
+
+
+def entry_directory(root: Path, trunk: str, digests: np.ndarray) -> Path:
+    return root / f"{trunk}-{hashlib.blake2b(np.ascontiguousarray(digests).data, digest_size=8).hexdigest()}"
+
+
+def open_entry(directory: Path) -> ActivationStore | None:
+    """The entry, marked as used now; None where there is none that is complete."""
+    manifest = read_manifest(directory)
+    if manifest is None or (directory / STATES).stat().st_size != manifest.num_bytes:
+        return None
+    (directory / USED).touch()
+    return ActivationStore(directory, manifest)
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    path = directory / MANIFEST
+    return Manifest(**json.loads(path.read_text("utf-8"))) if path.exists() else None
+
+
+@contextmanager
+def sole_builder(directory: Path) -> Iterator[None]:
+    """Of several processes that want the same entry one goes in at a time; the lock of a killed one is free."""
+    from filelock import FileLock
+
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory.with_suffix(".lock"))
+        with lock:
+            yield
+    except OSError as error:
+        raise ResourceError(f"cannot write to the activation store {directory.parent}: {error.strerror}") from error
+
+
+def write_entry(
+    directory: Path,
+    manifest: Manifest,
+    offsets: np.ndarray,
+    digests: np.ndarray,
+    parts: Iterable[tuple[np.ndarray, Tensor]],
+) -> None:
+    """Write the states that `parts` gives as (row positions (B,), (B, T, C)), every row once, in any order."""
+    shutil.rmtree(directory, ignore_errors=True)  # what a killed build left
+    directory.mkdir(parents=True)
+    with (directory / STATES).open("wb") as file:
+        file.truncate(manifest.num_bytes)
+        for rows, states in parts:
+            stored = as_stored(states, manifest.dtype)
+            for row, state in zip(rows, stored, strict=True):
+                length = int(offsets[row + 1] - offsets[row])
+                os.pwrite(file.fileno(), state[:length].data, int(offsets[row]) * state.strides[0])
+        file.flush()
+        os.fsync(file.fileno())
+    np.save(directory / OFFSETS, offsets)
+    np.save(directory / ROWS, digests)
+    (directory / USED).touch()
+    partial = directory / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
+    partial.replace(directory / MANIFEST)
+
+
+def as_stored(states: Tensor, dtype: Dtype) -> np.ndarray:
+    """(B, T, C) as numpy in the stored type; a state that it cannot hold is an error, not an infinity."""
+    converted = states.detach().to("cpu", getattr(torch, dtype)).contiguous()
+    if dtype == "float16" and not torch.isfinite(converted).all():
+        raise ConfigError("the trunk's output is beyond float16; set store.dtype=bfloat16 or float32")
+    return (converted.view(torch.int16) if dtype == "bfloat16" else converted).numpy()
+
+
+def entries(root: Path) -> list[Path]:
+    """Complete entries, the longest unused first."""
+    found = [path.parent for path in root.glob(f"*/{MANIFEST}")]
+    return sorted(found, key=lambda directory: (directory / USED).stat().st_mtime)
+
+
+def entry_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir())
+
+
+def make_room(root: Path, num_bytes: int, max_bytes: float, keep: Sequence[Path] = ()) -> list[Path]:
+    """Remove the longest unused entries until `num_bytes` more stay within `max_bytes`; returns what was removed."""
+    removed = []
+    kept = sum(entry_bytes(directory) for directory in entries(root))
+    for directory in entries(root):
+        if kept + num_bytes <= max_bytes:
+            break
+        if directory not in keep:
+            kept -= entry_bytes(directory)
+            shutil.rmtree(directory, ignore_errors=True)  # who has it mapped still can read it
+            removed.append(directory)
+    return removed
+
+
+def clear(root: Path) -> int:
+    """Remove every entry, complete or not; returns the bytes that this freed."""
+    directories = [path for path in root.glob("*-*") if path.is_dir()]
+    freed = sum(entry_bytes(directory) for directory in directories)
+    for path in root.glob("*-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return freed
+
+
+def known_rows(root: Path, trunk: str, digests: np.ndarray) -> list[tuple[ActivationStore, np.ndarray, np.ndarray]]:
+    """Of the rows with these digests (N, 2), those that one trunk has stored, in whatever split: per entry the store,
+    which of the N they are, and their positions in the entry."""
+    found, missing = [], np.arange(len(digests))
+    for directory in entries(root):
+        store = open_entry(directory) if directory.name.startswith(f"{trunk}-") else None
+        if store is not None:
+            positions = lookup(np.load(directory / ROWS), digests[missing])
+            there = positions >= 0
+            if there.any():
+                found.append((store, missing[there], positions[there]))
+            missing = missing[~there]
+    return found
+
+
+def lookup(digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(rows, 2), (N, 2) -> (N,): the position of each wanted digest, -1 where it is not there."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
+    ordered = digests[order].view([("high", np.uint64), ("low", np.uint64)])[:, 0]
+    queries = np.ascontiguousarray(wanted).view(ordered.dtype)[:, 0]
+    places = np.searchsorted(ordered, queries).clip(max=len(ordered) - 1)
+    return np.where(ordered[places] == queries, order[places], -1)

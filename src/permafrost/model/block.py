@@ -1,0 +1,143 @@
+"""One GPT-2 block on Transformers' own weights: at every position, or only at those that are read.
+
+B rows, T tokens, C channels, H heads of D channels, Q positions read in each row. Padding stands on the right and
+attention is causal, so no real token ever sees padding and no mask is needed for it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
+
+DROPOUT_STEPS = 2**16  # the fast dropout draws 16 random bits an element
+
+
+def run_block(block: Any, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+    """(B, T, C) -> (B, T, C), or (B, Q, C) at `positions` (B, Q) alone.
+
+    Exact in both cases: keys and values come from all positions, while queries, attention's output and the MLP, five
+    sixths of the work, are computed where they are read.
+    """
+    normed = block.ln_1(hidden)
+    if positions is None:
+        attended = attend_everywhere(block.attn, normed)
+    else:
+        attended = attend_at(block.attn, normed, positions)
+        hidden = take(hidden, positions)
+    hidden = hidden + drop(project(attended, block.attn.c_proj), block.attn.resid_dropout)
+    return hidden + drop(feed_forward(block.mlp, block.ln_2(hidden)), block.mlp.dropout)
+
+
+def take(hidden: Tensor, positions: Tensor) -> Tensor:
+    """(B, T, C), (B, Q) -> (B, Q, C)"""
+    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def attend_everywhere(attention: "GPT2Attention", normed: Tensor) -> Tensor:
+    """(B, T, C) -> (B, T, C), heads side by side, before the output projection."""
+    query, key, value = (_heads(part, attention) for part in project(normed, attention.c_attn).chunk(3, dim=-1))
+    return _side_by_side(_attend(attention, query, key, value, None))
+
+
+def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor) -> Tensor:
+    """(B, T, C), (B, Q) -> (B, Q, C)"""
+    visible = torch.arange(normed.shape[1], device=normed.device) <= positions[..., None]  # (B, Q, T)
+    if positions.shape[1] == 1:
+        return _attend_once(attention, normed, take(normed, positions), visible)
+    channels = normed.shape[-1]
+    weight, bias = attention.c_attn.weight, attention.c_attn.bias
+    query = _affine(take(normed, positions), weight[:, :channels], bias[:channels])
+    key, value = _affine(normed, weight[:, channels:], bias[channels:]).chunk(2, dim=-1)
+    query, key, value = (_heads(part, attention) for part in (query, key, value))
+    return _side_by_side(_attend(attention, query, key, value, visible[:, None]))
+
+
+def feed_forward(mlp: Any, normed: Tensor) -> Tensor:
+    inner = project(normed, mlp.c_fc)
+    # Transformers writes GPT-2's own activation in seven operations; this is the same function in one
+    is_gelu_new = type(mlp.act).__name__ == "NewGELUActivation"
+    return project(functional.gelu(inner, approximate="tanh") if is_gelu_new else mlp.act(inner), mlp.c_proj)
+
+
+def project(hidden: Tensor, conv1d: Any) -> Tensor:
+    """Conv1D keeps its weight as (in, out)."""
+    return _affine(hidden, conv1d.weight, conv1d.bias)
+
+
+def drop(hidden: Tensor, dropout: torch.nn.Dropout) -> Tensor:
+    return random_zeros(hidden, dropout.p) if dropout.training and dropout.p else hidden
+
+
+def random_zeros(hidden: Tensor, p: float) -> Tensor:
+    """Dropout (Srivastava et al. 2014); `p` is rounded to 1/65,536.
+
+    On a CPU torch draws one number of a serial generator for each element, which takes as long as a block's matrix
+    products at small widths; here four elements share 64 random bits of the same generator.
+    """
+    if hidden.device.type != "cpu" or torch.compiler.is_compiling():
+        return functional.dropout(hidden, p)
+    dropped = round(p * DROPOUT_STEPS)
+    words = torch.empty((hidden.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.int16)[: hidden.numel()] >= dropped - DROPOUT_STEPS // 2
+    return hidden * (kept.view(hidden.shape).to(hidden.dtype) * (DROPOUT_STEPS / (DROPOUT_STEPS - dropped)))
+
+
+def _attend_once(attention: "GPT2Attention", normed: Tensor, read: Tensor, visible: Tensor) -> Tensor:
+    """One position a row: (B, T, C), its state (B, 1, C), (B, 1, T) -> (B, 1, C), without a key or a value.
+
+    `q . (x Wk)` is `(Wk q) . x`, and the mean of `x Wv` is the mean of `x` times `Wv`: with one query a row, folding
+    the weights into it takes T x H x C products where keys and values take T x C x C. A key's bias adds the same to
+    all scores, which softmax does not see.
+    """
+    channels, heads = normed.shape[-1], attention.num_heads
+    weight, bias = attention.c_attn.weight, attention.c_attn.bias
+    query = _affine(read[:, 0], weight[:, :channels], bias[:channels]).unflatten(-1, (heads, -1))  # (B, H, D)
+    to_key, to_value = weight[:, channels:].unflatten(-1, (2, heads, -1)).unbind(1)  # (C, H, D)
+    folded = torch.einsum("bhd,chd->bhc", query, to_key)
+    scores = torch.matmul(folded, normed.transpose(1, 2)) * attention.scaling  # (B, H, T)
+    shares = scores.float().masked_fill(~visible, float("-inf")).softmax(-1)
+    shares = drop(shares, attention.attn_dropout).to(normed.dtype)
+    mixed = torch.einsum("bhc,chd->bhd", torch.matmul(shares, normed), to_value)
+    # the value's bias, times the sum of the shares: 1 but for dropout
+    biased = mixed + shares.sum(-1, keepdim=True) * bias[2 * channels :].unflatten(0, (heads, -1))
+    return biased.flatten(1)[:, None]
+
+
+def _attend(attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
+    """(B, H, Q, D), (B, H, T, D) twice -> (B, H, Q, D); causal where `visible` is not given."""
+    p = attention.attn_dropout.p if attention.attn_dropout.training else 0.0
+    if p and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _attend_with_dropout(attention, query, key, value, visible)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=visible, dropout_p=p, is_causal=visible is None, scale=attention.scaling
+    )
+
+
+def _attend_with_dropout(
+    attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
+) -> Tensor:
+    """Written out, as torch has no fused attention with dropout on a CPU either."""
+    if visible is None:
+        visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    scores = torch.matmul(query * attention.scaling, key.transpose(-1, -2))
+    shares = scores.float().masked_fill(~visible, float("-inf")).softmax(-1)
+    return torch.matmul(drop(shares, attention.attn_dropout).to(value.dtype), value)
+
+
+def _affine(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(..., in), (in, out), (out,) -> (..., out)"""
+    return torch.addmm(bias, hidden.flatten(0, -2), weight).unflatten(0, hidden.shape[:-1])
+
+
+def _heads(part: Tensor, attention: "GPT2Attention") -> Tensor:
+    """(B, T, C) -> (B, H, T, D)"""
+    return part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def _side_by_side(attended: Tensor) -> Tensor:
+    """(B, H, Q, D) -> (B, Q, C)"""
+    return attended.transpose(1, 2).flatten(2)

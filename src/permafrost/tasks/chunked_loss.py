@@ -1,0 +1,57 @@
+"""The loss over a vocabulary without its logits: they exist for a few positions at a time, in both directions.
+
+N positions, C channels, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_TOKENS = 1024
+IGNORED = -100
+
+
+def vocabulary_loss_sum(hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn.Module) -> Tensor:
+    """(N, C), (V, C), (N,) -> (): the sum of `loss` over the positions whose label is not -100.
+
+    Ignored positions never meet the vocabulary. The gradient is computed with the loss, chunk by chunk, as in Liger
+    (Hsu et al. 2024, section 3.2): one chunk's logits are all that is ever held, and none is computed twice.
+    """
+    kept = labels != IGNORED
+    hidden, labels = hidden[kept], labels[kept]
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        return _ChunkedLoss.apply(hidden, weight, labels, loss)
+    return torch.stack([part.sum() for part in _losses(hidden, weight, labels, loss)]).sum()
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn.Module) -> Tensor:
+        inputs = [hidden.detach(), weight.detach().requires_grad_(weight.requires_grad)]
+        total, to_hidden, to_weight = hidden.new_zeros((), dtype=torch.float32), [], None
+        if weight.requires_grad:
+            to_weight = torch.zeros_like(weight)
+        for part, target in zip(inputs[0].split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True):
+            with torch.enable_grad():
+                part = part.requires_grad_()
+                summed = next(_losses(part, inputs[1], target, loss)).sum()
+                wanted = [part, inputs[1]] if weight.requires_grad else [part]
+                gradients = torch.autograd.grad(summed, wanted)
+            total += summed.detach()
+            to_hidden.append(gradients[0])
+            if to_weight is not None:
+                to_weight += gradients[1]
+        ctx.save_for_backward(torch.cat(to_hidden), to_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        to_hidden, to_weight = ctx.saved_tensors
+        return to_hidden * upstream[0], None if to_weight is None else to_weight * upstream[0], None, None
+
+
+def _losses(hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn.Module) -> Iterator[Tensor]:
+    for part, target in zip(hidden.split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True):
+        yield loss(nn.functional.linear(part, weight), target)

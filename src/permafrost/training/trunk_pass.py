@@ -1,0 +1,242 @@
+"""The frozen part's one pass over the data: whether it pays to keep, and the stores that training then reads."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from permafrost.data.batching import TokenBatching, ordered_batches, pad_right
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import ResourceError
+from permafrost.model.activation_store import (
+    ActivationStore,
+    Dtype,
+    Manifest,
+    as_stored,
+    entry_directory,
+    make_room,
+    open_entry,
+    row_digests,
+    sole_builder,
+    trunk_key,
+    write_entry,
+)
+from permafrost.model.backbone import trunk
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.training.hardware import autocast
+
+PASS_TOKENS = 8192  # per batch of the pass: no gradient is kept, so more fits than in training
+SAMPLED_BATCHES = 3
+SHARED_READS = 1000.0  # a sweep's trials read on: what one pass costs is of no matter
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    mode: Literal["auto", "on", "off"]
+    directory: Path
+    dtype: Dtype
+    max_gb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Seconds per token."""
+
+    compute: float
+    write: float
+    read: float
+
+
+@dataclass
+class Stores:
+    """Per split what is stored of it; none where the frozen part is computed each time."""
+
+    by_split: dict[str, ActivationStore] = field(default_factory=dict)
+    trunk: dict[str, Any] | None = None  # what finds its entries again: the key, and what went into it
+    tokens_computed: int = 0
+
+    @property
+    def tokens_read(self) -> int:
+        return sum(store.tokens_read for store in self.by_split.values())
+
+
+class FrozenPart:
+    """The trunk of `model` as a function of token ids, as training would run it: same precision, no dropout."""
+
+    def __init__(self, model: GPT2WithHead, *, name: str, precision: str, device: torch.device):
+        self.backbone, self.depth = model.transformer.eval(), model.freezing.blocks
+        self.name, self.precision, self.device = name, precision, device
+        self.channels = self.backbone.config.n_embd
+        self.backbone.to(device)
+
+    @torch.inference_mode()
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, C)"""
+        with autocast(self.precision, self.device.type):
+            return trunk(self.backbone, input_ids.to(self.device), self.depth)
+
+
+def open_stores(
+    part: FrozenPart,
+    splits: Mapping[str, TokenizedSplit],
+    options: StoreOptions,
+    *,
+    tokenizer: str,
+    reads: Mapping[str, float],
+    say: Callable[[str], None],
+) -> Stores:
+    """The stores of all splits, built first where they are missing; none, with a line why, where they do not pay.
+
+    `reads` is how often each split will be read; `tokenizer` a fingerprint.
+
+    Raises:
+        ResourceError: `mode="on"`, and they do not fit `max_gb` or the disk.
+    """
+    how: dict[str, Any] = {
+        "depth": part.depth,
+        "dtype": options.dtype,
+        "precision": part.precision,
+        "tokenizer": tokenizer,
+    }
+    key = trunk_key(part.backbone, **how)
+    digests = {name: row_digests(*_arrays(split)) for name, split in splits.items()}
+    directories = {name: entry_directory(options.directory, key, digests[name]) for name in splits}
+    stores = Stores(trunk={"key": key, **how})
+    missing = [name for name, directory in directories.items() if open_entry(directory) is None]
+    if obstacle := lack_of_room(part, splits, options):
+        if options.mode == "on":
+            raise ResourceError(obstacle)
+        say(f"store off: {obstacle}")
+        return stores
+    if options.mode == "auto":
+        pays, why = weigh(measure(part, splits["train"], options), splits, reads, missing)
+        say(f"store {'on' if pays else 'off'}: {why}")
+        if not pays:
+            return stores
+    for name, directory in directories.items():
+        with sole_builder(directory):
+            store = open_entry(directory)
+            if store is None:
+                build(part, name, splits[name], directory, digests[name], options, keep=list(directories.values()))
+                stores.tokens_computed += int(splits[name].lengths.sum())
+                store = open_entry(directory)
+        assert store is not None, "it was just written"
+        stores.by_split[name] = store
+    return stores
+
+
+def build(
+    part: FrozenPart,
+    name: str,
+    split: TokenizedSplit,
+    directory: Path,
+    digests: np.ndarray,
+    options: StoreOptions,
+    keep: list[Path],
+) -> None:
+    """Compute and write one entry; the longest unused others make room for it."""
+    manifest = _manifest(part, split, options.dtype)
+    make_room(options.directory, manifest.num_bytes, options.max_gb * 2**30, keep)
+    values, offsets = _arrays(split)
+    batches = ordered_batches(split.lengths, TokenBatching(max_tokens=PASS_TOKENS))
+    states = ((rows, part(_input_ids(values, offsets, rows))) for rows in batches)
+    write_entry(directory, manifest, offsets, digests, _with_progress(states, f"trunk: {name}", batches, split.lengths))
+
+
+def lack_of_room(part: FrozenPart, splits: Mapping[str, TokenizedSplit], options: StoreOptions) -> str | None:
+    import shutil
+
+    needed = sum(_manifest(part, split, options.dtype).num_bytes for split in splits.values())
+    if needed > options.max_gb * 2**30:
+        return f"{needed / 2**30:.1f} GB of trunk output are more than store.max_gb={options.max_gb:g}"
+    options.directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(options.directory).free
+    return f"{needed / 2**30:.1f} GB are needed, and the disk has {free / 2**30:.1f}" if needed > free else None
+
+
+def measure(part: FrozenPart, split: TokenizedSplit, options: StoreOptions) -> Rates:
+    """Run the trunk on some batches; write its output where the store is, and read it back from the disk itself."""
+    values, offsets = _arrays(split)
+    batches = ordered_batches(split.lengths, TokenBatching(max_tokens=PASS_TOKENS))
+    sampled = [batches[len(batches) * (2 * i + 1) // (2 * SAMPLED_BATCHES)] for i in range(SAMPLED_BATCHES)]
+    inputs = [_input_ids(values, offsets, rows) for rows in sampled]
+    part(inputs[0][:1])  # the first call sets up more than it computes
+    tokens = sum(ids.numel() for ids in inputs)
+    compute, states = _seconds(lambda: [as_stored(part(ids), options.dtype) for ids in inputs])
+    path = options.directory / f"probe-{os.getpid()}.bin"
+    write, _ = _seconds(lambda: _write(path, states))
+    read, _ = _seconds(lambda: path.read_bytes())
+    path.unlink()
+    return Rates(compute=compute / tokens, write=write / tokens, read=read / tokens)
+
+
+def weigh(
+    rates: Rates, splits: Mapping[str, TokenizedSplit], reads: Mapping[str, float], missing: list[str]
+) -> tuple[bool, str]:
+    """Whether reading beats computing over all that is to come, and the figures."""
+    tokens = {name: int(split.lengths.sum()) for name, split in splits.items()}
+    computing = sum(tokens[name] * reads[name] for name in splits) * rates.compute
+    building = sum(tokens[name] for name in missing) * (rates.compute + rates.write)
+    reading = building + sum(tokens[name] * reads[name] for name in splits) * rates.read
+    per_token = f"a token takes {rates.compute * 1e6:.1f} us to compute, {rates.read * 1e6:.1f} us to read"
+    total = f"about {reading:.0f} s with it and {computing:.0f} s without" if computing < 1e6 else "read by a sweep"
+    return reading < computing, f"{per_token}; {total}"
+
+
+def _write(path: Path, states: list[np.ndarray]) -> None:
+    """To the disk, and out of the system's cache where it lets us, as a store larger than memory will be."""
+    with path.open("wb") as file:
+        for state in states:
+            file.write(state.data)
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _with_progress(parts: Iterator[Any], title: str, batches: list[np.ndarray], lengths: np.ndarray) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task(f"{title}, tokens", total=int(lengths.sum()))
+        for rows, states in parts:
+            yield rows, states
+            progress.update(bar, advance=int(lengths[rows].sum()))
+
+
+def _manifest(part: FrozenPart, split: TokenizedSplit, dtype: Dtype) -> Manifest:
+    return Manifest(
+        model=part.name,
+        depth=part.depth,
+        dtype=dtype,
+        precision=part.precision,
+        channels=part.channels,
+        rows=len(split),
+        tokens=int(split.lengths.sum()),
+    )
+
+
+def _arrays(split: TokenizedSplit) -> tuple[np.ndarray, np.ndarray]:
+    """All token ids from the first row's first, and where each row begins, from 0."""
+    tokens = split.token_arrays()
+    offsets = tokens.offsets.astype(np.int64)
+    return tokens.values[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+
+def _input_ids(values: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> Tensor:
+    return pad_right([values[offsets[row] : offsets[row + 1]] for row in rows])
+
+
+def _seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    made = work()
+    return time.perf_counter() - start, made
