@@ -44,10 +44,22 @@ REAL: list[Row] = [
 ]
 
 
+FROZEN = "freezing.blocks=4 trainer.max_epochs=3 "
+STORE: list[Row] = [
+    ("computed each time", f"{FROZEN}store=off", range(5)),
+    *(
+        (f"stored as {dtype}", f"{FROZEN}store=on store.dtype={dtype}", range(5))
+        for dtype in ("float32", "float16", "bfloat16")
+    ),
+]
+
+
 def main(names: Sequence[str]) -> None:
     studies: dict[str, Callable[[], None]] = {
         "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
+        "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
+        "padding": padding,
         "launch": launch,
         "precision": precision,
         "freeze_curve": freeze_curve,
@@ -195,11 +207,41 @@ def launch() -> None:
     print("\n".join(lines))
 
 
+def padding() -> None:
+    """Share of computed tokens that is padding in the first three epochs' plans, default batches and tokenizer."""
+    import numpy as np
+
+    from permafrost.data.batching import TokenBatching, padding_share, shuffled_batches
+    from permafrost.data.readers import read_rows
+    from permafrost.model.backbone import SHIPPED
+    from permafrost.tasks.preparation import load_tokenizer
+
+    tokenizer, batching = load_tokenizer(str(SHIPPED["mini"])), TokenBatching(max_tokens=2048)
+    lines = [
+        "# Padding",
+        "",
+        f"{date.today()}; `python benchmarks/run.py padding`: batches of 2,048 tokens, epochs 1 to 3.",
+    ]
+    lines += ["", "| training rows of | rows | tokens | padding |", "|---" * 4 + "|"]
+    for name, file, column in (("ag_news", "train.csv", "text"), ("sst2", "train.tsv", "sentence")):
+        texts = [row[column] for row in read_rows(SHARED / name / file)]
+        lengths = np.array([len(ids) + 1 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+        shares = [padding_share(shuffled_batches(lengths, batching, seed=0, epoch=e), lengths) for e in range(3)]
+        percent = f"{100 * statistics.mean(shares):.2f} % ({100 * min(shares):.2f} to {100 * max(shares):.2f})"
+        lines.append(f"| {name} | {len(texts):,} | {int(lengths.sum()):,} | {percent} |")
+    (RESULTS / "padding.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
 def precision() -> None:
     """GFLOP/s of matrix products in float32 and bfloat16: what `trainer.precision=auto` goes by on a CPU."""
     import torch
 
-    lines = ["# Matrix products by precision", "", f"{hardware()}; {date.today()}; `python benchmarks/run.py precision`."]
+    lines = [
+        "# Matrix products by precision",
+        "",
+        f"{hardware()}; {date.today()}; `python benchmarks/run.py precision`.",
+    ]
     lines += [f"AMX: {torch.cpu._is_amx_tile_supported()}, AVX512-BF16: {torch.cpu._is_avx512_bf16_supported()}.", ""]
     lines += ["| rows x in x out | float32, GFLOP/s | bfloat16, GFLOP/s |", "|---" * 3 + "|"]
     for rows, width, out in ((2048, 192, 768), (2048, 768, 192), (2048, 768, 3072), (2048, 3072, 768)):

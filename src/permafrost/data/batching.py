@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from permafrost.data.tokenization import TokenArrays
 
-CHUNK_BATCHES = 64  # rows are sorted by length within about this many batches: little padding, still shuffled
+CHUNK_BATCHES = 256  # rows are sorted by length within about this many batches: little padding, still shuffled
 
 
 class Batch(NamedTuple):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,7 +122,7 @@ def fingerprint(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=10).hexdigest()
 
 
-def texts_fingerprint(columns: Sequence[Sequence[object]]) -> str:
+def texts_fingerprint(columns: Iterable[Iterable[object]]) -> str:
     digest = hashlib.blake2b(digest_size=10)
     for column in columns:
         for value in column:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model.block import run_block, take
+from permafrost.model.block import drop, run_block, take
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, GPT2Model
@@ -76,7 +76,7 @@ def quiet_transformers() -> None:
 def embed(backbone: "GPT2Model", input_ids: Tensor) -> Tensor:
     """(B, T) token ids -> (B, T, C). Positions are absolute and begin at 0 in every row."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return backbone.drop(backbone.wte(input_ids) + backbone.wpe(positions))
+    return drop(backbone.wte(input_ids) + backbone.wpe(positions), backbone.drop)
 
 
 def trunk(backbone: "GPT2Model", input_ids: Tensor, depth: int) -> Tensor:

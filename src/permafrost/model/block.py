@@ -83,7 +83,7 @@ def random_zeros(hidden: Tensor, p: float) -> Tensor:
     dropped = round(p * DROPOUT_STEPS)
     words = torch.empty((hidden.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.int16)[: hidden.numel()] >= dropped - DROPOUT_STEPS // 2
-    return hidden * (kept.view(hidden.shape).to(hidden.dtype) * (DROPOUT_STEPS / (DROPOUT_STEPS - dropped)))
+    return hidden * kept.view(hidden.shape).to(hidden.dtype).mul_(DROPOUT_STEPS / (DROPOUT_STEPS - dropped))
 
 
 def _attend_once(attention: "GPT2Attention", normed: Tensor, read: Tensor, visible: Tensor) -> Tensor:
@@ -120,12 +120,15 @@ def _attend(attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tenso
 def _attend_with_dropout(
     attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
 ) -> Tensor:
-    """Written out, as torch has no fused attention with dropout on a CPU either."""
+    """Written out, as torch has no fused attention with dropout on a CPU either; the mask comes with the product."""
     if visible is None:
         visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
-    scores = torch.matmul(query * attention.scaling, key.transpose(-1, -2))
-    shares = scores.float().masked_fill(~visible, float("-inf")).softmax(-1)
-    return torch.matmul(drop(shares, attention.attn_dropout).to(value.dtype), value)
+    hidden_from = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+    masks = hidden_from.expand(*query.shape[:2], -1, -1).flatten(0, 1)
+    query, key, values = (part.flatten(0, 1) for part in (query, key, value))
+    scores = torch.baddbmm(masks, query, key.transpose(1, 2), alpha=attention.scaling)
+    shares = drop(scores.float().softmax(-1), attention.attn_dropout)
+    return torch.bmm(shares.to(value.dtype), values).unflatten(0, value.shape[:2])
 
 
 def _affine(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

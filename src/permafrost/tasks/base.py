@@ -40,6 +40,11 @@ class Task(Protocol):
         ...
 
     @property
+    def joins_rows(self) -> bool:
+        """Whether its token windows run on from one row to the next."""
+        ...
+
+    @property
     def metrics_logged(self) -> Mapping[str, Mode]:
         """Metric -> whether less or more is better."""
         ...

@@ -23,6 +23,7 @@ class Classification:
 
     name = "classification"
     columns = ("text", "label")
+    joins_rows = False
     metrics_logged: Mapping[str, Mode] = {
         LOSS: "min",
         "accuracy": "max",

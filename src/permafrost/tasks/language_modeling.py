@@ -29,6 +29,7 @@ class LanguageModeling:
 
     name = "language_modeling"
     columns = ("text",)
+    joins_rows = True
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min"}
     num_outputs = 0  # the head is the embedding
 

@@ -1,7 +1,7 @@
 """Rows to tokenised splits, each kept on disk under a hash of the rows, the tokenizer and the task."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from permafrost.data.tokenization import (
 )
 from permafrost.errors import DataError, ResourceError
 from permafrost.tasks.base import Encoding, Task
+
+SLICE_ROWS = 20_000
 
 
 def load_tokenizer(source: str):
@@ -40,6 +42,21 @@ def trained_tokenizer(rows: pa.Table, vocab_size: int, max_length: int, cache_di
     return load_tokenizer(str(directory))
 
 
+def encode_in_slices(task: Task, rows: pa.Table, encoding: Encoding) -> TokenizedSplit:
+    """As one call would, but for the memory: a tokenizer's own lists are many times the token ids."""
+    if task.joins_rows:
+        return task.encode(rows, encoding)
+    starts = range(0, max(1, rows.num_rows), SLICE_ROWS)
+    parts = [task.encode(rows.slice(start, SLICE_ROWS), encoding) for start in starts]
+    table = pa.concat_tables([part.table for part in parts])
+    return TokenizedSplit(table=table, truncated_rows=sum(part.truncated_rows for part in parts))
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+    for start in range(0, len(column), SLICE_ROWS):
+        yield from column.slice(start, SLICE_ROWS).to_pylist()
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint(json.loads(tokenizer.backend_tokenizer.to_str()))
 
@@ -51,9 +68,9 @@ def encode_splits(
     tokenizer_print = tokenizer_fingerprint(encoding.tokenizer)
     encoded = {}
     for name, rows in splits.items():
-        texts = texts_fingerprint([rows[column].to_pylist() for column in rows.column_names if column != "where"])
+        texts = texts_fingerprint([_values(rows[column]) for column in rows.column_names if column != "where"])
         key = fingerprint(CACHE_VERSION, texts, tokenizer_print, encoding.max_length, task.describe())
-        encoded[name] = cached_split(cache_dir / "tokens", key, partial(task.encode, rows, encoding))
+        encoded[name] = cached_split(cache_dir / "tokens", key, partial(encode_in_slices, task, rows, encoding))
         if not len(encoded[name]):
             raise DataError(f"the {name} split holds no text of two tokens or more")
     return encoded

@@ -49,6 +49,7 @@ def fit_scale(targets: np.ndarray, scaling: Scaling) -> Scale:
 class Regression:
     name = "regression"
     columns = ("text", "target")
+    joins_rows = False
     metrics_logged: Mapping[str, Mode] = {
         LOSS: "min",
         "mse": "min",

@@ -32,6 +32,6 @@ class EpochLine(Callback):
         if self.monitor != "validation/loss":
             parts.append(f"{self.monitor.removeprefix('validation/')} {seen[self.monitor]:.4f}")
         if "train/tokens_per_second" in seen:
-            parts.append(f"{seen['train/tokens_per_second']:,.0f} tokens/s")
+            parts.append(f"{seen['train/tokens_per_second']:,.0f} tokens/s, {seen['train/padding_share']:.1%} padding")
         self.losses.clear()
         self.console.print("  ".join(parts))
