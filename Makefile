@@ -23,10 +23,10 @@ train: install  ## the main job: fine-tune the shipped mini GPT-2 on pydocs
 	$(BIN)/python train.py
 
 test: install  ## the quick tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-all: install  ## every test, the slow ones too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n auto -m ''
 
 check: install  ## format, lint and types
 	$(BIN)/ruff format --check .

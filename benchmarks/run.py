@@ -27,7 +27,7 @@ PYDOCS: list[Row] = [
     ("default", "", (0, 1, 2)),
     ("from scratch", "model.init=random", (0, 1, 2)),
 ]
-PLAIN = "trainer.max_epochs=4 model.dropout=0.1 head.init=normal "
+PLAIN = "trainer.max_epochs=4 head.init=normal "
 REAL: list[Row] = [
     (
         "sst2",

@@ -18,7 +18,7 @@ TIERS = [
     {"training"},
     {"deployment", "reporting"},
     {"config", "overrides"},
-    {"assembly", "experiment", "cli", "launch"},
+    {"assembly", "experiment", "cli", "launch", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other
@@ -26,7 +26,15 @@ STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other
 DOORS = {
     "lightning": ("training/", "assembly.py", "experiment.py"),
     "pytorch_lightning": (),
-    "omegaconf": ("config.py", "experiment.py", "launch.py", "overrides.py", "cli.py", "reporting/sweep.py"),
+    "omegaconf": (
+        "config.py",
+        "experiment.py",
+        "launch.py",
+        "trials.py",
+        "overrides.py",
+        "cli.py",
+        "reporting/sweep.py",
+    ),
     "hydra": ("config.py", "experiment.py", "launch.py", "overrides.py", "cli.py", "reporting/sweep.py"),
 }
 

@@ -189,13 +189,21 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
     from permafrost.training import trunk_pass
     from permafrost.training.hardware import resolve_device, resolve_precision
 
-    if settings.store.mode == "off" or not model.freezing.embeddings:
+    options, mode = settings.trainer, settings.store.mode
+    if not model.freezing.embeddings:
+        if mode == "on":
+            console.print("  store off: nothing is frozen (freezing.blocks=N)")
         return trunk_pass.Stores()
-    options = settings.trainer
+    precision = resolve_precision(options.precision, options.accelerator)
+    if precision == "bf16-true" and mode != "off":
+        console.print("  store off: with trainer.precision=bf16-true the frozen weights are rounded first")
+        return trunk_pass.Stores()
+    if mode == "off":
+        return trunk_pass.Stores()
     part = trunk_pass.FrozenPart(
         model,
         name=settings.model.name,
-        precision=resolve_precision(options.precision, options.accelerator),
+        precision=precision,
         device=resolve_device(options.accelerator),
     )
     epochs = trunk_pass.SHARED_READS if in_sweep else options.max_epochs
@@ -203,7 +211,7 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
         part,
         prepared.splits,
         trunk_pass.StoreOptions(
-            mode=settings.store.mode,
+            mode=mode,
             directory=Path(settings.store.dir),
             dtype=settings.store.dtype,
             max_gb=settings.store.max_gb,

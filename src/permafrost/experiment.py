@@ -78,6 +78,7 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         scores, logits = evaluate_best(module, data, trainer)
     result = describe(settings, module, trainer, scores, clock, stores)
     if trainer.is_global_zero:
+        say_what_was_read(stores)
         write_run(run_dir, settings, prepared, model, result, logits, stores)
         close_loggers(trainer, run_dir)
     return result
@@ -199,6 +200,15 @@ def write_run(
     if yardsticks:
         console.print("  test accuracy of: " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
     console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
+
+
+def say_what_was_read(stores: "Stores") -> None:
+    """The store's share; loader workers keep their counts to themselves."""
+    if stores.tokens_read:
+        share = stores.tokens_read / (stores.tokens_read + stores.tokens_computed)
+        console.print(
+            f"  store: {stores.tokens_read:,} tokens read, {stores.tokens_computed:,} computed; {share:.1%} was there"
+        )
 
 
 def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:

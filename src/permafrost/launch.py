@@ -1,15 +1,23 @@
 """What stands around a run: Hydra's errors in our words, exit codes, and trials that fail alone."""
 
+import gc
+import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from permafrost.errors import PermafrostError, TrainingError
+from permafrost.errors import PermafrostError, ResourceError, TrainingError
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+
+Result = dict[str, Any]
 
 
 def run_program(main: Callable[[], Any], config_dir: Path) -> None:
@@ -25,45 +33,111 @@ def run_program(main: Callable[[], Any], config_dir: Path) -> None:
 
         print(explain(error, sys.argv[1:], config_dir), file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+    except lost_worker():
+        print(
+            "error: the process of a trial was killed, as happens where memory runs out; start the sweep again with "
+            "the hydra.sweep.dir it began in, and a smaller hydra.launcher.n_jobs",
+            file=sys.stderr,
+        )
+        raise SystemExit(ResourceError.exit_code) from None
+
+
+def lost_worker() -> tuple[type[Exception], ...]:
+    """What joblib raises when a worker is gone; not imported for it, since few programs have workers."""
+    pool = sys.modules.get("concurrent.futures.process")
+    return (pool.BrokenProcessPool,) if pool else ()
 
 
 def run_job(cfg: DictConfig) -> float | None:
-    """One run, or one trial of a sweep: the monitored test metric; a failure ends the program, but not a sweep."""
+    """One run or one trial: the monitored validation metric; a failure ends the program, but not a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     job = HydraConfig.get()
-    run_dir = Path(job.runtime.output_dir)
     in_sweep = job.mode == RunMode.MULTIRUN
-    sweep = Path(job.sweep.dir).as_posix().removeprefix("outputs/") if in_sweep else None
+    result = run_trial(cfg, job) if in_sweep else attempt(cfg, Path(job.runtime.output_dir))
+    if result["status"] == "done":
+        return result["validation"][cfg.task.monitor]
+    if not in_sweep:
+        raise SystemExit(result["exit_code"])
+    return None
+
+
+def run_trial(cfg: DictConfig, job: "HydraConf") -> Result:
+    """Run one trial of a sweep, if it is not done already, and write down for the sweep's table how it went."""
+    from permafrost.reporting.sweep import Trial, record_trial
+    from permafrost.trials import settle_worker, worker_number
+
+    if worker_number() is not None:
+        settle_worker(mark=f"{job.job.num} | ")
+    overrides = list(job.overrides.task)
+    print(f"trial {job.job.num}: {' '.join(overrides)}")
+    run_dir, sweep_dir = Path(job.runtime.output_dir), Path(job.sweep.dir)
+    result = earlier_or_new(cfg, run_dir, sweep_dir)
+    trial = Trial(
+        number=job.job.num,
+        directory=os.path.relpath(run_dir, sweep_dir),
+        overrides=as_pairs(overrides),
+        monitor=cfg.task.monitor,
+        mode=mode_of(cfg) if result["status"] == "done" else "",
+        result=result,
+    )
+    record_trial(trial, sweep_dir)
+    return result
+
+
+def as_pairs(overrides: Sequence[str]) -> dict[str, str]:
+    """`~KEY` has no value."""
+    parts = (override.lstrip("+").partition("=") for override in overrides)
+    return {key: value for key, _, value in parts}
+
+
+def mode_of(cfg: DictConfig) -> str:
+    from permafrost.tasks.binding import metrics_of
+
+    return metrics_of(cfg.task.name)[cfg.task.monitor]
+
+
+def earlier_or_new(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> Result:
+    from permafrost.trials import earlier_result, narrow_devices, worker_number
+
+    try:
+        earlier = earlier_result(cfg, run_dir, sweep_dir)
+    except Exception as error:  # the directory is another trial's: nothing may be written there
+        return failure(error, debug=bool(cfg.debug))
+    if earlier:
+        print(f"  done before, {cfg.task.monitor} {earlier['validation'][cfg.task.monitor]:.4f}: {run_dir}")
+        return earlier
+    narrow_devices(worker_number() or 0, cfg.trainer.accelerator)
+    result = attempt(cfg, run_dir, sweep=sweep_dir.as_posix().removeprefix("outputs/"))
+    gc.collect()  # trainer, module and optimizer refer to one another: else several trials' weights pile up
+    if result["status"] != "done":
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    return result
+
+
+def attempt(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
+    """A run's result, or what there is to say of one that failed."""
     try:
         from permafrost.experiment import run
 
-        return run(cfg, run_dir, sweep)["validation"][cfg.task.monitor]
+        return run(cfg, run_dir, sweep)
     except Exception as error:
-        code = explain_failure(error, debug=bool(cfg.get("debug")))
+        failed = failure(error, debug=bool(cfg.get("debug")))
         if "permafrost.training.loggers" in sys.modules:  # else no dashboard was begun
-            sys.modules["permafrost.training.loggers"].end_dashboards(code)
-        if not in_sweep:
-            raise SystemExit(code) from None
-        record_failure(run_dir, error, code)
-        return None
+            sys.modules["permafrost.training.loggers"].end_dashboards(failed["exit_code"])
+        return failed
 
 
-def explain_failure(error: Exception, *, debug: bool) -> int:
-    """Print what went wrong; returns the exit code."""
+def failure(error: Exception, *, debug: bool) -> Result:
+    """Print what went wrong, and give it as the result."""
     if debug:
         traceback.print_exception(error)
+    code, text, hint = TrainingError.exit_code, f"{type(error).__name__}: {error}", " (debug=true shows where)"
     if isinstance(error, PermafrostError):
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"error: {type(error).__name__}: {error} (debug=true shows where)", file=sys.stderr)
-    return TrainingError.exit_code
-
-
-def record_failure(run_dir: Path, error: Exception, code: int) -> None:
-    import json
-
-    run_dir.mkdir(parents=True, exist_ok=True)
-    failure = {"status": "failed", "exit_code": code, "error": str(error)}
-    (run_dir / "result.json").write_text(json.dumps(failure, indent=2) + "\n", "utf-8")
+        code, text, hint = error.exit_code, str(error), ""
+    print(f"error: {text}{hint}", file=sys.stderr)
+    return {"status": "failed", "exit_code": code, "error": text}

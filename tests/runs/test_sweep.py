@@ -1,42 +1,232 @@
-"""A sweep through the real command: its table, and a trial that fails alone."""
+"""Sweeps through the real command: the table, trials that fail alone, side by side, and each done once."""
 
 import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-from permafrost.reporting.sweep import Trial, best_first, columns_and_rows
-from tests.runs.conftest import command
+import pytest
+
+from permafrost.errors import ConfigError
+from permafrost.reporting.sweep import Trial, best_first, columns_and_rows, print_table, read_trials, record_trial
+from permafrost.trials import MarkedLines, device_of, earlier_result, first_difference, number_of, visible_devices
+from tests.runs.conftest import ROOT, command, compose_config
 
 
-def trial(number: str, accuracy: float | None, **overrides: str) -> Trial:
-    result = {"status": "failed", "error": "no"}
-    if accuracy is not None:
-        scores = {"validation": {"accuracy": accuracy}, "test": {"accuracy": accuracy}}
+def trial(number: int, score: float | None, monitor: str = "accuracy", mode: str = "max", **overrides: str) -> Trial:
+    result = {"status": "failed", "exit_code": 2, "error": "no\nand never"}
+    if score is not None:
+        scores = {"validation": {monitor: score}, "test": {monitor: score}}
         result = {"status": "done", "epochs": 1, "seconds": {"total": 1.0}, **scores}
-    return Trial(directory=number, overrides=overrides, result=result)
+    return Trial(number=number, directory=f"{number}", overrides=overrides, monitor=monitor, mode=mode, result=result)
 
 
-def test_best_first_by_the_metrics_direction():
-    trials = [trial("0", 0.2), trial("1", None), trial("2", 0.9)]
-    assert [t.directory for t in best_first(trials, "accuracy", "max")] == ["2", "0", "1"]
-    assert [t.directory for t in best_first(trials, "accuracy", "min")] == ["0", "2", "1"]
+@pytest.mark.parametrize(("mode", "order"), [("max", [2, 1, 0]), ("min", [1, 2, 0])])
+def test_best_first_by_the_metrics_direction(mode, order):
+    trials = [trial(0, None), trial(1, 0.2, mode=mode), trial(2, 0.9, mode=mode)]
+    assert [t.number for t in best_first(trials)] == order
+
+
+def test_trials_of_another_task_come_after_those_that_compare():
+    trials = [trial(0, None), trial(1, 0.5), trial(2, 0.1, monitor="mse", mode="min"), trial(3, 0.6)]
+    assert [t.number for t in best_first(trials)] == [3, 1, 2, 0]
 
 
 def test_only_what_differs_has_a_column():
-    header, rows = columns_and_rows([trial("0", 0.5, seed="1", a="x"), trial("1", 0.5, seed="1", a="y")], "accuracy")
+    header, rows = columns_and_rows([trial(0, 0.5, seed="1", a="x"), trial(1, 0.5, seed="1", a="y")])
     assert header[:2] == ["trial", "a"]
     assert [row[1] for row in rows] == ["x", "y"]
 
 
-def test_a_sweep_ends_with_its_table_and_one_failed_trial_fails_alone(tiny, tmp_path):
-    small = [override for override in tiny if not override.startswith("freezing.blocks")]
-    done = command(
-        "-m", *small, "trainer.max_steps=2", "freezing.blocks=1,7,0", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path
-    )
+def test_the_screen_has_a_failures_text_below_the_table(capsys):
+    header, rows = columns_and_rows([trial(0, 0.5), trial(1, None)])
+    print_table(header, [rows[0], [*rows[1][:-1], f"failed: {'a long story ' * 20}"]], "two trials")
+    *table, below = capsys.readouterr().out.splitlines()
+    assert "a long" not in "".join(table)
+    assert below.startswith("trial 1 failed: a long story a long story")
+
+
+def test_trials_are_read_as_they_were_recorded_in_the_order_of_their_numbers(tmp_path):
+    trials = [trial(0, 0.5, seed="1"), trial(1, None), trial(2, 0.7)]
+    for number in (2, 0, 1):
+        record_trial(trials[number], tmp_path)
+    assert read_trials(tmp_path) == trials
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("MainProcess", None), ("LokyProcess-1", 0), ("LokyProcess-12", 11), ("ForkProcess-1", None)]
+)
+def test_joblibs_workers_have_numbers(name, number):
+    assert number_of(name) == number
+
+
+def test_workers_share_out_the_devices():
+    assert [device_of(worker, ["4", "6"]) for worker in range(5)] == ["4", "6", "4", "6", "4"]
+
+
+@pytest.mark.parametrize(("given", "devices"), [("", []), ("3", ["3"]), ("2,GPU-8a", ["2", "GPU-8a"])])
+def test_visible_devices_are_those_the_user_left(given, devices, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible_devices() == devices
+
+
+def test_lines_are_marked_whole():
+    screen = io.StringIO()
+    stream = MarkedLines(screen)
+    for mark, text in (("1 | ", "epo"), ("1 | ", "ch 1\n"), ("2 | ", "a\nb\nc")):
+        stream.mark = mark
+        stream.write(text)
+    assert screen.getvalue() == "1 | epoch 1\n2 | a\n2 | b\n"
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "difference"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, None),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1 there and 2 here"),
+        ({"a": 1, "c": None}, {"a": 1}, "c is None there and unset here"),
+        ({"a": 1, "resume": "never"}, {"a": 1, "resume": "auto"}, None),
+    ],
+)
+def test_the_first_difference_has_its_dotted_name(there, here, difference):
+    assert first_difference(there, here) == difference
+
+
+@pytest.fixture(scope="module")
+def small(tiny) -> list[str]:
+    return ["-m", *(override for override in tiny if not override.startswith("freezing.blocks")), "trainer.max_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def sweep(small, tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
+    """Three trials, two at a time; the second fails."""
+    directory = tmp_path_factory.mktemp("sweep")
+    return run_sweep(small, directory, "freezing.blocks=1,7,0", "hydra.launcher.n_jobs=2"), directory
+
+
+def run_sweep(small: list[str], directory: Path, *options: str) -> subprocess.CompletedProcess:
+    return command(*small, *options, f"hydra.sweep.dir={directory}", cwd=directory.parent)
+
+
+def table(directory: Path) -> list[dict[str, str]]:
+    with (directory / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def result(directory: Path) -> dict:
+    return json.loads((directory / "result.json").read_text())
+
+
+def test_a_sweep_ends_with_its_table_and_one_failed_trial_fails_alone(sweep):
+    done, directory = sweep
     assert done.returncode == 2, done.stderr
-    with (tmp_path / "sweep" / "sweep.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = table(directory)
     assert [row["status"].split(":")[0] for row in rows] == ["done", "done", "failed"]
     assert rows[2]["freezing.blocks"] == "7"
     scores = [float(row["validation accuracy"]) for row in rows[:2]]
     assert scores == sorted(scores, reverse=True)
-    assert (tmp_path / "sweep" / "sweep.md").read_text().startswith("| trial | freezing.blocks |")
-    assert (tmp_path / "sweep" / "0" / "result.json").exists()
+    assert (directory / "sweep.md").read_text().startswith("| trial | freezing.blocks |")
+    assert "trial 1 failed: freezing.blocks=7, but" in done.stdout
+
+
+def test_trials_side_by_side_tell_their_lines_apart(sweep):
+    done, _ = sweep
+    assert "0 | epoch 1/2" in done.stdout or "0 |   test: loss" in done.stdout
+    assert done.stderr == "1 | error: freezing.blocks=7, but mini has 2 blocks; give 0 to 2, or all\n"
+
+
+def test_a_sweep_started_again_one_by_one_does_the_rest(sweep, small, tmp_path):
+    _, first = sweep
+    directory = tmp_path / "sweep"
+    shutil.copytree(first, directory)
+    (directory / "2" / "result.json").unlink()
+    (directory / "2" / "metrics.jsonl").write_text("of a trial that broke off")
+    before = (directory / "0" / "result.json").stat().st_mtime_ns
+    done = run_sweep(small, directory, "freezing.blocks=1,7,0")
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.count("done before, accuracy") == 1
+    assert (directory / "0" / "result.json").stat().st_mtime_ns == before
+    assert result(directory / "2")["test"] == result(first / "2")["test"]
+    assert "broke off" not in (directory / "2" / "metrics.jsonl").read_text()
+    assert len(table(directory)) == 3
+
+
+@pytest.fixture
+def directory(sweep, tmp_path) -> Path:
+    """A copy of the sweep's, to change."""
+    return shutil.copytree(sweep[1], tmp_path / "sweep")
+
+
+@pytest.fixture
+def cfg(small):
+    """The configuration of the sweep's first trial."""
+    return compose_config(*small[1:], "freezing.blocks=1")
+
+
+def test_a_finished_trial_is_taken_over(cfg, directory):
+    assert earlier_result(cfg, directory / "0", directory) == result(directory / "0")
+
+
+def test_another_trials_directory_is_left_as_it_is(cfg, directory):
+    cfg.optimizer.lr = 0.125
+    with pytest.raises(ConfigError, match=r"optimizer.lr is .* there and 0.125 here; set another hydra.sweep.dir"):
+        earlier_result(cfg, directory / "0", directory)
+    assert result(directory / "0")["status"] == "done"
+
+
+@pytest.mark.parametrize("content", [None, '{"status": "failed"}', '{"status": "do'])
+def test_what_broke_off_or_failed_is_cleared(cfg, directory, content):
+    path = directory / "0" / "result.json"
+    path.write_text(content) if content else path.unlink()
+    assert earlier_result(cfg, directory / "0", directory) is None
+    assert not (directory / "0").exists()
+
+
+def test_what_broke_off_stays_for_resume_and_outside_the_sweep(cfg, directory):
+    (directory / "0" / "result.json").unlink()
+    assert earlier_result(cfg, directory / "0", directory / "0") is None
+    cfg.resume = "auto"
+    assert earlier_result(cfg, directory / "0", directory) is None
+    assert (directory / "0" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_leaves_no_worker_behind(small, tmp_path):
+    arguments = [*small, "trainer.max_steps=-1", "trainer.max_epochs=1000", "callbacks.early_stopping=null", "seed=1,2"]
+    arguments += ["hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
+    program = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.DEVNULL)
+    logs = [tmp_path / number / "metrics.jsonl" for number in "01"]
+    wait_for(lambda: all(log.exists() and log.stat().st_size for log in logs))
+    program.terminate()
+    assert program.wait(timeout=30) == 143
+    sizes = [log.stat().st_size for log in logs]
+    time.sleep(3)
+    assert [log.stat().st_size for log in logs] == sizes
+
+
+@pytest.mark.slow
+def test_a_worker_has_workers_of_its_own_for_data(small, tmp_path):
+    done = run_sweep(small, tmp_path, "freezing.blocks=1,0", "data.num_workers=1", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_trials_leave_no_memory_behind(small, tmp_path):
+    """Of the mini model, as its weights, gradients and AdamW's moments are 66 MB: one trial kept would show."""
+    options = [option for option in small if not option.startswith("model.path")]
+    done = run_sweep(options, tmp_path, "freezing.blocks=0", "seed=range(6)")
+    assert done.returncode == 0, done.stderr
+    peaks = [result(tmp_path / str(number))["peak_memory_mb"] for number in range(6)]
+    assert peaks[5] - peaks[1] < 50, peaks

@@ -9,6 +9,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 STATES, OFFSETS, ROWS, MANIFEST, USED = "states.bin", "offsets.npy", "rows.npy", "manifest.json", "last_used"
+ENTRY_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 LET_GO_BYTES = 2**26  # read so much, then give the mapped pages back, so that resident memory stays flat
 AS_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.int16}  # numpy has no bfloat16
 
@@ -55,8 +57,8 @@ class ActivationStore:
     def __init__(self, directory: Path, manifest: Manifest):
         self.directory, self.manifest = directory, manifest
         self.offsets = np.load(directory / OFFSETS)
-        self.states: np.ndarray | None = None
         self.tokens_read = self._bytes_mapped = 0
+        self._open()
 
     def padded(self, rows: np.ndarray) -> Tensor:
         """(B,) row positions -> (B, T, C) in the stored type, zeros right of the shorter rows."""
@@ -64,18 +66,15 @@ class ActivationStore:
         shape = (len(rows), int(lengths.max()), self.manifest.channels)
         states = np.zeros(shape, AS_STORED[self.manifest.dtype])
         for place, row, length in zip(states, rows, lengths, strict=True):
-            place[:length] = self._mapped()[self.offsets[row] : self.offsets[row + 1]]
+            place[:length] = self.states[self.offsets[row] : self.offsets[row + 1]]
         self.tokens_read += int(lengths.sum())
         self._let_go(int(lengths.sum()) * states.strides[1])
         return torch.from_numpy(states).view(getattr(torch, self.manifest.dtype))
 
-    def _mapped(self) -> np.ndarray:
-        if self.states is None:
-            with (self.directory / STATES).open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            flat = np.frombuffer(self._map, AS_STORED[self.manifest.dtype])
-            self.states = flat.reshape(-1, self.manifest.channels)
-        return self.states
+    def _open(self) -> None:
+        with (self.directory / STATES).open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.states = np.frombuffer(self._map, AS_STORED[self.manifest.dtype]).reshape(-1, self.manifest.channels)
 
     def _let_go(self, num_bytes: int) -> None:
         self._bytes_mapped += num_bytes
@@ -85,7 +84,11 @@ class ActivationStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """A mapping belongs to its process: another one, such as a loader's worker, maps the file anew."""
-        return {name: value for name, value in vars(self).items() if name != "_map"} | {"states": None}
+        return {name: value for name, value in vars(self).items() if name not in ("_map", "states")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
 
 
 def trunk_key(backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str) -> str:
@@ -116,10 +119,13 @@ def entry_directory(root: Path, trunk: str, digests: np.ndarray) -> Path:
 def open_entry(directory: Path) -> ActivationStore | None:
     """The entry, marked as used now; None where there is none that is complete."""
     manifest = read_manifest(directory)
-    if manifest is None or (directory / STATES).stat().st_size != manifest.num_bytes:
+    try:
+        if manifest is None or (directory / STATES).stat().st_size != manifest.num_bytes:
+            return None
+        (directory / USED).touch()
+        return ActivationStore(directory, manifest)
+    except FileNotFoundError:  # another process made room just now
         return None
-    (directory / USED).touch()
-    return ActivationStore(directory, manifest)
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -149,7 +155,7 @@ def write_entry(
     parts: Iterable[tuple[np.ndarray, Tensor]],
 ) -> None:
     """Write the states that `parts` gives as (row positions (B,), (B, T, C)), every row once, in any order."""
-    shutil.rmtree(directory, ignore_errors=True)  # what a killed build left
+    remove(directory)  # what a killed build left
     directory.mkdir(parents=True)
     with (directory / STATES).open("wb") as file:
         file.truncate(manifest.num_bytes)
@@ -157,14 +163,18 @@ def write_entry(
             stored = as_stored(states, manifest.dtype)
             for row, state in zip(rows, stored, strict=True):
                 length = int(offsets[row + 1] - offsets[row])
-                os.pwrite(file.fileno(), state[:length].data, int(offsets[row]) * state.strides[0])
+                file.seek(int(offsets[row]) * state.strides[0])
+                file.write(state[:length].data)
         file.flush()
         os.fsync(file.fileno())
     np.save(directory / OFFSETS, offsets)
     np.save(directory / ROWS, digests)
     (directory / USED).touch()
     partial = directory / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(manifest), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(directory / MANIFEST)
 
 
@@ -178,8 +188,13 @@ def as_stored(states: Tensor, dtype: Dtype) -> np.ndarray:
 
 def entries(root: Path) -> list[Path]:
     """Complete entries, the longest unused first."""
-    found = [path.parent for path in root.glob(f"*/{MANIFEST}")]
-    return sorted(found, key=lambda directory: (directory / USED).stat().st_mtime)
+    return sorted((path.parent for path in root.glob(f"*/{MANIFEST}")), key=last_used)
+
+
+def last_used(directory: Path) -> float:
+    """Seconds since the epoch; 0 where another process is removing the entry."""
+    path = directory / USED
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def entry_bytes(directory: Path) -> int:
@@ -195,18 +210,24 @@ def make_room(root: Path, num_bytes: int, max_bytes: float, keep: Sequence[Path]
             break
         if directory not in keep:
             kept -= entry_bytes(directory)
-            shutil.rmtree(directory, ignore_errors=True)  # who has it mapped still can read it
+            remove(directory)
             removed.append(directory)
     return removed
 
 
 def clear(root: Path) -> int:
     """Remove every entry, complete or not; returns the bytes that this freed."""
-    directories = [path for path in root.glob("*-*") if path.is_dir()]
-    freed = sum(entry_bytes(directory) for directory in directories)
-    for path in root.glob("*-*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    ours = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.stem)] if root.is_dir() else []
+    freed = sum(entry_bytes(path) for path in ours if path.is_dir())
+    for path in ours:
+        remove(path) if path.is_dir() else path.unlink()
     return freed
+
+
+def remove(directory: Path) -> None:
+    """The manifest goes first, so that half an entry is none. Who has it open can still read it."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def known_rows(root: Path, trunk: str, digests: np.ndarray) -> list[tuple[ActivationStore, np.ndarray, np.ndarray]]:

@@ -80,7 +80,7 @@ def random_zeros(hidden: Tensor, p: float) -> Tensor:
     """
     if hidden.device.type != "cpu" or torch.compiler.is_compiling():
         return functional.dropout(hidden, p)
-    dropped = round(p * DROPOUT_STEPS)
+    dropped = min(round(p * DROPOUT_STEPS), DROPOUT_STEPS - 1)
     words = torch.empty((hidden.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.int16)[: hidden.numel()] >= dropped - DROPOUT_STEPS // 2
     return hidden * kept.view(hidden.shape).to(hidden.dtype).mul_(DROPOUT_STEPS / (DROPOUT_STEPS - dropped))
@@ -123,7 +123,7 @@ def _attend_with_dropout(
     """Written out, as torch has no fused attention with dropout on a CPU either; the mask comes with the product."""
     if visible is None:
         visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
-    hidden_from = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+    hidden_from = torch.zeros(visible.shape, dtype=query.dtype).masked_fill_(~visible, float("-inf"))
     masks = hidden_from.expand(*query.shape[:2], -1, -1).flatten(0, 1)
     query, key, values = (part.flatten(0, 1) for part in (query, key, value))
     scores = torch.baddbmm(masks, query, key.transpose(1, 2), alpha=attention.scaling)

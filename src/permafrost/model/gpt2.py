@@ -20,6 +20,7 @@ class GPT2WithHead(nn.Module):
         self.transformer, self.freezing = transformer, freezing
         self.head: Any = head
         freeze_(self, len(transformer.h), freezing)
+        self.train()  # Transformers loads in eval mode, and Lightning trains in the mode that it finds
 
     def forward(self, input_ids: Tensor, lengths: Tensor, trunk_states: Tensor | None = None) -> Tensor:
         """(B, T) token ids and (B,) lengths -> logits: (B, K) from a pooled head, (B, T, V) from the tied one.

@@ -2,76 +2,91 @@
 
 import csv
 import json
+import signal
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from permafrost.errors import TrainingError
+from permafrost.errors import ConfigError
+
+TRIALS = "trials.jsonl"  # in the sweep's directory: one line per trial, in the order in which they ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    directory: str
+    number: int
+    directory: str  # within the sweep's
     overrides: Mapping[str, str]
+    monitor: str
+    mode: str  # of the monitored metric: max or min is best
     result: Mapping[str, Any]  # its result.json; of a failed trial status, exit_code and error
 
     @property
     def failed(self) -> bool:
         return self.result["status"] != "done"
 
+    def score(self, stage: str, metric: str) -> float | None:
+        """None where the trial failed, or is one of another task."""
+        return self.result.get(stage, {}).get(metric)
+
 
 class SweepTable(Callback):
-    """Collects the trials as Hydra ends them; the sweep ends with the exit code of its first failure."""
+    """Says where the sweep is, and ends it with its table and the exit code of its first failure."""
 
-    def __init__(self) -> None:
-        self.trials: list[Trial] = []
-        self.monitor, self.metrics = "", {}  # type: tuple[str, Mapping[str, str]]
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        from permafrost.tasks.binding import metrics_of
-
-        job = config.hydra
-        if job.mode.name != "MULTIRUN":
-            return
-        self.monitor, self.metrics = config.task.monitor, metrics_of(config.task.name)
-        directory = Path(job.runtime.output_dir)
-        self.trials.append(read_trial(directory, job.overrides.task))
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        workers = config.hydra.launcher.get("n_jobs", 1)
+        if workers == 0:
+            print("error: hydra.launcher.n_jobs=0: give 1 or more, or -1 for one per core", file=sys.stderr)
+            raise SystemExit(ConfigError.exit_code)
+        if workers != 1:  # at the default action the workers would train on
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        directory = Path(config.hydra.sweep.dir)
+        (directory / TRIALS).unlink(missing_ok=True)
+        print(
+            f"sweep in {directory}; if it breaks off, the same command with hydra.sweep.dir={directory} does the rest"
+        )
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if not self.trials:
-            return
-        ordered = best_first(self.trials, self.monitor, self.metrics[self.monitor])
         directory = Path(config.hydra.sweep.dir)
-        write_tables(ordered, self.monitor, directory)
-        failed = [trial for trial in self.trials if trial.failed]
-        if failed:
-            raise SystemExit(failed[0].result.get("exit_code", TrainingError.exit_code))
+        trials = read_trials(directory)
+        write_tables(best_first(trials), directory)
+        if failed := [trial for trial in trials if trial.failed]:
+            raise SystemExit(failed[0].result["exit_code"])
 
 
-def read_trial(directory: Path, overrides: Sequence[str]) -> Trial:
-    pairs = dict(override.lstrip("+").split("=", 1) for override in overrides)
-    path = directory / "result.json"
-    lost = {"status": "failed", "error": "the trial left no result.json"}
-    result = json.loads(path.read_text("utf-8")) if path.exists() else lost
-    return Trial(directory=directory.name, overrides=pairs, result=result)
+def record_trial(trial: Trial, directory: Path) -> None:
+    """One write of one line, so that trials which end in different processes at once do not mix theirs."""
+    with (directory / TRIALS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(trial)) + "\n")
 
 
-def best_first(trials: Sequence[Trial], monitor: str, mode: str) -> list[Trial]:
-    """By the monitored metric on validation, failures last."""
-    done = [trial for trial in trials if not trial.failed]
-    done.sort(key=lambda trial: trial.result["validation"][monitor], reverse=mode == "max")
-    return done + [trial for trial in trials if trial.failed]
+def read_trials(directory: Path) -> list[Trial]:
+    lines = (directory / TRIALS).read_text("utf-8").splitlines()
+    return sorted((Trial(**json.loads(line)) for line in lines), key=lambda trial: trial.number)
 
 
-def columns_and_rows(trials: Sequence[Trial], monitor: str) -> tuple[list[str], list[list[str]]]:
+def best_first(trials: Sequence[Trial]) -> list[Trial]:
+    """By the metric that the first monitors, on validation; then trials of other tasks, then failures."""
+    first = min(trials, key=lambda trial: trial.failed)
+    sign = -1 if first.mode == "max" else 1
+
+    def rank(trial: Trial) -> tuple[bool, bool, float]:
+        score = trial.score("validation", first.monitor)
+        return trial.failed, score is None, sign * (score or 0.0)
+
+    return sorted(trials, key=rank)
+
+
+def columns_and_rows(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """Only the overrides that differ between trials have a column."""
+    monitor = trials[0].monitor
     keys = list(dict.fromkeys(key for trial in trials for key in trial.overrides))
-    varied = [key for key in keys if len({trial.overrides.get(key) for trial in trials}) > 1] or keys
+    varied = [key for key in keys if len({trial.overrides.get(key) for trial in trials}) > 1]
     header = ["trial", *varied, f"validation {monitor}", f"test {monitor}", "epochs", "seconds", "status"]
     return header, [
         [trial.directory, *(trial.overrides.get(key, "") for key in varied), *_outcome(trial, monitor)]
@@ -79,30 +94,41 @@ def columns_and_rows(trials: Sequence[Trial], monitor: str) -> tuple[list[str], 
     ]
 
 
-def write_tables(trials: Sequence[Trial], monitor: str, directory: Path) -> None:
+def write_tables(trials: Sequence[Trial], directory: Path) -> None:
     """sweep.csv, sweep.md, the same table on screen, and a plot where the frozen depth was swept."""
-    from rich.console import Console
-    from rich.table import Table
-
-    header, rows = columns_and_rows(trials, monitor)
+    header, rows = columns_and_rows(trials)
     with (directory / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     lines = [header, ["---"] * len(header), *rows]
     markdown = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
     (directory / "sweep.md").write_text(markdown + "\n", "utf-8")
-    table = Table(*header, title=f"{len(trials)} trials in {directory}, best first")
+    print_table(header, rows, f"{len(trials)} trials in {directory}, best first")
+    plot_depths(trials, directory)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """One line per trial, and what the failed ones said below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in header:
+        table.add_column(name, overflow="fold")  # names are for reading to their end
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row[:-1], row[-1].split(":")[0])
     Console().print(table)
-    plot_depths(trials, monitor, directory)
+    for row in rows:
+        if ":" in row[-1]:
+            print(f"trial {row[0]} {row[-1]}")
 
 
-def plot_depths(trials: Sequence[Trial], monitor: str, directory: Path) -> None:
+def plot_depths(trials: Sequence[Trial], directory: Path) -> None:
     """The freeze curve: the best validation score at each frozen depth."""
-    scores: dict[int, list[float]] = {}
+    monitor, scores = trials[0].monitor, dict[int, list[float]]()
     for trial in trials:
-        if not trial.failed:
-            scores.setdefault(trial.result["frozen_blocks"], []).append(trial.result["validation"][monitor])
+        score = trial.score("validation", monitor)
+        if score is not None:
+            scores.setdefault(trial.result["frozen_blocks"], []).append(score)
     if len(scores) > 2:
         from permafrost.reporting.plots import freeze_curve
 
@@ -112,6 +138,6 @@ def plot_depths(trials: Sequence[Trial], monitor: str, directory: Path) -> None:
 def _outcome(trial: Trial, monitor: str) -> list[str]:
     if trial.failed:
         return ["", "", "", "", f"failed: {trial.result.get('error', '')}".splitlines()[0]]
-    result = trial.result
-    scores = [f"{result[stage][monitor]:.4f}" for stage in ("validation", "test")]
-    return [*scores, str(result["epochs"]), f"{result['seconds']['total']:.0f}", "done"]
+    scores = [trial.score(stage, monitor) for stage in ("validation", "test")]
+    cells = ["" if score is None else f"{score:.4f}" for score in scores]
+    return [*cells, str(trial.result["epochs"]), f"{trial.result['seconds']['total']:.0f}", "done"]

@@ -24,7 +24,9 @@ def autocast(precision: str, device_type: str) -> torch.autocast:
 
 def resolve_device(accelerator: str) -> torch.device:
     """Where one process computes what comes before the trainer."""
-    return torch.device("cuda" if accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def use_all_cores() -> int:

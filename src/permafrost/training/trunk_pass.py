@@ -32,7 +32,7 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.training.hardware import autocast
 
 PASS_TOKENS = 8192  # per batch of the pass: no gradient is kept, so more fits than in training
-SAMPLED_BATCHES = 3
+SAMPLED_BATCHES, SAMPLED_TOKENS = 3, 1024
 SHARED_READS = 1000.0  # a sweep's trials read on: what one pass costs is of no matter
 
 
@@ -70,10 +70,10 @@ class FrozenPart:
     """The trunk of `model` as a function of token ids, as training would run it: same precision, no dropout."""
 
     def __init__(self, model: GPT2WithHead, *, name: str, precision: str, device: torch.device):
-        self.backbone, self.depth = model.transformer.eval(), model.freezing.blocks
+        self.backbone, self.depth = model.transformer, model.freezing.blocks
         self.name, self.precision, self.device = name, precision, device
         self.channels = self.backbone.config.n_embd
-        self.backbone.to(device)
+        model.to(device)
 
     @torch.inference_mode()
     def __call__(self, input_ids: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def open_stores(
     directories = {name: entry_directory(options.directory, key, digests[name]) for name in splits}
     stores = Stores(trunk={"key": key, **how})
     missing = [name for name, directory in directories.items() if open_entry(directory) is None]
-    if obstacle := lack_of_room(part, splits, options):
+    if obstacle := lack_of_room(part, splits, options, missing):
         if options.mode == "on":
             raise ResourceError(obstacle)
         say(f"store off: {obstacle}")
@@ -149,21 +149,24 @@ def build(
     write_entry(directory, manifest, offsets, digests, _with_progress(states, f"trunk: {name}", batches, split.lengths))
 
 
-def lack_of_room(part: FrozenPart, splits: Mapping[str, TokenizedSplit], options: StoreOptions) -> str | None:
+def lack_of_room(
+    part: FrozenPart, splits: Mapping[str, TokenizedSplit], options: StoreOptions, missing: list[str]
+) -> str | None:
     import shutil
 
-    needed = sum(_manifest(part, split, options.dtype).num_bytes for split in splits.values())
+    sizes = {name: _manifest(part, split, options.dtype).num_bytes for name, split in splits.items()}
+    needed = sum(sizes.values())
     if needed > options.max_gb * 2**30:
         return f"{needed / 2**30:.1f} GB of trunk output are more than store.max_gb={options.max_gb:g}"
     options.directory.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(options.directory).free
+    free, needed = shutil.disk_usage(options.directory).free, sum(sizes[name] for name in missing)
     return f"{needed / 2**30:.1f} GB are needed, and the disk has {free / 2**30:.1f}" if needed > free else None
 
 
 def measure(part: FrozenPart, split: TokenizedSplit, options: StoreOptions) -> Rates:
     """Run the trunk on some batches; write its output where the store is, and read it back from the disk itself."""
     values, offsets = _arrays(split)
-    batches = ordered_batches(split.lengths, TokenBatching(max_tokens=PASS_TOKENS))
+    batches = ordered_batches(split.lengths, TokenBatching(max_tokens=SAMPLED_TOKENS))
     sampled = [batches[len(batches) * (2 * i + 1) // (2 * SAMPLED_BATCHES)] for i in range(SAMPLED_BATCHES)]
     inputs = [_input_ids(values, offsets, rows) for rows in sampled]
     part(inputs[0][:1])  # the first call sets up more than it computes

@@ -16,6 +16,7 @@ class Throughput(Callback):
     |---|---|
     | `train/tokens_per_second` | real tokens per second of training, validation left out |
     | `train/padding_share` | share of computed tokens that were padding, 0 to 1 |
+    | `train/epoch_seconds` | seconds of those batches, from the first one's start to the last one's end |
     """
 
     def __init__(self) -> None:
@@ -23,10 +24,11 @@ class Throughput(Callback):
 
     def _reset(self) -> None:
         self.tokens = self.computed = 0
-        self.seconds, self.started_at = 0.0, 0.0
+        self.seconds, self.started_at, self.first_at = 0.0, 0.0, 0.0
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self.started_at = time.perf_counter()
+        self.first_at = self.first_at or self.started_at
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -41,4 +43,5 @@ class Throughput(Callback):
             # of all processes together
             module.log("train/tokens_per_second", self.tokens / self.seconds, sync_dist=True, reduce_fx="sum")
             module.log("train/padding_share", 1 - self.tokens / self.computed)
+            module.log("train/epoch_seconds", time.perf_counter() - self.first_at)
         self._reset()

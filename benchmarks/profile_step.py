@@ -1,0 +1,226 @@
+"""How near a training step comes to the machine's matrix products: python benchmarks/profile_step.py
+
+One real batch of ag_news through the part that is trained, its input being what lies below. FLOPs of forward and
+backward, counted as they are computed, over the median seconds of a whole step (forward, backward, optimizer), against
+the rate of one large product measured between the steps. Then where the time goes. Writes results/profile_step.md and
+.json.
+"""
+
+import csv
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import materials
+import torch
+from run import RESULTS, ROOT, hardware
+from torch import Tensor
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from permafrost.data.batching import Batch, TokenBatching, padded_batch, shuffled_batches
+from permafrost.model.backbone import load_backbone, load_config, quiet_transformers, trunk
+from permafrost.model.freezing import Freezing, trainable
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.heads import PooledHead
+from permafrost.tasks.base import Encoding, encode_texts, tokenized_split
+from permafrost.tasks.preparation import load_tokenizer
+from permafrost.training.hardware import resolve_precision, use_all_cores
+
+CASES = (("gpt2-shape", 10), ("gpt2-shape", 0), ("mini", 0))  # model, frozen blocks
+LABELS, LR, DROPOUT, MAX_LENGTH = 4, 1e-3, 0.1, 512
+REPEATS, WARMUP = 7, 2
+PRODUCT = (2048, 768, 3072)  # rows x in x out: a batch through the MLP of GPT-2 small
+TOP = 12  # operations shown
+
+
+@dataclass
+class Step:
+    """Seconds by part of each repeat."""
+
+    forward: list[float]
+    backward: list[float]
+    optimizer: list[float]
+
+    @property
+    def whole(self) -> list[float]:
+        return [sum(parts) for parts in zip(self.forward, self.backward, self.optimizer, strict=True)]
+
+
+def main() -> None:
+    os.chdir(ROOT)
+    use_all_cores()
+    quiet_transformers()
+    torch.manual_seed(0)
+    measured = [measure(name, blocks) for name, blocks in CASES]
+    lines = [
+        "# A training step beside the machine's matrix products",
+        "",
+        f"`python benchmarks/profile_step.py`; {hardware()}; {date.today()}; {torch.get_num_threads()} threads,"
+        f" {precision()}; medians of {REPEATS} steps on a batch of ag_news. The rate beside is that of a product of"
+        f" {' x '.join(map(str, PRODUCT))}, measured between the steps.",
+        "",
+        *shares_table(measured),
+        *(line for case in measured for line in operations_table(case)),
+    ]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "profile_step.md").write_text("\n".join(lines) + "\n")
+    stated = {"hardware": hardware(), "date": date.today().isoformat(), "precision": precision(), "steps": measured}
+    (RESULTS / "profile_step.json").write_text(json.dumps(stated, indent=1) + "\n")
+    print("\n".join(lines))
+    print(json.dumps({case["step"]: round(case["share_of_peak"], 3) for case in measured}))
+
+
+def measure(name: str, blocks: int) -> dict[str, Any]:
+    model, source = build_model(name, blocks)
+    batch = one_batch(source)
+    with torch.no_grad():  # as the activation store holds it
+        below = trunk(model.transformer, batch.input_ids, blocks).half() if blocks else None
+    optimizer = torch.optim.AdamW([parameter for _, parameter in trainable(model)], lr=LR, fused=True)
+    with FlopCounterMode(display=False) as counter, autocast():
+        loss_of(model, batch, below).backward()
+    optimizer.zero_grad()
+    step, rates = timed_steps(model, batch, below, optimizer)
+    seconds, rate = statistics.median(step.whole), statistics.median(rates)
+    with profile() as profiler:
+        one_step(model, batch, below, optimizer)
+    return {
+        "step": f"{name}, {blocks} of {len(model.transformer.h)} blocks frozen",
+        "tokens": int(batch.lengths.sum()),
+        "computed_tokens": batch.input_ids.numel(),
+        "gflop": counter.get_total_flops() / 1e9,
+        "seconds": {part: statistics.median(getattr(step, part)) for part in ("forward", "backward", "optimizer")},
+        "step_seconds": seconds,
+        "gflop_per_second": counter.get_total_flops() / 1e9 / seconds,
+        "product_gflop_per_second": rate,
+        "share_of_peak": counter.get_total_flops() / 1e9 / seconds / rate,
+        "operations": operations(profiler),
+    }
+
+
+def build_model(name: str, blocks: int) -> tuple[GPT2WithHead, Path]:
+    source = materials.MINI if name == "mini" else materials.gpt2_shape()
+    config = load_config(str(source))
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = DROPOUT
+    backbone = load_backbone(str(source), config, pretrained=True)
+    head = PooledHead(config.n_embd, LABELS, pooling="last", init="normal")
+    return GPT2WithHead(backbone, head, Freezing(embeddings=blocks > 0, blocks=blocks)).train(), source
+
+
+def one_batch(source: Path) -> Batch:
+    """The first batch of an epoch."""
+    with (ROOT / materials.ag_news(2000)["train"]).open(encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    ids, _ = encode_texts(texts, None, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
+    split = tokenized_split(ids, torch.ones(len(ids)).numpy(), None, 0)
+    batching = TokenBatching(max_tokens=materials.TOKENS_PER_BATCH)
+    rows = shuffled_batches(split.lengths, batching, seed=0, epoch=0)[0]
+    return padded_batch(split.token_arrays(), None, rows)
+
+
+def logits_of(model: GPT2WithHead, batch: Batch, below: Tensor | None) -> Tensor:
+    return model(batch.input_ids, batch.lengths, below)
+
+
+def loss_of(model: GPT2WithHead, batch: Batch, below: Tensor | None) -> Tensor:
+    logits = logits_of(model, batch, below)
+    return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % LABELS)
+
+
+def one_step(model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Seconds of forward, backward and optimizer."""
+    marks = [time.perf_counter()]
+    with autocast():
+        loss = loss_of(model, batch, below)
+    marks.append(time.perf_counter())
+    loss.backward()
+    marks.append(time.perf_counter())
+    optimizer.step()
+    optimizer.zero_grad()
+    marks.append(time.perf_counter())
+    return [end - start for start, end in pairwise(marks)]
+
+
+def timed_steps(
+    model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer
+) -> tuple[Step, list[float]]:
+    """Steps and large products by turns, so that both meet the same machine; the first of each do not count."""
+    product, times, rates = large_product(), [], []
+    for _ in range(WARMUP + REPEATS):
+        times.append(one_step(model, batch, below, optimizer))
+        rates.append(product())
+    return Step(*(list(part) for part in zip(*times[WARMUP:], strict=True))), rates[WARMUP:]
+
+
+def large_product(count: int = 10) -> Callable[[], float]:
+    """A function that measures GFLOP/s, with nothing to allocate."""
+    rows, width, out = PRODUCT
+    dtype = torch.bfloat16 if precision().startswith("bf16") else torch.float32
+    left, right, into = (torch.randn(*shape, dtype=dtype) for shape in ((rows, width), (width, out), (rows, out)))
+
+    def rate() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            torch.mm(left, right, out=into)
+        return count * 2 * rows * width * out / (time.perf_counter() - start) / 1e9
+
+    return rate
+
+
+def precision() -> str:
+    return resolve_precision("auto", "cpu")
+
+
+@contextmanager
+def autocast() -> Iterator[None]:
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision().startswith("bf16")):
+        yield
+
+
+def operations(profiler: Any) -> list[dict[str, Any]]:
+    """The operations that take longest by themselves."""
+    averages = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in averages)
+    longest = sorted(averages, key=lambda event: -event.self_cpu_time_total)[:TOP]
+    return [
+        {
+            "operation": event.key,
+            "calls": event.count,
+            "milliseconds": event.self_cpu_time_total / 1e3,
+            "share": event.self_cpu_time_total / total,
+        }
+        for event in longest
+    ]
+
+
+def shares_table(measured: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["| step | tokens (with padding) | GFLOP | forward, ms | backward, ms | optimizer, ms |"]
+    lines[0] += " GFLOP/s | of the product's |"
+    lines.append("|---" * 8 + "|")
+    for case in measured:
+        parts = [f"{1000 * seconds:,.1f}" for seconds in case["seconds"].values()]
+        tokens = f"{case['tokens']:,} ({case['computed_tokens']:,})"
+        rate = f"{case['gflop_per_second']:.0f} of {case['product_gflop_per_second']:.0f}"
+        cells = [case["step"], tokens, f"{case['gflop']:,.1f}", *parts, rate, f"{case['share_of_peak']:.0%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def operations_table(case: dict[str, Any]) -> list[str]:
+    lines = ["", f"## {case['step']}", "", "| operation | calls | ms | share |", "|---" * 4 + "|"]
+    for event in case["operations"]:
+        cells = [event["operation"], str(event["calls"]), f"{event['milliseconds']:.1f}", f"{event['share']:.0%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

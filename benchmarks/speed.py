@@ -1,0 +1,296 @@
+"""How fast we are beside others: python benchmarks/speed.py STUDY [--pairs 5]
+
+STUDY is frozen, second_epoch, default, unfrozen, sweep or tutorial. Each pair runs `python train.py` and a peer
+(benchmarks/peers.py) one after the other, on the same rows, weights and recipe; which goes first alternates. Finished
+pairs are kept in outputs/benchmarks/speed/ and not measured again. Writes results/speed_STUDY.md and .json, and prints
+the table and, last, one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import materials
+from contests import (
+    CONTESTS,
+    MEASURED_SEEDS,
+    TRIALS,
+    TUTORIAL_ROWS,
+    Contest,
+    joined,
+    materials_of,
+    our_command,
+    overridden,
+    peer_commands,
+    trainer_command,
+)
+from pairs import Figure, order, summary, table
+from run import RESULTS, ROOT, hardware
+
+Figures = dict[str, Any]
+# Tried one after the other before the first pair, each on top of those that paid. torch.compile is not among them: the
+# padded lengths vary, and it compiles anew for most of them (peers.py --compile).
+TRAINER_OPTIONS = ("--precision bf16", "--attention eager", "--fused-gelu")
+PROBE_ROWS = 128
+EPOCH = Figure("later_epoch_seconds", "an epoch from the second on, with its evaluation, s", 2, compared=True)
+OUTCOME = (
+    Figure("memory_mb", "peak memory, MB", 0, compared=True),
+    Figure("tokens_trained", "tokens trained", 0),
+    Figure("validation", "validation {metric}", 4),
+    Figure("test", "test {metric}", 4),
+)
+WHOLE = (
+    Figure("fit_seconds", "fit, with the trunk pass and each epoch's evaluation, s", 1, compared=True),
+    Figure("trunk_seconds", "of it the trunk pass, s", 1),
+    EPOCH,
+    Figure("process_seconds", "whole process, with start, imports and test, s", 1, compared=True),
+    *OUTCOME,
+)
+LATER_TRAINING = Figure("later_training_epoch_seconds", "the same without its evaluation, s", 2, compared=True)
+STUDIES = {
+    "frozen": (("frozen",), WHOLE),
+    "second_epoch": (("frozen",), (EPOCH, LATER_TRAINING, *OUTCOME)),
+    "default": (("default",), WHOLE),
+    "unfrozen": (("unfrozen_gpt2", "unfrozen_mini", "unfrozen_language_modeling"), WHOLE),
+    "sweep": (("sweep",), WHOLE),
+    "tutorial": (("tutorial",), WHOLE),
+}
+PEER_NAMES = {"trainer": "Transformers Trainer", "tutorial": "tutorial script"}
+SAID = """\
+`{command}`; {hardware}; {date}; {pairs} pairs, median (smallest to largest). A ratio is what the peer takes for each
+that Permafrost takes, within a pair: above 1 Permafrost is faster, or smaller. Stage times leave out Python's start and
+imports. Permafrost's fit begins with an empty activation store and, unless its command leaves them out, writes two
+checkpoints an epoch; the peer writes none. Validation is the best epoch's.
+"""
+ALIKE = """\
+Both sides have the same weights, rows, tokens, optimizer, schedule and number of epochs. Permafrost's batches hold
+2,048 tokens, Trainer's as many rows of mean length, grouped by length; its other settings are those that were fastest
+in a trial before.
+"""
+SWEEP_IS_EXTRAPOLATED = f"""\
+Trainer's {TRIALS} trials are extrapolated: {TRIALS} times the mean of {len(MEASURED_SEEDS)} runs, by stage and as
+processes. Metrics are those of adamw with cosine.
+"""
+TUTORIAL_IS_EXTRAPOLATED = f"""\
+Both sides have the same weights, rows and number of epochs; the tutorial's script trains all parameters by AdamW at
+5e-5 with 8 rows a batch, each padded to 512 tokens. It is extrapolated: the median seconds of its steps over
+{TUTORIAL_ROWS["train"]} training and {TUTORIAL_ROWS["validation"]} validation rows, all of one shape, times all rows
+and epochs.
+"""
+CONDITIONS = {"sweep": f"{ALIKE}\n{SWEEP_IS_EXTRAPOLATED}", "tutorial": TUTORIAL_IS_EXTRAPOLATED}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=2000, help="training rows of the ag_news sample")
+    parser.add_argument("--ours", default="", help="overrides for our side, such as store=off")
+    parser.add_argument("--variant", default="", help="a name for what --ours makes of the study")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the tables go")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    names, figures = STUDIES[options.study]
+    write(options, figures, {name: contest_pairs(name, options) for name in names})
+
+
+def contest_pairs(name: str, options: argparse.Namespace) -> list[Figures]:
+    contest = CONTESTS[name]
+    material, directory = materials_of(contest, options.rows), materials.OUTPUTS / "speed" / named(name, options)
+    settings = best_settings(contest, material) if contest.peer == "trainer" else ""
+    return [measured_pair(contest, material, settings, directory, n, options.ours) for n in range(options.pairs)]
+
+
+def named(name: str, options: argparse.Namespace) -> str:
+    return f"{name}_{options.variant}" if options.variant else name
+
+
+def measured_pair(
+    contest: Contest, material: Mapping[str, Any], settings: str, directory: Path, number: int, overrides: str
+) -> Figures:
+    """Measure the pair, unless the same commands were measured before."""
+    path, run = directory / f"pair-{number}.json", directory / f"run-{number}"
+    commands = {
+        "ours": overridden(our_command(contest, material, run, number), overrides),
+        "peer": peer_commands(contest, material, number, settings),
+    }
+    if path.exists() and (pair := json.loads(path.read_text()))["commands"] == commands:
+        return pair
+    pair = {"pair": number, "order": order(number), "commands": commands}
+    for side in order(number):
+        log = directory / f"pair-{number}-{side}.log"
+        if side == "ours":
+            pair[side] = our_figures(contest, commands["ours"], run, log)
+        else:
+            pair[side] = peer_figures(contest, commands["peer"], material, log)
+    path.write_text(json.dumps(pair, indent=1) + "\n")
+    print(f"{directory.name} {number}: {pair['ours']['fit_seconds']:.1f} s, {pair['peer']['fit_seconds']:.1f} s")
+    return pair
+
+
+def best_settings(contest: Contest, material: Mapping[str, Any]) -> str:
+    """Of Trainer's options those that make an epoch over a few rows faster; measured once for each command."""
+    few = f"--epochs 3 --max-train-rows {PROBE_ROWS} --max-validation-rows {PROBE_ROWS // 4}"
+    base, path = trainer_command(contest, material, 0, few), materials.OUTPUTS / "speed" / "settings.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if base in known:
+        return known[base]["chosen"]
+
+    def epoch_seconds(options: str) -> float:
+        _, lines = run_stamped(joined(base, options), path.with_suffix(".log"))
+        return min(json.loads(lines[-1][1])["epoch_seconds"][1:])
+
+    chosen, tried = "", {"": epoch_seconds("")}
+    for option in TRAINER_OPTIONS:
+        together = joined(chosen, option)
+        tried[together] = epoch_seconds(together)
+        chosen = min(chosen, together, key=tried.__getitem__)
+    path.write_text(json.dumps(known | {base: {"chosen": chosen, "epoch_seconds": tried}}, indent=1) + "\n")
+    return chosen
+
+
+def our_figures(contest: Contest, command: str, run: Path, log: Path) -> Figures:
+    """Of one run, or of all trials of a sweep together."""
+    shutil.rmtree(run, ignore_errors=True)
+    process_seconds, lines = run_stamped(command, log)
+    trials = [trial_figures(contest, path) for path in sorted(run.rglob("result.json"))]
+    if len(trials) != contest.trials:
+        raise SystemExit(f"{len(trials)} of {contest.trials} trials ended; see {log}")
+    training = [seconds for trial in trials for seconds in trial["training_epoch_seconds"][1:]]
+    for name in ("checkpoints", "model", "activations", "cache"):  # gigabytes
+        for path in list(run.rglob(name)):
+            shutil.rmtree(path)
+    return {
+        **combined(trials, contest.trials),
+        "process_seconds": process_seconds,
+        "later_epoch_seconds": mean(later_epoch_seconds(lines)),
+        "later_training_epoch_seconds": mean(training),
+    }
+
+
+def trial_figures(contest: Contest, path: Path) -> Figures:
+    """From a run's result.json and what lies beside it."""
+    result, config = json.loads(path.read_text()), path.with_name("config.yaml").read_text()
+    seconds, stated = result["seconds"], (contest.frozen_blocks, contest.epochs)
+    if (result["frozen_blocks"], result["epochs"]) != stated:
+        raise SystemExit(f"{path}: frozen blocks and epochs are not {stated}, as the peer's are")
+    logged = [json.loads(line) for line in path.with_name("metrics.jsonl").read_text().splitlines()]
+    return {
+        "fit_seconds": seconds["trunk"] + seconds["fit"],
+        "trunk_seconds": seconds["trunk"],
+        "training_epoch_seconds": [line["train/epoch_seconds"] for line in logged if "train/epoch_seconds" in line],
+        "memory_mb": result["peak_memory_mb"],
+        "tokens_trained": result["tokens"]["trained"],
+        "validation": result["validation"][contest.metric],
+        "test": result["test"][contest.metric],
+        "is_peers_recipe": "torch.optim.AdamW" in config and "schedulers.cosine\n" in config,
+    }
+
+
+def peer_figures(contest: Contest, commands: Sequence[str], material: Mapping[str, Any], log: Path) -> Figures:
+    runs = []
+    for command in commands:
+        process_seconds, lines = run_stamped(command, log)
+        run = json.loads(lines[-1][1]) | {"process_seconds": process_seconds, "is_peers_recipe": True}
+        runs.append(run | {stage: run[stage][contest.metric] for stage in ("validation", "test")})
+    if contest.peer == "tutorial":
+        return extrapolated(contest, runs[0], material)
+    return {
+        **combined(runs, contest.trials),
+        "later_epoch_seconds": mean([s for run in runs for s in run["epoch_seconds"][1:]]),
+        "later_training_epoch_seconds": mean([s for run in runs for s in run["training_epoch_seconds"][1:]]),
+    }
+
+
+def combined(runs: Sequence[Figures], count: int) -> Figures:
+    """`count` runs, by those measured: totals by their mean, the largest memory, metrics of the peer's recipe."""
+    totals = [key for key in ("fit_seconds", "trunk_seconds", "process_seconds", "tokens_trained") if key in runs[0]]
+    alike = [run for run in runs if run["is_peers_recipe"]]
+    return {
+        **{key: count * statistics.mean(run[key] for run in runs) for key in totals},
+        **{key: mean([run[key] for run in alike]) for key in ("validation", "test")},
+        "memory_mb": max(run["memory_mb"] for run in runs),
+    }
+
+
+def extrapolated(contest: Contest, run: Figures, material: Mapping[str, Any]) -> Figures:
+    """The tutorial's script on all rows and epochs, from the seconds a row took."""
+    epoch_seconds = sum(
+        run[f"{split}_row_seconds"] * materials.count_rows(material[split]) for split in ("train", "validation")
+    )
+    fit_seconds = contest.epochs * epoch_seconds
+    return {
+        "fit_seconds": fit_seconds,
+        "later_epoch_seconds": epoch_seconds,
+        "process_seconds": run["process_seconds"] - run["fit_seconds"] + fit_seconds,
+        "memory_mb": run["memory_mb"],
+        "measured": run,
+    }
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def run_stamped(command: str, log: Path) -> tuple[float, list[tuple[float, str]]]:
+    """Run it; seconds of the whole process, and its lines, each with the second at which it came."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = [sys.executable, *shlex.split(command)[1:]]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # else lines wait in the pipe
+    start, lines = time.perf_counter(), []
+    with (
+        log.open("w") as copy,
+        subprocess.Popen(
+            arguments, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append((time.perf_counter() - start, line.rstrip()))
+            copy.write(line)
+    if process.returncode:
+        raise SystemExit(f"{command}\nended with {process.returncode}; see {log}")
+    return time.perf_counter() - start, lines
+
+
+def later_epoch_seconds(lines: Sequence[tuple[float, str]]) -> list[float]:
+    """From one epoch's line to the next: training, evaluation and checkpoints of every epoch but a run's first."""
+    ends = [(second, int(found[1])) for second, line in lines if (found := re.match(r"\s*epoch (\d+)/\d+ ", line))]
+    return [end - start for (start, _), (end, epoch) in pairwise(ends) if epoch > 1]
+
+
+def write(options: argparse.Namespace, figures: Sequence[Figure], done: Mapping[str, Sequence[Figures]]) -> None:
+    stated = {"study": options.study, "hardware": hardware(), "date": date.today().isoformat(), "pairs": options.pairs}
+    command = shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])
+    lines = [f"# Speed: {named(options.study, options).replace('_', ' ')}", "", SAID.format(command=command, **stated)]
+    lines.append(CONDITIONS.get(options.study, ALIKE))
+    for name, pairs in done.items():
+        contest, commands = CONTESTS[name], pairs[0]["commands"]
+        titled = [replace(figure, title=figure.title.format(metric=contest.metric)) for figure in figures]
+        lines += [f"## {contest.title}", "", *table(pairs, titled, PEER_NAMES[contest.peer]), ""]
+        lines += ["```bash", commands["ours"], *commands["peer"], "```", ""]
+    ratio = {name: summary(pairs, figures) for name, pairs in done.items()}
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"speed_{named(options.study, options)}"
+    path.with_suffix(".md").write_text("\n".join(lines))
+    path.with_suffix(".json").write_text(json.dumps(stated | {"ratio": ratio, "contests": done}, indent=1) + "\n")
+    print("\n".join(lines))
+    print(json.dumps(stated | {"ratio": ratio}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""A sweep's trials: run once however often the sweep is started, and told apart where several run side by side."""
+
+import io
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import DictConfig, OmegaConf
+
+from permafrost.errors import ConfigError
+
+OF_THE_START = ("resume", "debug")  # keys that say how a sweep is started, not what a trial is
+
+
+def earlier_result(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> dict[str, Any] | None:
+    """The result of this very trial where an earlier start of the sweep finished it.
+
+    What a trial left that broke off or failed is cleared, so that it begins again, unless `resume` goes on from it.
+
+    Raises:
+        ConfigError: the directory holds a trial of another configuration.
+    """
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return None
+    written = OmegaConf.to_container(OmegaConf.load(path))
+    if written:  # empty where the machine went down as it was written
+        if difference := first_difference(written, as_written(cfg)):
+            raise ConfigError(f"{run_dir} holds another trial: {difference}; set another hydra.sweep.dir")
+        if result := finished_result(run_dir):
+            return result
+    if cfg.resume == "never" and sweep_dir.resolve() in run_dir.resolve().parents:
+        shutil.rmtree(run_dir)
+    return None
+
+
+def as_written(cfg: DictConfig) -> Any:
+    """The configuration as reading it back from its file gives it."""
+    return OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
+
+
+def first_difference(there: Any, here: Any) -> str | None:
+    """`optimizer.lr is 0.1 there and 0.2 here`, of the first key that differs."""
+    before, now = flat(there), flat(here)
+    for key in {**now, **before}:
+        if before.get(key, "unset") != now.get(key, "unset") and key not in OF_THE_START:
+            return f"{key} is {before.get(key, 'unset')} there and {now.get(key, 'unset')} here"
+    return None
+
+
+def flat(node: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, its keys the dotted paths."""
+    if not isinstance(node, Mapping):
+        return {path: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()
+    }
+
+
+def finished_result(run_dir: Path) -> dict[str, Any] | None:
+    try:
+        result = json.loads((run_dir / "result.json").read_text("utf-8"))
+    except (OSError, ValueError):  # none, or the program was killed as it wrote
+        return None
+    return result if result.get("status") == "done" else None
+
+
+def worker_number() -> int | None:
+    """Which of the sweep's workers this process is, from 0; None in the program itself."""
+    return number_of(multiprocessing.current_process().name)
+
+
+def number_of(process_name: str) -> int | None:
+    """joblib's workers are LokyProcess-1, LokyProcess-2 and so on; one that took another's place counts on."""
+    found = re.fullmatch(r"LokyProcess-(\d+)", process_name)
+    return int(found[1]) - 1 if found else None
+
+
+def narrow_devices(worker: int, accelerator: str) -> None:
+    """Show this process one GPU alone, as a trial can use one; it keeps it for its later trials."""
+    if accelerator == "cpu":
+        return
+    devices = visible_devices()
+    if len(devices) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device_of(worker, devices)  # read when CUDA starts, at its first use
+
+
+def visible_devices() -> list[str]:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [device for device in given.split(",") if device]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]  # asks the driver, and does not start CUDA
+
+
+def device_of(worker: int, devices: Sequence[str]) -> str:
+    """Workers take turns where there are more of them than devices."""
+    return devices[worker % len(devices)]
+
+
+def settle_worker(mark: str) -> None:
+    """Make a process of joblib's one to train in, whose printed lines begin with the mark of their trial."""
+    if not isinstance(sys.stdout, MarkedLines):  # its first trial
+        multiprocessing.set_start_method(None, force=True)  # joblib's own would pickle what a data loader's workers get
+        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+        sys.stdout, sys.stderr = MarkedLines(sys.stdout), MarkedLines(sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, MarkedLines):
+            stream.mark = mark
+
+
+def end_with(parent: int) -> None:
+    """End this process when the sweep's own was killed: else it would train on, and a new start beside it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+class MarkedLines(io.TextIOBase):
+    """Writes whole lines, each behind a mark; no terminal, so that no progress bar is drawn over another's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.mark, self.begun = stream, "", ""
+
+    def write(self, text: str) -> int:
+        *lines, self.begun = (self.begun + text).split("\n")
+        self.stream.write("".join(f"{self.mark}{line}\n" for line in lines))
+        self.stream.flush()
+        return len(text)

@@ -1,0 +1,178 @@
+"""`permafrost store`, and `permafrost predict` on rows whose frozen part is known already."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from permafrost.cli import app
+from permafrost.deployment.predictor import Predictor
+from permafrost.model.activation_store import entries
+from tests.runs.conftest import compose_config
+
+ENTRY = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
+UNKNOWN = ["snow by the sea", "a warm and sunny day"]
+
+
+@pytest.fixture(scope="module")
+def stored_run(tiny, tmp_path_factory) -> tuple[Path, Path]:
+    """A run with the store on: its directory, and the store's."""
+    from permafrost.experiment import run
+
+    root = tmp_path_factory.mktemp("stored")
+    own = ["store=on", f"store.dir={root}/activations", "trainer.precision=32-true", "optimizer.lr=1e-2"]
+    run(compose_config(*tiny, *own), root / "run")
+    return root / "run", root / "activations"
+
+
+def invoke(*arguments) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def texts_of(path: Path) -> list[str]:
+    with path.open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
+
+
+def forbid_the_trunk(monkeypatch) -> None:
+    def compute(*_):
+        raise AssertionError("the frozen part is computed")
+
+    monkeypatch.setattr("permafrost.model.gpt2.trunk", compute)
+
+
+def copy_of_model(run_dir: Path, copy: Path) -> Path:
+    """A run directory of its own, beside the same store."""
+    shutil.copytree(run_dir / "model", copy / "model")
+    shutil.copy(run_dir / "config.yaml", copy / "config.yaml")
+    return copy
+
+
+def change_weight(run_dir: Path, name: str) -> None:
+    path = run_dir / "model" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name] = tensors[name] * 1.5
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def assert_same_answers(answers: list[dict], expected: list[dict]) -> None:
+    assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
+    # states of batches of another shape, in float32
+    assert [answer["score"] for answer in answers] == pytest.approx([e["score"] for e in expected], abs=1e-5)
+
+
+# permafrost store
+
+
+def test_list_shows_what_is_stored(stored_run):
+    _, store_dir = stored_run
+    printed = invoke("store", "list", "--dir", store_dir)
+    assert "3 entries" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    shown = {line[0]: line[1:7] for line in lines if line and ENTRY.fullmatch(line[0])}
+    assert list(shown) == [directory.name for directory in entries(store_dir)]
+    assert sorted(int(rows) for *_, rows, _ in shown.values()) == [16, 16, 40]
+    assert {tuple(line[:4]) for line in shown.values()} == {("mini", "1", "float32", "32-true")}
+
+
+def test_list_counts_the_tokens_of_the_rows(stored_run, data_dir, tiny_tokenizer):
+    _, store_dir = stored_run
+    ids = tiny_tokenizer(texts_of(data_dir / "train.csv"))["input_ids"]
+    assert f" {sum(len(row) + 1 for row in ids):,} " in invoke("store", "list", "--dir", store_dir)
+
+
+def test_clear_empties_the_store_and_says_how_much_it_was(stored_run, tmp_path):
+    _, store_dir = stored_run
+    copy = tmp_path / "activations"
+    shutil.copytree(store_dir, copy)
+    megabytes = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file()) / 2**20
+    assert f"{megabytes:,.0f} MB freed in {copy}" in invoke("store", "clear", "--dir", copy).replace("\n", "")
+    assert list(copy.iterdir()) == []
+    assert "0 entries" in invoke("store", "list", "--dir", copy)
+
+
+@pytest.mark.parametrize(("verb", "said"), [("list", "0 entries"), ("clear", "0 MB freed")])
+def test_where_there_is_no_store_there_is_nothing_in_it(tmp_path, verb, said):
+    assert said in invoke("store", verb, "--dir", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+# permafrost predict
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_known_rows_get_the_answers_that_they_get_without_the_store(stored_run, data_dir, split):
+    run_dir, _ = stored_run
+    known, plain = (
+        [json.loads(line) for line in invoke("predict", run, "--input", data_dir / f"{split}.csv").splitlines()]
+        for run in (run_dir, run_dir / "model")
+    )
+    assert [row["text"] for row in known] == texts_of(data_dir / f"{split}.csv")
+    assert_same_answers(known, plain)
+
+
+def test_known_rows_are_answered_without_the_frozen_part(stored_run, data_dir, monkeypatch):
+    run_dir, _ = stored_run
+    forbid_the_trunk(monkeypatch)
+    assert len(invoke("predict", run_dir, "--input", data_dir / "test.csv").splitlines()) == 16
+    with pytest.raises(AssertionError, match="is computed"):
+        invoke("predict", run_dir, UNKNOWN[0])
+    with pytest.raises(AssertionError, match="is computed"):
+        invoke("predict", run_dir / "model", "--input", data_dir / "test.csv")
+
+
+def test_known_and_unknown_rows_are_answered_in_the_order_asked(stored_run, data_dir):
+    run_dir, _ = stored_run
+    train, test = texts_of(data_dir / "train.csv"), texts_of(data_dir / "test.csv")
+    asked = [test[3], UNKNOWN[0], train[7], test[0], UNKNOWN[1], train[7], test[3]]
+    predictor = Predictor(run_dir)
+    answers = predictor.predict(asked)
+    assert_same_answers(answers, Predictor(run_dir / "model").predict(asked))
+    assert_same_answers(answers, [predictor.predict([text])[0] for text in asked])
+
+
+def test_a_trunk_that_was_changed_since_is_computed(stored_run, data_dir, tmp_path, monkeypatch):
+    run_dir, store_dir = stored_run
+    changed = copy_of_model(run_dir, tmp_path / "run")
+    change_weight(changed, "transformer.h.0.mlp.c_fc.weight")
+    texts = texts_of(data_dir / "test.csv")
+    assert Predictor(changed).store_dir == store_dir
+    assert_same_answers(Predictor(changed).predict(texts), Predictor(changed / "model").predict(texts))
+    forbid_the_trunk(monkeypatch)
+    with pytest.raises(AssertionError, match="is computed"):
+        Predictor(changed).predict(texts)
+
+
+def test_a_branch_that_was_changed_since_still_reads_the_store(stored_run, data_dir, tmp_path, monkeypatch):
+    """As after more training, or a compression of the branch alone."""
+    run_dir, _ = stored_run
+    changed = copy_of_model(run_dir, tmp_path / "run")
+    change_weight(changed, "transformer.h.1.mlp.c_fc.weight")
+    texts = texts_of(data_dir / "test.csv")
+    expected = Predictor(changed / "model").predict(texts)
+    forbid_the_trunk(monkeypatch)
+    assert_same_answers(Predictor(changed).predict(texts), expected)
+
+
+def test_what_was_cleared_is_computed_again(stored_run, data_dir, tmp_path):
+    run_dir, _ = stored_run
+    copy = copy_of_model(run_dir, tmp_path / "run")
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace("/activations", "/cleared"))
+    texts = texts_of(data_dir / "test.csv")
+    assert Predictor(copy).store_dir is None
+    assert_same_answers(Predictor(copy).predict(texts), Predictor(run_dir).predict(texts))
+
+
+def test_a_run_without_a_store_looks_for_none(run_tiny, data_dir):
+    _, run_dir = run_tiny("store=off", "trainer.max_steps=1")
+    predictor = Predictor(run_dir)
+    assert predictor.trunk is None
+    assert len(predictor.predict(texts_of(data_dir / "test.csv"))) == 16
