@@ -25,7 +25,7 @@ FILES = "data=files data.train={0}/{1} data.validation={0}/{2} data.test={0}/{3}
 Row = tuple[str, str, Sequence[int]]
 PYDOCS: list[Row] = [
     ("default", "", (0, 1, 2)),
-    ("from scratch", "model.init=random", (0, 1, 2)),
+    ("from scratch", "model.init=random", (0, 1)),
 ]
 PLAIN = "trainer.max_epochs=4 head.init=normal "
 REAL: list[Row] = [

@@ -44,7 +44,7 @@ Figures = dict[str, Any]
 # Tried one after the other before the first pair, each on top of those that paid. torch.compile is not among them: the
 # padded lengths vary, and it compiles anew for most of them (peers.py --compile).
 TRAINER_OPTIONS = ("--precision bf16", "--attention eager", "--fused-gelu")
-PROBE_ROWS = 128
+PROBE_ROWS, WORTHWHILE = 128, 0.03  # a gain below 3 % may be chance
 EPOCH = Figure("later_epoch_seconds", "an epoch from the second on, with its evaluation, s", 2, compared=True)
 OUTCOME = (
     Figure("memory_mb", "peak memory, MB", 0, compared=True),
@@ -70,7 +70,7 @@ STUDIES = {
 }
 PEER_NAMES = {"trainer": "Transformers Trainer", "tutorial": "tutorial script"}
 SAID = """\
-`{command}`; {hardware}; {date}; {pairs} pairs, median (smallest to largest). A ratio is what the peer takes for each
+`{command}`; {hardware}; {date}; pairs: {pairs}; median (smallest to largest). A ratio is what the peer takes for each
 that Permafrost takes, within a pair: above 1 Permafrost is faster, or smaller. Stage times leave out Python's start and
 imports. Permafrost's fit begins with an empty activation store and, unless its command leaves them out, writes two
 checkpoints an epoch; the peer writes none. Validation is the best epoch's.
@@ -158,7 +158,8 @@ def best_settings(contest: Contest, material: Mapping[str, Any]) -> str:
     for option in TRAINER_OPTIONS:
         together = joined(chosen, option)
         tried[together] = epoch_seconds(together)
-        chosen = min(chosen, together, key=tried.__getitem__)
+        if tried[together] < tried[chosen] * (1 - WORTHWHILE):
+            chosen = together
     path.write_text(json.dumps(known | {base: {"chosen": chosen, "epoch_seconds": tried}}, indent=1) + "\n")
     return chosen
 
