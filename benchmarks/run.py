@@ -37,7 +37,7 @@ REAL: list[Row] = [
     ),
     (
         "ag_news",
-        "trainer.max_epochs=1 " + FILES.format("{shared}/ag_news", "train.csv", "val.csv", "test.csv"),
+        FILES.format("{shared}/ag_news", "train.csv", "val.csv", "test.csv"),
         (0,),
     ),
     ("stsb", f"task=regression {PLAIN}" + FILES.format("{shared}/stsb", "train.csv", "dev.csv", "test.csv"), (0,)),
