@@ -73,7 +73,8 @@ SAID = """\
 `{command}`; {hardware}; {date}; pairs: {pairs}; median (smallest to largest). A ratio is what the peer takes for each
 that Permafrost takes, within a pair: above 1 Permafrost is faster, or smaller. Stage times leave out Python's start and
 imports. Permafrost's fit begins with an empty activation store and, unless its command leaves them out, writes two
-checkpoints an epoch; the peer writes none. Validation is the best epoch's.
+checkpoints an epoch; the peer writes none. Validation is the best epoch's; test is that epoch's (Permafrost's, where it
+wrote checkpoints) or the last one's.
 """
 ALIKE = """\
 Both sides have the same weights, rows, tokens, optimizer, schedule and number of epochs. Permafrost's batches hold

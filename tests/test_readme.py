@@ -84,7 +84,7 @@ def training_arguments(words: list[str], workplace: Path) -> list[str]:
     if "data=" not in " ".join(words) and "experiment=pretrain_mini" not in words:
         arguments.append("data.max_train_rows=60")
     if "-m" in words:
-        return [*arguments, *SMALL, f"hydra.sweep.dir={workplace}/sweep"]
+        return [*arguments, *SMALL, f"hydra.sweep.dir={workplace}/sweep-{len(list(workplace.iterdir()))}"]
     run_dir = (
         []
         if any(word.startswith("hydra.run.dir") for word in words)
