@@ -190,22 +190,16 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
     from permafrost.training.hardware import resolve_device, resolve_precision
 
     options, mode = settings.trainer, settings.store.mode
-    if not model.freezing.embeddings:
-        if mode == "on":
-            console.print("  store off: nothing is frozen (freezing.blocks=N)")
-        return trunk_pass.Stores()
     precision = resolve_precision(options.precision, options.accelerator)
-    if precision == "bf16-true" and mode != "off":
-        console.print("  store off: with trainer.precision=bf16-true the frozen weights are rounded first")
+    nothing_frozen = not model.freezing.embeddings
+    if mode == "off" or (nothing_frozen and mode == "auto"):
         return trunk_pass.Stores()
-    if mode == "off":
+    if nothing_frozen or precision == "bf16-true":
+        rounded = "with trainer.precision=bf16-true the frozen weights are rounded first"
+        console.print(f"  store off: {'nothing is frozen (freezing.blocks=N)' if nothing_frozen else rounded}")
         return trunk_pass.Stores()
-    part = trunk_pass.FrozenPart(
-        model,
-        name=settings.model.name,
-        precision=precision,
-        device=resolve_device(options.accelerator),
-    )
+    device = resolve_device(options.accelerator)
+    part = trunk_pass.FrozenPart(model, name=settings.model.name, precision=precision, device=device)
     epochs = trunk_pass.SHARED_READS if in_sweep else options.max_epochs
     return trunk_pass.open_stores(
         part,

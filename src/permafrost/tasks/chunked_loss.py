@@ -17,13 +17,13 @@ def vocabulary_loss_sum(hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn
     """(N, C), (V, C), (N,) -> (): the sum of `loss` over the positions whose label is not -100.
 
     Ignored positions never meet the vocabulary. The gradient is computed with the loss, chunk by chunk, as in Liger
-    (Hsu et al. 2024, section 3.2): one chunk's logits are all that is ever held, and none is computed twice.
+    (Hsu et al. 2024, arXiv:2410.10989): one chunk's logits are all that is ever held, and none is computed twice.
     """
     kept = labels != IGNORED
     hidden, labels = hidden[kept], labels[kept]
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return _ChunkedLoss.apply(hidden, weight, labels, loss)
-    return torch.stack([part.sum() for part in _losses(hidden, weight, labels, loss)]).sum()
+    return torch.stack([_chunk_loss(part, weight, target, loss) for part, target in _chunks(hidden, labels)]).sum()
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -33,10 +33,10 @@ class _ChunkedLoss(torch.autograd.Function):
         total, to_hidden, to_weight = hidden.new_zeros((), dtype=torch.float32), [], None
         if weight.requires_grad:
             to_weight = torch.zeros_like(weight)
-        for part, target in zip(inputs[0].split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True):
+        for part, target in _chunks(inputs[0], labels):
             with torch.enable_grad():
                 part = part.requires_grad_()
-                summed = next(_losses(part, inputs[1], target, loss)).sum()
+                summed = _chunk_loss(part, inputs[1], target, loss)
                 wanted = [part, inputs[1]] if weight.requires_grad else [part]
                 gradients = torch.autograd.grad(summed, wanted)
             total += summed.detach()
@@ -52,6 +52,9 @@ class _ChunkedLoss(torch.autograd.Function):
         return to_hidden * upstream[0], None if to_weight is None else to_weight * upstream[0], None, None
 
 
-def _losses(hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn.Module) -> Iterator[Tensor]:
-    for part, target in zip(hidden.split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True):
-        yield loss(nn.functional.linear(part, weight), target)
+def _chunks(hidden: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(hidden.split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True)
+
+
+def _chunk_loss(hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn.Module) -> Tensor:
+    return loss(nn.functional.linear(hidden, weight), labels).sum()
