@@ -269,9 +269,10 @@ def make_modules(
 def make_trainer(
     settings: Settings, run_dir: Path, plain_config: dict[str, Any], *, accumulate: int, sweep: str | None
 ) -> "lightning.Trainer":
+    from permafrost.training.checkpoints import CHECKPOINTS
     from permafrost.training.hardware import resolve_precision
     from permafrost.training.loggers import MetricsFile
-    from permafrost.training.trainer import CHECKPOINTS, make_trainer
+    from permafrost.training.trainer import make_trainer
 
     precision = resolve_precision(settings.trainer.precision, settings.trainer.accelerator)
     console.print(f"  precision {precision}")

@@ -98,7 +98,7 @@ def claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> None:
 
 def checkpoint_to_resume(resume: str, run_dir: Path) -> str | None:
     """never: none; auto: this run directory's last, if there is one; must: that or an error; PATH: a run or a file."""
-    from permafrost.training.trainer import last_checkpoint
+    from permafrost.training.checkpoints import last_checkpoint
 
     if resume == "never":
         return None
@@ -114,7 +114,7 @@ def checkpoint_to_resume(resume: str, run_dir: Path) -> str | None:
 def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple[dict[str, dict[str, float]], Any]:
     """Scores of the best weights on validation and test, and the test logits in the rows' order."""
     from permafrost.training.callbacks.collect import CollectOutputs
-    from permafrost.training.trainer import restore_best_
+    from permafrost.training.checkpoints import restore_best_
 
     restore_best_(module, trainer)
     collect = CollectOutputs()

@@ -1,12 +1,14 @@
 """What a finished run leaves: the contract that programs read, and a model that plain Transformers loads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from permafrost.errors import ResourceError
 from tests.runs.conftest import command
 
 RESULT_KEYS = [
@@ -71,6 +73,27 @@ def test_checkpoints_load_as_tensors_only(finished_run):
     _, run_dir = finished_run
     for name in ("best", "last"):
         assert "state_dict" in torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_checkpoints_hold_what_is_trained_and_nothing_frozen(finished_run):
+    _, run_dir = finished_run
+    for name in ("best", "last"):
+        names = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"].keys()
+        assert {"model.transformer.h.1.ln_1.weight", "model.head.score.weight"} <= names
+        assert not [name for name in names if name.startswith(("model.transformer.h.0.", "model.transformer.wte."))]
+
+
+def test_a_run_does_not_go_on_over_other_frozen_weights(run_tiny, tiny_model_dir, tmp_path):
+    from transformers import GPT2LMHeadModel
+
+    run_tiny(name="run")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_dir, other)
+    model = GPT2LMHeadModel.from_pretrained(other)
+    model.transformer.h[0].ln_1.bias.data += 1e-3
+    model.save_pretrained(other)
+    with pytest.raises(ResourceError, match="over other frozen weights"):
+        run_tiny(f"model.path={other}", "resume=must", "trainer.max_epochs=3", name="run")
 
 
 def test_a_transformers_pipeline_answers_with_the_same_scores(finished_run):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from permafrost.errors import ConfigError, ResourceError
+from permafrost.model.freezing import weights_fingerprint
 
 if TYPE_CHECKING:
     from transformers import GPT2Model
@@ -93,15 +94,12 @@ class ActivationStore:
 
 def trunk_key(backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str) -> str:
     """Hash of all that the stored states depend on, but for the rows: weights below the cut, and how they are run."""
-    digest = hashlib.blake2b(digest_size=8)
     config = backbone.config
     how = (depth, dtype, precision, tokenizer, config.n_head, config.layer_norm_epsilon, config.activation_function)
-    digest.update(repr((*how, config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)).encode())
-    for name, weight in backbone.state_dict().items():
-        if name.startswith(("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))):
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    scaled = (config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)
+    below = ("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))
+    weights = weights_fingerprint(named for named in backbone.state_dict().items() if named[0].startswith(below))
+    return hashlib.blake2b(repr((*how, *scaled, weights)).encode(), digest_size=8).hexdigest()
 
 
 def row_digests(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:

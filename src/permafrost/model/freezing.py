@@ -3,11 +3,13 @@
 Depth groups: 0 the embeddings, 1..L the blocks, L+1 the final norm and the head.
 """
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from permafrost.errors import ConfigError
 
@@ -50,6 +52,19 @@ def freeze_(model: nn.Module, num_blocks: int, freezing: Freezing) -> None:
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def frozen_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
+
+
+def weights_fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash of names, types and values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in named:
+        digest.update(f"{name} {weight.dtype} ".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _is_frozen(name: str, num_blocks: int, freezing: Freezing) -> bool:

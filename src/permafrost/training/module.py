@@ -1,6 +1,7 @@
 """The one LightningModule: a model, a task and a loss; the same step for training, validation and test."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -12,6 +13,7 @@ from torchmetrics import SumMetric
 
 from permafrost.data.batching import Batch
 from permafrost.tasks.base import LOSS, LossFunction, Task
+from permafrost.training.checkpoints import frozen_fingerprint, leave_out_frozen_, put_in_frozen_
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeSchedulers = Callable[[Optimizer], list[LRScheduler]]
@@ -46,9 +48,15 @@ class FineTuning(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained_tokens"] = int(self.trained_tokens)
+        leave_out_frozen_(checkpoint, self, self.frozen_fingerprint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_tokens = torch.tensor(checkpoint["trained_tokens"])
+        put_in_frozen_(checkpoint, self, self.frozen_fingerprint)
+
+    @cached_property
+    def frozen_fingerprint(self) -> str:
+        return frozen_fingerprint(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "validation")

@@ -1,4 +1,4 @@
-"""The Lightning trainer and the names of the files it leaves in a run directory."""
+"""The Lightning trainer, with the settings that every run has."""
 
 import logging
 import warnings
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-CHECKPOINTS = "checkpoints"
+from permafrost.training.checkpoints import CheckpointFiles
+
 # Said by the libraries of things that are so on purpose here.
 EXPECTED_WARNINGS = (
     ".*does not have many workers which may be a bottleneck.*",
@@ -42,6 +42,7 @@ def make_trainer(
         **{**options, "precision": precision},
         callbacks=list(callbacks),
         logger=list(loggers),
+        plugins=[CheckpointFiles()],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the plan of batches cuts the shares itself
@@ -50,18 +51,3 @@ def make_trainer(
         enable_progress_bar=any(type(callback).__name__ == "RichProgressBar" for callback in callbacks),
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
     )
-
-
-def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer) -> str | None:
-    """Load the weights of the best validation; returns their file, None where no checkpoint was kept."""
-    checkpoint = trainer.checkpoint_callback
-    path = getattr(checkpoint, "best_model_path", "")
-    if not path:
-        return None
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-    return path
-
-
-def last_checkpoint(run_dir: Path) -> Path | None:
-    path = run_dir / CHECKPOINTS / "last.ckpt"
-    return path if path.exists() else None
