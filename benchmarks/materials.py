@@ -6,7 +6,7 @@ All of it lies under outputs/benchmarks and is made once. Paths are relative to 
 import csv
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,7 @@ MINI = Path("src/permafrost/model/mini")
 TOKENIZER = ROOT.parent / "shared" / "gpt2-tokenizer"
 SEED = 0
 TOKENS_PER_BATCH = 2048  # data.max_tokens_per_batch
-Rows = Sequence[Mapping[str, Any]]
+Rows = Iterable[Mapping[str, Any]]
 
 
 def apart(make: Callable[..., Any], *arguments: Any) -> Any:
@@ -76,8 +76,8 @@ def _export_pydocs(files: Mapping[str, Path]) -> None:
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         settings = read_settings(compose("train"))
-    for name, table in read_splits(settings, ("text", "label"), Notes()).items():
-        write_rows(files[name], table.select(["text", "label"]).to_pylist())
+    for name, rows in read_splits(settings, ("text", "label"), Notes()).items():
+        write_rows(files[name], rows)
 
 
 def write_rows(path: Path, rows: Rows) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import materials
+import pyarrow as pa
 import torch
 from run import RESULTS, ROOT, hardware
 from torch import Tensor
@@ -118,12 +119,12 @@ def build_model(name: str, blocks: int) -> tuple[GPT2WithHead, Path]:
 def one_batch(source: Path) -> Batch:
     """The first batch of an epoch."""
     with (ROOT / materials.ag_news(2000)["train"]).open(encoding="utf-8", newline="") as file:
-        texts = [row["text"] for row in csv.DictReader(file)]
-    ids, _ = encode_texts(texts, None, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
+        table = pa.table({"text": [row["text"] for row in csv.DictReader(file)]})
+    ids, _ = encode_texts(table, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
     split = tokenized_split(ids, torch.ones(len(ids)).numpy(), None, 0)
     batching = TokenBatching(max_tokens=materials.TOKENS_PER_BATCH)
     rows = shuffled_batches(split.lengths, batching, seed=0, epoch=0)[0]
-    return padded_batch(split.token_arrays(), None, rows)
+    return padded_batch(split.input_ids, None, rows)
 
 
 def logits_of(model: GPT2WithHead, batch: Batch, below: Tensor | None) -> Tensor:

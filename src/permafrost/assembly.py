@@ -13,8 +13,8 @@ from permafrost.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
-    import pyarrow as pa
 
+    from permafrost.data.rows import StoredRows
     from permafrost.data.sources import Notes
     from permafrost.data.tokenization import TokenizedSplit
     from permafrost.model.gpt2 import GPT2WithHead
@@ -38,7 +38,7 @@ class Prepared:
 
     task: "Task"
     encoding: "Encoding"
-    rows: dict[str, "pa.Table"]
+    rows: dict[str, "StoredRows"]
     splits: dict[str, "TokenizedSplit"]
 
 
@@ -130,7 +130,7 @@ def prepare(settings: Settings) -> Prepared:
     return Prepared(task=task, encoding=encoding, rows=rows, splits=splits)
 
 
-def make_encoding(settings: Settings, train: "pa.Table") -> "Encoding":
+def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
     """The tokenizer, the model's own or trained on the training texts, and the longest row in tokens."""
     from permafrost.tasks.base import Encoding
     from permafrost.tasks.preparation import load_tokenizer, trained_tokenizer
@@ -145,7 +145,7 @@ def make_encoding(settings: Settings, train: "pa.Table") -> "Encoding":
     return Encoding(tokenizer=tokenizer, max_length=max_length)
 
 
-def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "pa.Table"]:
+def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "StoredRows"]:
     from permafrost.data import sources
 
     data = settings.data
@@ -163,7 +163,8 @@ def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "pa
         test_fraction=data.test_fraction,
         max_train_rows=data.max_train_rows,
     )
-    return sources.split_rows(given, roles, sources.Columns(**data.columns.model_dump()), plan, notes)
+    columns = sources.Columns(**data.columns.model_dump())
+    return sources.split_rows(given, roles, columns, plan, notes, Path(data.cache_dir) / "rows")
 
 
 def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":

@@ -110,12 +110,17 @@ def store_clear(directory: StoreDirectory = DEFAULT_STORE) -> None:
 
 
 def read_table(path: Path, roles: Any, text: list[str] | None, label: str | None = None) -> Any:
+    import pyarrow as pa
+
     from permafrost.data.readers import read_rows
     from permafrost.data.sources import Columns, Notes, rows_by_role
 
     columns = Columns(text=text[0] if text and len(text) == 1 else text, label=label, target=label)
     notes = Notes()
-    table = rows_by_role(read_rows(path), roles, columns, path.name, notes)
+    parts = list(rows_by_role(read_rows(path), roles, columns, path.name, notes))
+    if not parts:
+        raise DataError(f"{path}: no row has a text")
+    table = pa.concat_tables(parts)
     for line in notes.lines:
         print(line, file=sys.stderr)
     return table

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from permafrost.training.trunk_pass import Stores
 
 Result = dict[str, Any]
+YARDSTICK_ROWS = 100_000
 
 
 @dataclass
@@ -187,10 +188,9 @@ def write_run(
     card = model_card(settings.model_dump(), result, task.describe())
     export_model(model, task, prepared.encoding, run_dir / "model", card, stores.trunk)
     if logits is not None:
-        rows = prepared.rows["test"].to_pylist()
-        lines = [row | {"prediction": answer} for row, answer in zip(rows, task.answers(logits), strict=True)]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (run_dir / "predictions.jsonl").write_text(text, "utf-8")
+        with (run_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            for row, answer in zip(prepared.rows["test"], task.answers(logits), strict=True):
+                file.write(json.dumps(row | {"prediction": answer}, ensure_ascii=False) + "\n")
     yardsticks = measure_yardsticks(settings, prepared)
     if yardsticks:
         (run_dir / "yardsticks.json").write_text(json.dumps(yardsticks, indent=2) + "\n", "utf-8")
@@ -213,16 +213,17 @@ def say_what_was_read(stores: "Stores") -> None:
 
 def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
     """Test accuracies that need no GPT-2, for classifiers; kept with the cache, as every run on these rows has them."""
-    from permafrost.data.tokenization import texts_fingerprint
+    from permafrost.data.tokenization import fingerprint
     from permafrost.tasks.classification import Classification
     from permafrost.tasks.yardsticks import majority_accuracy, tfidf_accuracy
 
     if not settings.yardsticks or not isinstance(prepared.task, Classification):
         return {}
-    columns = [
-        rows[name].to_pylist() for rows in prepared.rows.values() for name in rows.column_names if name != "where"
-    ]
-    path = Path(settings.data.cache_dir) / "yardsticks" / f"{texts_fingerprint(columns)}.json"
+    if prepared.rows["train"].num_rows > YARDSTICK_ROWS:
+        console.print(f"  no yardsticks: TF-IDF of more than {YARDSTICK_ROWS:,} rows takes longer and more than GPT-2")
+        return {}
+    key = fingerprint([rows.fingerprint for rows in prepared.rows.values()])
+    path = Path(settings.data.cache_dir) / "yardsticks" / f"{key}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         measured = {

@@ -16,7 +16,7 @@ from permafrost.data.batching import (
     padding_share,
     shuffled_batches,
 )
-from permafrost.data.tokenization import TokenArrays
+from permafrost.ragged import RaggedArray
 
 LENGTHS = np.clip(np.random.default_rng(0).lognormal(3.4, 0.6, 20_000), 1, 512).astype(np.int64)
 BUDGET = TokenBatching(max_tokens=4096)
@@ -100,7 +100,7 @@ def test_a_resumed_epoch_has_its_rest_and_its_whole_length():
 
 
 def test_a_padded_batch_by_hand():
-    tokens = TokenArrays(values=np.array([5, 6, 7, 8, 9], np.int32), offsets=np.array([0, 2, 5], np.int32))
+    tokens = RaggedArray(np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 2, 5], np.int32))
     batch = padded_batch(tokens, np.array([1, 0]), np.array([0, 1]), 0.5)
     assert batch.input_ids.tolist() == [[5, 6, 0], [7, 8, 9]]
     assert batch.lengths.tolist() == [2, 3]
@@ -109,7 +109,7 @@ def test_a_padded_batch_by_hand():
 
 
 def test_without_labels_the_tokens_are_the_labels_and_padding_is_none():
-    tokens = TokenArrays(values=np.array([5, 6, 7, 8, 9], np.int32), offsets=np.array([0, 2, 5], np.int32))
+    tokens = RaggedArray(np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 2, 5], np.int32))
     assert padded_batch(tokens, None, np.array([0, 1])).labels.tolist() == [[5, 6, -100], [7, 8, 9]]
 
 

@@ -7,8 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from permafrost.data.readers import read_rows
+from permafrost.data import readers
 from permafrost.errors import DataError
+
+
+def read_rows(*arguments) -> list[dict]:
+    return list(readers.read_rows(*arguments))
+
 
 ROWS = [{"text": 'he said "no"', "label": "a"}, {"text": "two, three", "label": "b"}, {"text": "ü", "label": "a"}]
 CONTENT = {
@@ -147,3 +152,14 @@ def test_the_line_of_a_fault_inside_a_json_file(tmp_path):
     (tmp_path / "a.json").write_text('[\n  {"text": "x"},\n  {"text": }\n]')
     with pytest.raises(DataError, match=r"a.json:3: not JSON: Expecting value at column 12"):
         read_rows(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_file_is_read_as_its_rows_are_asked_for(suffix, tmp_path):
+    """The fault in the last row does not keep the first ones back: the file is never held as a whole."""
+    content = b"text\n" + b"a plain line\n" * 100_000 + b"caf\xe9\n"
+    (tmp_path / f"a.txt{suffix}").write_bytes(gzip.compress(content) if suffix else content)
+    rows = readers.read_rows(tmp_path / f"a.txt{suffix}")
+    assert [next(rows)["text"] for _ in range(1000)][-1] == "a plain line"
+    with pytest.raises(DataError, match=r"a.txt.*:100002: byte 1300008 \(0xe9\)"):
+        list(rows)

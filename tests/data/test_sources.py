@@ -1,9 +1,11 @@
 """Rows by role: columns found or named, splits cut by the text, faults with their place."""
 
+import pyarrow as pa
 import pytest
 
 from permafrost.data import sources
-from permafrost.data.sources import Columns, Notes, SplitPlan, read_hub, rows_by_role, sample_rows, split_rows
+from permafrost.data.rows import keep
+from permafrost.data.sources import Columns, Notes, SplitPlan, read_hub, rows_by_role, sample_rows
 from permafrost.errors import DataError, ResourceError
 
 PLAN = SplitPlan(seed=0, validation_fraction=0.2, test_fraction=0.1)
@@ -15,7 +17,25 @@ def rows(count: int, **columns) -> list[dict]:
 
 
 def pick(given, roles=("text", "label"), columns=None, notes=None):
-    return rows_by_role(given, roles, columns or Columns(), "train", notes or Notes())
+    return pa.concat_tables(rows_by_role(given, roles, columns or Columns(), "train", notes or Notes()))
+
+
+@pytest.fixture(params=[7, 20_000], ids=lambda size: f"slices of {size}")
+def split_rows(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SLICE_ROWS", request.param)
+
+    def split(given, plan=PLAN):
+        return sources.split_rows(given, ("text", "label"), Columns(), plan, Notes(), tmp_path)
+
+    return split
+
+
+@pytest.fixture
+def sample(tmp_path):
+    def texts_and_labels(table, max_rows, seed):
+        return pa.concat_tables(sample_rows(keep([table], tmp_path), max_rows, seed, tmp_path).slices())
+
+    return texts_and_labels
 
 
 def test_columns_are_found_by_their_names_and_stated():
@@ -68,9 +88,9 @@ def test_rows_without_text_are_left_out_and_counted():
     assert notes.lines[-1] == "train: left out 2 rows without text, the first at f.csv:3"
 
 
-def test_missing_splits_are_cut_from_train_whatever_the_order():
-    cut = split_rows({"train": rows(2000)}, ("text", "label"), Columns(), PLAN, Notes())
-    turned = split_rows({"train": rows(2000)[::-1]}, ("text", "label"), Columns(), PLAN, Notes())
+def test_missing_splits_are_cut_from_train_whatever_the_order(split_rows):
+    cut = split_rows({"train": rows(2000)})
+    turned = split_rows({"train": rows(2000)[::-1]})
     parts = {name: set(table["text"].to_pylist()) for name, table in cut.items()}
     assert sum(len(part) for part in parts.values()) == 2000 == len(set.union(*parts.values()))
     assert parts == {name: set(table["text"].to_pylist()) for name, table in turned.items()}
@@ -78,30 +98,30 @@ def test_missing_splits_are_cut_from_train_whatever_the_order():
     assert 150 < len(parts["test"]) < 250
 
 
-def test_given_splits_are_left_alone():
+def test_given_splits_are_left_alone(split_rows):
     given = {"train": rows(50), "validation": rows(5), "test": rows(6)}
-    cut = split_rows(given, ("text", "label"), Columns(), PLAN, Notes())
+    cut = split_rows(given)
     assert {name: table.num_rows for name, table in cut.items()} == {"train": 50, "validation": 5, "test": 6}
 
 
-def test_one_missing_split_takes_nothing_for_the_given_one():
-    cut = split_rows({"train": rows(500), "test": rows(6)}, ("text", "label"), Columns(), PLAN, Notes())
+def test_one_missing_split_takes_nothing_for_the_given_one(split_rows):
+    cut = split_rows({"train": rows(500), "test": rows(6)})
     assert cut["test"].num_rows == 6
     assert cut["train"].num_rows + cut["validation"].num_rows == 500
 
 
-def test_a_split_without_rows_says_what_to_set():
+def test_a_split_without_rows_says_what_to_set(split_rows):
     with pytest.raises(DataError, match=r"data.validation_fraction"):
-        split_rows({"train": rows(2)}, ("text", "label"), Columns(), PLAN, Notes())
+        split_rows({"train": rows(2)})
 
 
-def test_a_sample_is_seeded_and_keeps_every_label():
+def test_a_sample_is_seeded_and_keeps_every_label(sample):
     table = pick([*rows(300), {"text": "rare", "label": "c", "where": "f:999"}])
-    first, again = sample_rows(table, 20, seed=0), sample_rows(table, 20, seed=0)
+    first, again = sample(table, 20, seed=0), sample(table, 20, seed=0)
     assert first.equals(again)
     assert first.num_rows == 20
     assert set(first["label"].to_pylist()) == {"a", "b", "c"}
-    assert not first.equals(sample_rows(table, 20, seed=1))
+    assert not first.equals(sample(table, 20, seed=1))
 
 
 def test_an_unreachable_hub_is_a_resource_error():
@@ -157,27 +177,27 @@ def test_finding_the_first_row_without_text_compares_no_rows():
     assert pick(given).num_rows == 3
 
 
-def test_equal_texts_fall_into_one_split():
+def test_equal_texts_fall_into_one_split(split_rows):
     given = [row | {"where": f"f:{i}"} for i, row in enumerate(rows(300) * 2)]
-    cut = split_rows({"train": given}, ("text", "label"), Columns(), PLAN, Notes())
+    cut = split_rows({"train": given})
     parts = [set(table["text"].to_pylist()) for table in cut.values()]
     assert sum(table.num_rows for table in cut.values()) == 600
     assert sum(map(len, parts)) == 300
 
 
-def test_a_sample_holds_the_same_texts_whatever_the_order():
+def test_a_sample_holds_the_same_texts_whatever_the_order(sample):
     given = rows(300)
-    first, turned = (sample_rows(pick(order), 20, seed=0)["text"].to_pylist() for order in (given, given[::-1]))
+    first, turned = (sample(pick(order), 20, seed=0)["text"].to_pylist() for order in (given, given[::-1]))
     assert first == turned[::-1]
 
 
-def test_only_training_rows_are_sampled():
+def test_only_training_rows_are_sampled(split_rows):
     plan = SplitPlan(seed=0, validation_fraction=0.2, test_fraction=0.1, max_train_rows=30)
-    whole = split_rows({"train": rows(500)}, ("text", "label"), Columns(), PLAN, Notes())
-    part = split_rows({"train": rows(500)}, ("text", "label"), Columns(), plan, Notes())
+    whole = split_rows({"train": rows(500)})
+    part = split_rows({"train": rows(500)}, plan)
     assert part["train"].num_rows == 30
-    assert part["validation"].equals(whole["validation"])
-    assert part["test"].equals(whole["test"])
+    assert part["validation"] == whole["validation"]
+    assert part["test"] == whole["test"]
 
 
 @pytest.fixture
@@ -193,7 +213,8 @@ def test_a_directory_of_csv_files_is_read_as_a_hub_data_set(tmp_path):
     (tmp_path / "set" / "train.csv").write_text("text,label\nx,a\ny,b\n")
     (tmp_path / "set" / "test.csv").write_text("text,label\nz,a\n")
     name = str(tmp_path / "set")
-    assert read_hub(name, None, {"train": "train", "validation": None, "test": "test"}) == {
+    read = read_hub(name, None, {"train": "train", "validation": None, "test": "test"})
+    assert {split: list(rows) for split, rows in read.items()} == {
         "train": [
             {"text": "x", "label": "a", "where": f"{name}/train:0"},
             {"text": "y", "label": "b", "where": f"{name}/train:1"},

@@ -1,16 +1,34 @@
 """The tokenizer loses no character, and a cached split is complete or absent."""
 
+from dataclasses import replace
+
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from permafrost.data.tokenization import END_OF_TEXT, PAD, TokenizedSplit, cached_split, fingerprint, texts_fingerprint
+from permafrost.data.tokenization import END_OF_TEXT, PAD, TokenizedSplit, cached_split, fingerprint, joined
+from permafrost.ragged import RaggedArray
 
 
-def split() -> TokenizedSplit:
-    ids = pa.array([[1, 2, 3], [4]], pa.list_(pa.int32()))
-    table = pa.table({"input_ids": ids, "num_targets": pa.array([1, 1], pa.int32()), "label": pa.array([0, 1])})
-    return TokenizedSplit(table=table, truncated_rows=3)
+def ragged(*rows: list[int]) -> RaggedArray:
+    return RaggedArray(np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)]))
+
+
+def parts() -> list[TokenizedSplit]:
+    targets = np.array([1, 1], np.int32)
+    return [
+        TokenizedSplit(
+            input_ids=ragged([1, 2, 3], [4]), num_targets=targets, labels=np.array([0, 1]), truncated_rows=3
+        ),
+        TokenizedSplit(input_ids=ragged([5], [6, 7]), num_targets=targets, labels=np.array([1, 1]), truncated_rows=1),
+    ]
+
+
+def check(split: TokenizedSplit) -> None:
+    assert [split.input_ids[row].tolist() for row in range(len(split))] == [[1, 2, 3], [4], [5], [6, 7]]
+    assert split.lengths.tolist() == [3, 1, 1, 2]
+    assert split.labels.tolist() == [0, 1, 1, 1]
+    assert split.num_targets.tolist() == [1, 1, 1, 1]
+    assert split.truncated_rows == 4
 
 
 @pytest.mark.parametrize("text", ["plain words", "naïve café", "日本語 🎉", "tabs\tand\nlines", "  two spaces "])
@@ -23,41 +41,36 @@ def test_padding_and_end_of_text_are_two_tokens(tiny_tokenizer):
     assert tiny_tokenizer.pad_token_id != tiny_tokenizer.eos_token_id
 
 
-def test_a_cached_split_is_what_was_made(tmp_path):
-    made = cached_split(tmp_path, "key", split)
-    assert made.table.equals(split().table)
-    assert made.truncated_rows == 3
-    assert made.lengths.tolist() == [3, 1]
-    assert [made.token_arrays()[i].tolist() for i in range(2)] == [[1, 2, 3], [4]]
+def test_a_cached_split_is_its_parts_end_to_end(tmp_path):
+    check(cached_split(tmp_path, "key", parts))
+    check(cached_split(tmp_path, "key", lambda: pytest.fail("made again")))
 
 
-def test_a_split_is_made_once(tmp_path):
-    cached_split(tmp_path, "key", split)
-    assert len(cached_split(tmp_path, "key", lambda: pytest.fail("made again"))) == 2
-
-
-def test_the_tokens_are_read_from_the_mapped_file(tmp_path):
-    tokens = cached_split(tmp_path, "key", split).token_arrays()
-    assert not tokens.values.flags.owndata
-    assert not tokens.values.flags.writeable
+def test_parts_are_joined_in_memory():
+    check(joined(parts()))
 
 
 def test_a_failed_split_leaves_nothing(tmp_path):
+    def failing():
+        yield parts()[0]
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        cached_split(tmp_path, "key", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-    assert list(tmp_path.glob("*.arrow")) == []
+        cached_split(tmp_path, "key", failing)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_fingerprints_tell_texts_apart():
-    assert texts_fingerprint([["a", "b"]]) == texts_fingerprint([["a", "b"]])
-    assert texts_fingerprint([["a", "b"]]) != texts_fingerprint([["ab"]])
-    assert texts_fingerprint([["a"], ["b"]]) != texts_fingerprint([["a", "b"]])
+def test_of_two_that_write_the_same_split_the_first_one_stays(tmp_path):
+    def overtaken():
+        cached_split(tmp_path, "key", parts)
+        return parts()
+
+    check(cached_split(tmp_path, "key", overtaken))
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_fingerprints_tell_values_and_types_apart():
     assert fingerprint(1, "a") != fingerprint("1", "a")
-
-
-def test_tokens_are_one_contiguous_array(tmp_path):
-    tokens = cached_split(tmp_path, "key", split).token_arrays()
-    assert np.array_equal(tokens.values, [1, 2, 3, 4])
 
 
 def test_random_code_points_come_back(tiny_tokenizer):
@@ -80,24 +93,15 @@ def test_a_write_that_stops_half_way_is_no_split(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(tokenization.Path, "replace", stopped)
+        patched.setattr(tokenization.Path, "rename", stopped)
         with pytest.raises(KeyboardInterrupt):
-            cached_split(tmp_path, "key", split)
-    assert list(tmp_path.glob("*.arrow")) == []
-    assert cached_split(tmp_path, "key", split).table.equals(split().table)
-
-
-def test_chunked_columns_are_stored_as_one(tmp_path):
-    twice = TokenizedSplit(table=pa.concat_tables([split().table, split().table]))
-    stored = cached_split(tmp_path, "key", lambda: twice)
-    assert stored.table["input_ids"].num_chunks == 1
-    assert stored.lengths.tolist() == [3, 1, 3, 1]
-    assert stored.labels.tolist() == [0, 1, 0, 1]
-    assert stored.num_targets.tolist() == [1, 1, 1, 1]
+            cached_split(tmp_path, "key", parts)
+    assert list(tmp_path.iterdir()) == []
+    check(cached_split(tmp_path, "key", parts))
 
 
 def test_a_split_without_labels_has_none(tmp_path):
-    bare = TokenizedSplit(table=split().table.drop_columns("label"))
+    bare = [replace(part, labels=None) for part in parts()]
     assert cached_split(tmp_path, "key", lambda: bare).labels is None
 
 

@@ -11,6 +11,7 @@ from permafrost.errors import DataError
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.binding import bind, bind_described
 from permafrost.tasks.classification import Classification, labels_of
+from permafrost.tasks.preparation import encode_table
 
 
 def table(labels: list[str], source: str = "rows.csv") -> pa.Table:
@@ -73,11 +74,12 @@ def test_a_label_unknown_to_train_is_named_with_its_place(split):
 
 
 def test_rows_become_tokens_and_label_numbers(tiny_tokenizer):
-    encoded = make_task().encode(
+    encoded = encode_table(
+        make_task(),
         pa.table({"text": ["a warm day", "the sea"], "label": ["label 2", "label 0"]}),
         Encoding(tokenizer=tiny_tokenizer, max_length=64),
     )
-    written = [tiny_tokenizer.decode(encoded.token_arrays()[row]) for row in (0, 1)]
+    written = [tiny_tokenizer.decode(encoded.input_ids[row]) for row in (0, 1)]
     assert written == ["a warm day<|endoftext|>", "the sea<|endoftext|>"]
     assert encoded.labels.tolist() == [2, 0]
     assert encoded.num_targets.tolist() == [1, 1]
@@ -86,16 +88,16 @@ def test_rows_become_tokens_and_label_numbers(tiny_tokenizer):
 
 def test_a_pair_is_written_around_end_of_text(tiny_tokenizer):
     rows = pa.table({"text": ["a warm day"], "text_pair": ["the sea"]})
-    encoded = make_task().encode(rows, Encoding(tokenizer=tiny_tokenizer, max_length=64))
-    assert tiny_tokenizer.decode(encoded.token_arrays()[0]) == "a warm day<|endoftext|>the sea<|endoftext|>"
+    encoded = encode_table(make_task(), rows, Encoding(tokenizer=tiny_tokenizer, max_length=64))
+    assert tiny_tokenizer.decode(encoded.input_ids[0]) == "a warm day<|endoftext|>the sea<|endoftext|>"
     assert encoded.labels is None
 
 
 def test_long_rows_are_cut_on_the_right_and_counted(tiny_tokenizer):
     rows = pa.table({"text": ["abcdefgh", "abcd", "abc"]})  # no merges in these: one token for each letter
     assert tiny_tokenizer.tokenize("abcd") == ["a", "b", "c", "d"]
-    encoded = make_task().encode(rows, Encoding(tokenizer=tiny_tokenizer, max_length=5))
-    written = [tiny_tokenizer.decode(encoded.token_arrays()[row]).split("<")[0] for row in range(3)]
+    encoded = encode_table(make_task(), rows, Encoding(tokenizer=tiny_tokenizer, max_length=5))
+    written = [tiny_tokenizer.decode(encoded.input_ids[row]).split("<")[0] for row in range(3)]
     assert written == ["abcd", "abcd", "abc"]
     assert encoded.truncated_rows == 1
 

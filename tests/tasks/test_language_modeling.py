@@ -13,11 +13,13 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.language_modeling import LanguageModeling, positions_scored
 from permafrost.tasks.losses import CrossEntropy
+from permafrost.tasks.preparation import encode_table
 
 
 def windows(tokenizer, texts: list[str], max_length: int) -> list[str]:
-    encoded = LanguageModeling().encode(pa.table({"text": texts}), Encoding(tokenizer=tokenizer, max_length=max_length))
-    tokens = encoded.token_arrays()
+    encoding = Encoding(tokenizer=tokenizer, max_length=max_length)
+    encoded = encode_table(LanguageModeling(), pa.table({"text": texts}), encoding)
+    tokens = encoded.input_ids
     assert encoded.num_targets.tolist() == [length - 1 for length in encoded.lengths]
     return [" ".join(tokenizer.convert_ids_to_tokens(tokens[row].tolist())) for row in range(len(encoded))]
 

@@ -3,32 +3,46 @@
 import pyarrow as pa
 import pytest
 
-from permafrost.tasks import preparation
+from permafrost.data.rows import keep
+from permafrost.data.tokenization import TokenizedSplit, joined
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.language_modeling import LanguageModeling
-from permafrost.tasks.preparation import encode_in_slices, encode_splits
+from permafrost.tasks.preparation import encode_splits, encode_table
 
-ROWS = pa.table({"text": [f"a day of rain, the {i}th" * (i % 3 + 1) for i in range(11)], "label": list("abababababa")})
+ROWS = pa.table(
+    {
+        "where": [f"f:{i}" for i in range(11)],
+        "text": [f"a day of rain, the {i}th" * (i % 3 + 1) for i in range(11)],
+        "label": list("abababababa"),
+    }
+)
 TASKS = [Classification(["a", "b"], pooling="last", init="normal"), LanguageModeling()]
 
 
-@pytest.mark.parametrize("slice_rows", [1, 4, 11, 100])
+def rows_of(split: TokenizedSplit) -> list[list[int]]:
+    return [split.input_ids[row].tolist() for row in range(len(split))]
+
+
+def slices(size: int) -> list[pa.Table]:
+    return [ROWS.slice(start, size) for start in range(0, ROWS.num_rows, size)]
+
+
+@pytest.mark.parametrize("size", [1, 4, 11])
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_slices_change_nothing(tiny_tokenizer, monkeypatch, task, slice_rows):
+def test_slices_change_nothing(tiny_tokenizer, task, size):
     encoding = Encoding(tokenizer=tiny_tokenizer, max_length=16)
-    whole = task.encode(ROWS, encoding)
-    monkeypatch.setattr(preparation, "SLICE_ROWS", slice_rows)
-    sliced = encode_in_slices(task, ROWS, encoding)
-    assert sliced.table.to_pylist() == whole.table.to_pylist()
+    whole, sliced = encode_table(task, ROWS, encoding), joined(task.encode(slices(size), encoding))
+    assert rows_of(sliced) == rows_of(whole)
+    assert sliced.num_targets.tolist() == whole.num_targets.tolist()
     assert sliced.truncated_rows == whole.truncated_rows
 
 
-def test_a_kept_split_of_several_slices_reads_as_one(tiny_tokenizer, monkeypatch, tmp_path):
+def test_a_kept_split_of_several_slices_reads_as_one(tiny_tokenizer, tmp_path):
     encoding = Encoding(tokenizer=tiny_tokenizer, max_length=16)
-    expected = TASKS[0].encode(ROWS, encoding)
-    monkeypatch.setattr(preparation, "SLICE_ROWS", 3)
-    kept = encode_splits(TASKS[0], {"train": ROWS}, encoding, tmp_path)["train"]
-    tokens, whole = kept.token_arrays(), expected.token_arrays()
-    assert [tokens[row].tolist() for row in range(11)] == [whole[row].tolist() for row in range(11)]
-    assert kept.labels.tolist() == expected.labels.tolist()
+    expected = encode_table(TASKS[0], ROWS, encoding)
+    for size in (3, 11):  # the second one finds what the first one made
+        kept = encode_splits(TASKS[0], {"train": keep(slices(size), tmp_path / "rows")}, encoding, tmp_path)["train"]
+        assert rows_of(kept) == rows_of(expected)
+        assert kept.labels.tolist() == expected.labels.tolist()
+    assert len(list((tmp_path / "tokens").iterdir())) == 1

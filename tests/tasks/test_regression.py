@@ -10,6 +10,7 @@ from permafrost.data.batching import Batch
 from permafrost.errors import DataError
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.binding import bind, bind_described
+from permafrost.tasks.preparation import encode_table
 from permafrost.tasks.regression import Regression, Scale, fit_scale
 
 TARGETS = np.array([2.0, 4.0, 4.0, 10.0])
@@ -60,7 +61,9 @@ def test_a_constant_target_is_an_error(scaling):
 
 def test_labels_are_scaled_targets(tiny_tokenizer):
     rows = pa.table({"text": ["a warm day", "the sea"], "target": [2.0, 10.0]})
-    encoded = make_task(Scale(shift=4.0, unit=2.0)).encode(rows, Encoding(tokenizer=tiny_tokenizer, max_length=64))
+    encoded = encode_table(
+        make_task(Scale(shift=4.0, unit=2.0)), rows, Encoding(tokenizer=tiny_tokenizer, max_length=64)
+    )
     assert encoded.labels.tolist() == [-1.0, 3.0]
     assert encoded.labels.dtype == np.float32
 

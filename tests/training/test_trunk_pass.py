@@ -75,7 +75,7 @@ def gigabytes(tokens: int) -> float:
 
 
 def ids_of(split: TokenizedSplit, row: int) -> torch.Tensor:
-    return torch.from_numpy(split.token_arrays()[row].astype(np.int64))[None]
+    return torch.from_numpy(split.input_ids[row].astype(np.int64))[None]
 
 
 def forbid(monkeypatch) -> None:
@@ -107,7 +107,7 @@ def test_what_is_stored_are_the_hidden_states_of_transformers(tiny_backbone, ope
 
 @pytest.mark.parametrize("pass_tokens", [1, 30, 10_000])
 def test_a_rows_states_do_not_depend_on_its_batch(open_all, part, monkeypatch, pass_tokens):
-    monkeypatch.setattr(trunk_pass, "PASS_TOKENS", pass_tokens)
+    monkeypatch.setitem(trunk_pass.PASS_TOKENS, "cpu", pass_tokens)
     store = open_all().by_split["train"]
     for row in range(len(SPLITS["train"])):
         # the same products in batches of another shape
@@ -190,7 +190,7 @@ def test_made_another_way_it_is_another_store(open_all, tiny_backbone, change):
 
 
 def test_a_pass_that_failed_leaves_nothing_and_the_next_one_is_whole(open_all, monkeypatch, tmp_path):
-    monkeypatch.setattr(trunk_pass, "PASS_TOKENS", 30)
+    monkeypatch.setitem(trunk_pass.PASS_TOKENS, "cpu", 30)
     compute, calls = FrozenPart.__call__, []
 
     def compute_once(self, input_ids):

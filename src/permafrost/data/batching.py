@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from permafrost.data.tokenization import TokenArrays
+from permafrost.ragged import RaggedArray
 
 CHUNK_BATCHES = 256  # rows are sorted by length within about this many batches: little padding, still shuffled
 
@@ -81,7 +81,7 @@ def loss_scales(batches: Sequence[np.ndarray], num_targets: np.ndarray, accumula
     return accumulate * world_size / np.maximum(per_step[step], 1)
 
 
-def padded_batch(tokens: TokenArrays, labels: np.ndarray | None, rows: np.ndarray, loss_scale: float = 1.0) -> Batch:
+def padded_batch(tokens: RaggedArray, labels: np.ndarray | None, rows: np.ndarray, loss_scale: float = 1.0) -> Batch:
     """The rows as one batch; where the split has no labels, the tokens themselves are."""
     ids = [tokens[row] for row in rows]
     return Batch(

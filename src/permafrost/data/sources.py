@@ -5,26 +5,32 @@ asks, `text_pair`, `label` (a string) or `target` (a number).
 """
 
 import hashlib
+import itertools
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from permafrost.data.docstrings import chapters, library_rows, package_rows
-from permafrost.data.readers import read_rows
+from permafrost.data.readers import Row, read_rows
+from permafrost.data.rows import SLICE_ROWS, StoredRows, keep, writing
 from permafrost.data.splits import split_of, unit_hash
 from permafrost.errors import DataError, ResourceError, nearest
 
-Rows = list[dict[str, Any]]
-Splits = dict[str, pa.Table]
+Rows = Iterable[Row]
+Splits = dict[str, StoredRows]
 SPLIT_NAMES = ("train", "validation", "test")
 
+TYPES = {"where": pa.string(), "text": pa.string(), "text_pair": pa.string(), "label": pa.string()}
+TYPES |= {"target": pa.float64()}
 # Column names found by themselves, best first. Pairs come before single texts.
 COMMON_NAMES: dict[str, Sequence[str | tuple[str, str]]] = {
     "text": (
@@ -67,27 +73,29 @@ class Notes:
 
 
 def split_rows(
-    given: Mapping[str, Rows], roles: Sequence[str], columns: Columns, plan: SplitPlan, notes: Notes
+    given: Mapping[str, Rows], roles: Sequence[str], columns: Columns, plan: SplitPlan, notes: Notes, directory: Path
 ) -> Splits:
-    """The three splits as tables of roles; a split that is not given is cut from train by a seeded hash of the text."""
-    tables = {name: rows_by_role(rows, roles, columns, name, notes) for name, rows in given.items()}
-    tables = cut_missing_splits(tables, plan)
+    """The three splits by role, kept under `directory`; one that is not given is cut from train by the texts."""
+    missing = [name for name in ("validation", "test") if name not in given]
+    slices = {name: rows_by_role(rows, roles, columns, name, notes) for name, rows in given.items()}
+    splits = cut(slices.pop("train"), missing, plan, directory)
+    splits |= {name: keep(parts, directory) for name, parts in slices.items()}
     if plan.max_train_rows is not None:
-        tables["train"] = sample_rows(tables["train"], plan.max_train_rows, plan.seed)
+        splits["train"] = sample_rows(splits["train"], plan.max_train_rows, plan.seed, directory)
     for name in SPLIT_NAMES:
-        if not tables[name].num_rows:
+        if not splits[name].num_rows:
             raise DataError(f"the {name} split has no rows; give data.{name}=PATH or raise data.{name}_fraction")
-    return tables
+    return {name: splits[name] for name in SPLIT_NAMES}
 
 
-def read_files(paths: Mapping[str, str | None], file_format: str | None) -> dict[str, Rows]:
+def read_files(paths: Mapping[str, str | None], file_format: str | None) -> Mapping[str, Rows]:
     """Rows of the files given for each split, each row with its `where`."""
     if not paths.get("train"):
         raise DataError("data=files needs a training file: data.train=PATH")
     return {name: read_rows(Path(path), file_format) for name, path in paths.items() if path}
 
 
-def read_hub(name: str, subset: str | None, names: Mapping[str, str | None]) -> dict[str, Rows]:
+def read_hub(name: str, subset: str | None, names: Mapping[str, str | None]) -> Mapping[str, Rows]:
     """Rows of a hub data set, or of a local directory in a layout that 🤗 Datasets reads."""
     import datasets
 
@@ -107,11 +115,11 @@ def read_hub(name: str, subset: str | None, names: Mapping[str, str | None]) -> 
         if hub_split not in loaded:
             raise DataError(f"data set {name!r} has no split {hub_split!r}{nearest(hub_split, loaded)}")
         part = _with_label_names(loaded[hub_split])
-        rows[split] = [{**row, "where": f"{name}/{hub_split}:{i}"} for i, row in enumerate(part)]
+        rows[split] = _placed(part, f"{name}/{hub_split}")
     return rows
 
 
-def installed_docstrings(kind: str, cache_dir: Path) -> Rows:
+def installed_docstrings(kind: str, cache_dir: Path) -> list[Row]:
     """Rows of `pydocs` or `docstrings`, kept as parquet for the Python version and packages they were read from."""
     import pyarrow.parquet as parquet
 
@@ -125,50 +133,78 @@ def installed_docstrings(kind: str, cache_dir: Path) -> Rows:
     return [{**row, "where": row["source"]} for row in parquet.read_table(path).to_pylist()]
 
 
-def rows_by_role(rows: Rows, roles: Sequence[str], columns: Columns, split: str, notes: Notes) -> pa.Table:
+def rows_by_role(rows: Rows, roles: Sequence[str], columns: Columns, split: str, notes: Notes) -> Iterator[pa.Table]:
     """Pick each role's column, check its values, and leave out rows without text (counted and said)."""
-    names = {role: _column_of(role, columns, rows[0], notes) for role in roles}
-    kept = [row for row in rows if all(str(row.get(name) or "").strip() for name in _as_list(names["text"]))]
-    if len(kept) < len(rows):
-        first = next(row["where"] for row, held in zip(rows, [*kept, None], strict=False) if row is not held)
-        notes.add(f"{split}: left out {len(rows) - len(kept)} rows without text, the first at {first}")
-    table: dict[str, list[Any]] = {"where": [row["where"] for row in kept]}
-    texts = _as_list(names.pop("text"))
-    table |= {key: [_text(row, name) for row in kept] for key, name in zip(("text", "text_pair"), texts, strict=False)}
-    if "label" in names:
-        table["label"] = [_label(row, str(names["label"])) for row in kept]
-    if "target" in names:
-        table["target"] = [_number(row, str(names["target"])) for row in kept]
-    return pa.table(table)
+    rows, names, left_out, first_left_out = iter(rows), None, 0, ""
+    while part := list(itertools.islice(rows, SLICE_ROWS)):
+        names = names or {role: _column_of(role, columns, part[0], notes) for role in roles}
+        kept = [row for row in part if _has_text(row, names["text"])]
+        if len(kept) < len(part):
+            left_out += len(part) - len(kept)
+            first_left_out = first_left_out or next(r["where"] for r in part if not _has_text(r, names["text"]))
+        if kept:
+            yield _by_role(kept, names)
+    if left_out:
+        notes.add(f"{split}: left out {left_out} rows without text, the first at {first_left_out}")
 
 
-def cut_missing_splits(tables: Splits, plan: SplitPlan) -> Splits:
-    fractions = {name: 0.0 if name in tables else getattr(plan, f"{name}_fraction") for name in ("validation", "test")}
-    if not any(fractions.values()):
-        return {name: tables.get(name, tables["train"].slice(0, 0)) for name in SPLIT_NAMES}
-    train = tables["train"]
-    place = [
-        split_of(text, plan.seed, fractions["validation"], fractions["test"]) for text in train["text"].to_pylist()
-    ]
-    rows = {name: pa.array([i for i, split in enumerate(place) if split == name], pa.int64()) for name in SPLIT_NAMES}
-    cut = {name: train.take(rows[name]) for name in SPLIT_NAMES}
-    return {name: cut[name] if name == "train" or name not in tables else tables[name] for name in SPLIT_NAMES}
+def cut(slices: Iterable[pa.Table], missing: Sequence[str], plan: SplitPlan, directory: Path) -> Splits:
+    """The training rows, and of them those that the hash of their text gives to a missing split."""
+    fractions = {name: getattr(plan, f"{name}_fraction") if name in missing else 0.0 for name in SPLIT_NAMES[1:]}
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(writing(directory)) for name in ("train", *missing)}
+        for rows in slices:
+            places = [
+                split_of(text, plan.seed, fractions["validation"], fractions["test"])
+                for text in rows["text"].to_pylist()
+            ]
+            for name, writer in writers.items():
+                writer.add(rows.filter(pa.array([place == name for place in places])))
+        return {name: writer.finish() for name, writer in writers.items()}
 
 
-def sample_rows(table: pa.Table, max_rows: int, seed: int) -> pa.Table:
+def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> StoredRows:
     """The `max_rows` rows with the smallest hash of text and seed, in their own order.
 
     The first row of each label by that order comes before all others, so that no label is lost.
     """
-    if table.num_rows <= max_rows:
-        return table
-    hashes = [unit_hash(text, seed + 1) for text in table["text"].to_pylist()]
+    if rows.num_rows <= max_rows:
+        return rows
+    hashes = [unit_hash(text, seed + 1) for part in rows.slices() for text in part["text"].to_pylist()]
     by_hash = sorted(range(len(hashes)), key=hashes.__getitem__)
-    if "label" in table.column_names:
-        labels = table["label"].to_pylist()
+    if "label" in rows.column_names:
+        labels = rows["label"].to_pylist()
         firsts = set({labels[row]: row for row in reversed(by_hash)}.values())
         by_hash = [row for row in by_hash if row in firsts] + [row for row in by_hash if row not in firsts]
-    return table.take(sorted(by_hash[:max_rows]))
+    chosen = np.zeros(rows.num_rows, bool)
+    chosen[by_hash[:max_rows]] = True
+    starts = itertools.accumulate((part.num_rows for part in rows.slices()), initial=0)
+    return keep(
+        (
+            part.filter(pa.array(chosen[start : start + part.num_rows]))
+            for start, part in zip(starts, rows.slices(), strict=False)
+        ),
+        directory,
+    )
+
+
+def _has_text(row: Row, names: str | Sequence[str]) -> bool:
+    return all(str(row.get(name) or "").strip() for name in _as_list(names))
+
+
+def _by_role(rows: Sequence[Row], names: Mapping[str, str | Sequence[str]]) -> pa.Table:
+    table: dict[str, list[Any]] = {"where": [row["where"] for row in rows]}
+    texts = zip(("text", "text_pair"), _as_list(names["text"]), strict=False)
+    table |= {key: [_text(row, name) for row in rows] for key, name in texts}
+    if "label" in names:
+        table["label"] = [_label(row, str(names["label"])) for row in rows]
+    if "target" in names:
+        table["target"] = [_number(row, str(names["target"])) for row in rows]
+    return pa.table({name: pa.array(values, TYPES[name]) for name, values in table.items()})
+
+
+def _placed(rows: Rows, source: str) -> Iterator[Row]:
+    return (row | {"where": f"{source}:{number}"} for number, row in enumerate(rows))
 
 
 def _installation(kind: str) -> str:

@@ -1,15 +1,17 @@
-"""Text to token ids, kept once: an Arrow file per split, memory-mapped, found again by a hash of all that shaped it."""
+"""Text to token ids, kept once: a directory per split, found again by a hash of all that shaped it."""
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
+
+from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,52 +19,25 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 BYTE_0 = "Ā"  # how a byte-level BPE writes the byte 0
-CACHE_VERSION = 2  # raise when the meaning of the cached columns changes
+IDS, COLUMNS = "input_ids.bin", "columns.npz"
+CACHE_VERSION = 3  # raise when the meaning of the cached columns changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedSplit:
-    """Token ids and labels of one split, over a memory-mapped Arrow table.
+    """Token ids and labels of a split, or of a part of one."""
 
-    Columns: `input_ids` list<int32>, `label` (int64, float32 or list<int32>; absent for unlabelled rows),
-    `num_targets` int32 (how many losses the row contributes), `row` int64 (position in the source).
-    """
-
-    table: pa.Table
+    input_ids: RaggedArray  # int32
+    num_targets: np.ndarray  # (rows,) int32, how many losses the row contributes
+    labels: np.ndarray | None = None  # (rows,) int64 or float32; None for unlabelled rows
     truncated_rows: int = 0
 
     @property
     def lengths(self) -> np.ndarray:
-        return np.diff(self._offsets())
-
-    @property
-    def num_targets(self) -> np.ndarray:
-        return self.table["num_targets"].combine_chunks().to_numpy()
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        return self.table["label"].combine_chunks().to_numpy() if "label" in self.table.column_names else None
+        return self.input_ids.lengths
 
     def __len__(self) -> int:
-        return self.table.num_rows
-
-    def _offsets(self) -> np.ndarray:
-        return self.table["input_ids"].combine_chunks().offsets.to_numpy()
-
-    def token_arrays(self) -> "TokenArrays":
-        ids = self.table["input_ids"].combine_chunks()
-        return TokenArrays(values=ids.values.to_numpy(), offsets=ids.offsets.to_numpy())
-
-
-@dataclass(frozen=True)
-class TokenArrays:
-    """All token ids end to end, and where each row begins: views of the mapped file, no copies."""
-
-    values: np.ndarray  # (tokens,) int32
-    offsets: np.ndarray  # (rows + 1,) int32
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+        return len(self.input_ids)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> "PreTrainedTokenizerBase":
@@ -122,30 +97,61 @@ def fingerprint(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=10).hexdigest()
 
 
-def texts_fingerprint(columns: Iterable[Iterable[object]]) -> str:
-    digest = hashlib.blake2b(digest_size=10)
-    for column in columns:
-        for value in column:
-            digest.update(str(value).encode("utf-8", "surrogatepass") + b"\x00")
-        digest.update(b"\x01")
-    return digest.hexdigest()
-
-
-def cached_split(directory: Path, key: str, make: Callable[[], TokenizedSplit]) -> TokenizedSplit:
-    """The split stored under `key`, made and stored first if it is not there; complete or absent on disk."""
-    path = directory / f"{key}.arrow"
+def cached_split(directory: Path, key: str, make: Callable[[], Iterable[TokenizedSplit]]) -> TokenizedSplit:
+    """The split stored under `key`, its parts made and stored first if it is not there; complete or absent on disk."""
+    path = directory / key
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
         _write(path, make())
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    return TokenizedSplit(table=table, truncated_rows=int(table.schema.metadata[b"truncated_rows"]))
+    return _read(path)
 
 
-def _write(path: Path, split: TokenizedSplit) -> None:
-    table = split.table.combine_chunks().replace_schema_metadata({"truncated_rows": str(split.truncated_rows)})
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        # one record batch, so that every column is one contiguous mapped array
-        writer.write_table(table, max_chunksize=max(1, table.num_rows))
-    partial.replace(path)
+def joined(parts: Iterable[TokenizedSplit]) -> TokenizedSplit:
+    """The parts as one split, in memory."""
+    parts = list(parts)
+    labels = [part.labels for part in parts if part.labels is not None]
+    return TokenizedSplit(
+        input_ids=RaggedArray(np.concatenate([part.input_ids.values for part in parts]), _joined_offsets(parts)),
+        num_targets=np.concatenate([part.num_targets for part in parts]),
+        labels=np.concatenate(labels) if labels else None,
+        truncated_rows=sum(part.truncated_rows for part in parts),
+    )
+
+
+def _joined_offsets(parts: Iterable[TokenizedSplit]) -> np.ndarray:
+    return np.cumsum(np.concatenate([[0], *(part.lengths for part in parts)]), dtype=np.int64)
+
+
+def _write(path: Path, parts: Iterable[TokenizedSplit]) -> None:
+    """The token ids go to the disk part by part; what there is one of for each row is small enough to gather."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        without_ids = []
+        with (partial / IDS).open("wb") as file:
+            for part in parts:
+                file.write(np.ascontiguousarray(part.input_ids.values, np.int32).data)
+                without_ids.append(replace(part, input_ids=RaggedArray(np.empty(0, np.int32), part.input_ids.offsets)))
+        whole = joined(without_ids)
+        offsets = _joined_offsets(without_ids)
+        np.savez(partial / COLUMNS, allow_pickle=False, offsets=offsets, **_columns(whole))
+        partial.rename(path)
+    except OSError:
+        if not path.exists():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _columns(split: TokenizedSplit) -> dict[str, np.ndarray]:
+    columns = {"num_targets": split.num_targets, "truncated_rows": np.array(split.truncated_rows)}
+    return columns if split.labels is None else columns | {"labels": split.labels}
+
+
+def _read(path: Path) -> TokenizedSplit:
+    with np.load(path / COLUMNS) as columns:
+        return TokenizedSplit(
+            input_ids=RaggedArray.in_file(path / IDS, columns["offsets"], np.int32),
+            num_targets=columns["num_targets"],
+            labels=columns.get("labels"),
+            truncated_rows=int(columns["truncated_rows"]),
+        )

@@ -23,7 +23,7 @@ from permafrost.model.heads import PooledHead
 from permafrost.tasks.base import LOSS, Encoding, Task
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.losses import CrossEntropy, MeanSquared
-from permafrost.tasks.preparation import load_tokenizer
+from permafrost.tasks.preparation import encode_table, load_tokenizer
 
 EVALUATION_TOKENS = 4096  # per batch
 NOTHING_FROZEN = Freezing(embeddings=False, blocks=0)
@@ -45,7 +45,7 @@ class Predictor:
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """One answer a text: `{"label", "score"}` or `{"value"}`."""
         columns = {"text": list(texts)} | ({"text_pair": list(pairs)} if pairs is not None else {})
-        split = self.task.encode(pa.table(columns), self.encoding)
+        split = encode_table(self.task, pa.table(columns), self.encoding)
         return self.task.answers(self.logits(split))
 
     @torch.inference_mode()
@@ -68,8 +68,7 @@ class Predictor:
         how = {name: value for name, value in self.trunk.items() if name != "key"}
         if trunk_key(self.model.transformer, **how) != self.trunk["key"]:
             return []
-        tokens = split.token_arrays()
-        return known_rows(self.store_dir, self.trunk["key"], row_digests(tokens.values, tokens.offsets))
+        return known_rows(self.store_dir, self.trunk["key"], row_digests(split.input_ids))
 
     def above_the_cut(self, batch: Batch, states: Tensor) -> Tensor:
         hidden = branch(
@@ -82,7 +81,7 @@ class Predictor:
         """The task's metrics and its plain loss over labelled rows."""
         loss = MeanSquared() if self.task.name == "regression" else CrossEntropy().eval()
         metrics, total, count = self.task.build_metrics(), 0.0, 0
-        for batch in batches(self.task.encode(table, self.encoding)):
+        for batch in batches(encode_table(self.task, table, self.encoding)):
             loss_sum, logits = self.task.loss_sum(self.model, batch, loss)
             self.task.update_metrics(metrics, logits, batch)
             total += float(loss_sum)
@@ -124,7 +123,6 @@ def load_model(directory: Path, task: Task) -> GPT2WithHead:
 
 def batches(split: TokenizedSplit, rows: np.ndarray | None = None) -> Iterator[Batch]:
     """All rows of the split, or those given."""
-    tokens, labels = split.token_arrays(), split.labels
     rows = np.arange(len(split)) if rows is None else rows
     for chosen in ordered_batches(split.lengths[rows], TokenBatching(max_tokens=EVALUATION_TOKENS)):
-        yield padded_batch(tokens, labels, rows[chosen])
+        yield padded_batch(split.input_ids, split.labels, rows[chosen])

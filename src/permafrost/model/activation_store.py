@@ -7,16 +7,14 @@ so an entry is complete or absent. B rows in a batch, T tokens in the longest of
 
 import hashlib
 import json
-import mmap
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.freezing import weights_fingerprint
+from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
     from transformers import GPT2Model
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "float16", "bfloat16"]
 STATES, OFFSETS, ROWS, MANIFEST, USED = "states.bin", "offsets.npy", "rows.npy", "manifest.json", "last_used"
 ENTRY_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
-LET_GO_BYTES = 2**26  # read so much, then give the mapped pages back, so that resident memory stays flat
 AS_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.int16}  # numpy has no bfloat16
 
 
@@ -56,40 +54,18 @@ class ActivationStore:
     """One entry, opened for reading."""
 
     def __init__(self, directory: Path, manifest: Manifest):
-        self.directory, self.manifest = directory, manifest
-        self.offsets = np.load(directory / OFFSETS)
-        self.tokens_read = self._bytes_mapped = 0
-        self._open()
+        self.directory, self.manifest, self.tokens_read = directory, manifest, 0
+        offsets, dtype = np.load(directory / OFFSETS), AS_STORED[manifest.dtype]
+        self.states = RaggedArray.in_file(directory / STATES, offsets, dtype, manifest.channels)
 
     def padded(self, rows: np.ndarray) -> Tensor:
         """(B,) row positions -> (B, T, C) in the stored type, zeros right of the shorter rows."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        shape = (len(rows), int(lengths.max()), self.manifest.channels)
-        states = np.zeros(shape, AS_STORED[self.manifest.dtype])
-        for place, row, length in zip(states, rows, lengths, strict=True):
-            place[:length] = self.states[self.offsets[row] : self.offsets[row + 1]]
-        self.tokens_read += int(lengths.sum())
-        self._let_go(int(lengths.sum()) * states.strides[1])
+        found = [self.states[row] for row in rows]
+        states = np.zeros((len(rows), max(map(len, found)), self.manifest.channels), self.states.values.dtype)
+        for place, row in zip(states, found, strict=True):
+            place[: len(row)] = row
+        self.tokens_read += sum(map(len, found))
         return torch.from_numpy(states).view(getattr(torch, self.manifest.dtype))
-
-    def _open(self) -> None:
-        with (self.directory / STATES).open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.states = np.frombuffer(self._map, AS_STORED[self.manifest.dtype]).reshape(-1, self.manifest.channels)
-
-    def _let_go(self, num_bytes: int) -> None:
-        self._bytes_mapped += num_bytes
-        if self._bytes_mapped > LET_GO_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)  # the system keeps them cached; only this process lets go
-            self._bytes_mapped = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A mapping belongs to its process: another one, such as a loader's worker, maps the file anew."""
-        return {name: value for name, value in vars(self).items() if name not in ("_map", "states")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._open()
 
 
 def trunk_key(backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str) -> str:
@@ -102,12 +78,10 @@ def trunk_key(backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str
     return hashlib.blake2b(repr((*how, *scaled, weights)).encode(), digest_size=8).hexdigest()
 
 
-def row_digests(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """(tokens,) ids, (rows + 1,) -> (rows, 2) uint64, a 128-bit digest of each row's ids."""
-    ids = np.ascontiguousarray(values, dtype=np.int32).view(np.uint8).data
-    bounds = (offsets.astype(np.int64) * 4).tolist()
-    parts = [hashlib.blake2b(ids[a:b], digest_size=16).digest() for a, b in pairwise(bounds)]
-    return np.frombuffer(b"".join(parts), np.uint64).reshape(-1, 2)
+def row_digests(input_ids: RaggedArray) -> np.ndarray:
+    """(rows, 2) uint64, a 128-bit digest of each row's ids (int32)."""
+    digests = [hashlib.blake2b(input_ids[row].data, digest_size=16).digest() for row in range(len(input_ids))]
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
 
 
 def entry_directory(root: Path, trunk: str, digests: np.ndarray) -> Path:

@@ -1,6 +1,6 @@
 """What a task is: how a row becomes tokens, which head and loss it takes, how it is scored and answered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
+from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -28,6 +29,12 @@ class Encoding:
     max_length: int  # tokens; longer rows are cut on the right, counted and said
 
 
+class Columns(Protocol):
+    """Rows of which single columns are asked for: a table, or rows kept on disk."""
+
+    def __getitem__(self, name: str, /) -> pa.ChunkedArray: ...
+
+
 class Task(Protocol):
     """One instance is bound to its data: it knows the labels or the target's scale, read from the training rows."""
 
@@ -40,11 +47,6 @@ class Task(Protocol):
         ...
 
     @property
-    def joins_rows(self) -> bool:
-        """Whether its token windows run on from one row to the next."""
-        ...
-
-    @property
     def metrics_logged(self) -> Mapping[str, Mode]:
         """Metric -> whether less or more is better."""
         ...
@@ -54,7 +56,9 @@ class Task(Protocol):
         """Outputs of its head; 0 where the head is the embedding."""
         ...
 
-    def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit: ...
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        """Rows as tokens, part by part: a tokenizer's own lists are many times the token ids."""
+        ...
 
     def build_head(self, backbone: nn.Module) -> nn.Module: ...
 
@@ -79,30 +83,29 @@ class Task(Protocol):
         ...
 
 
-def encode_texts(texts: Sequence[str], pairs: Sequence[str] | None, encoding: Encoding) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text, and how many were cut.
+def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], int]:
+    """Token ids of each row's `text` and, for pairs, `text_pair`; and how many rows were cut.
 
     Every row ends with the end-of-text token, and the two texts of a pair have one between them. It is the one place
     that a `last` head reads: always the same token, always the last, so that no padding can be taken for it.
     """
     tokenizer, limit, end = encoding.tokenizer, encoding.max_length - 1, encoding.tokenizer.eos_token_id
-    ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    if pairs is not None:
-        seconds = tokenizer(list(pairs), add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(rows["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
+    if "text_pair" in rows.column_names:
+        seconds = tokenizer(rows["text_pair"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
         ids = [[*first, end, *second] for first, second in zip(ids, seconds, strict=True)]
     truncated = sum(len(row) > limit for row in ids)
     return [np.array([*row[:limit], end], dtype=np.int32) for row in ids], truncated
 
 
 def tokenized_split(
-    ids: Sequence[np.ndarray], num_targets: np.ndarray, labels: pa.Array | None, truncated_rows: int
+    ids: Sequence[np.ndarray], num_targets: np.ndarray, labels: np.ndarray | None, truncated_rows: int
 ) -> TokenizedSplit:
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int32)
-    values = np.concatenate(ids) if len(ids) else np.empty(0, np.int32)
-    columns = {
-        "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.int32))),
-        "num_targets": pa.array(num_targets.astype(np.int32)),
-    }
-    if labels is not None:
-        columns["label"] = labels
-    return TokenizedSplit(table=pa.table(columns), truncated_rows=truncated_rows)
+    offsets = np.cumsum([0, *(len(row) for row in ids)], dtype=np.int64)
+    values = np.concatenate(ids).astype(np.int32) if len(ids) else np.empty(0, np.int32)
+    return TokenizedSplit(
+        input_ids=RaggedArray(values, offsets),
+        num_targets=num_targets.astype(np.int32),
+        labels=labels,
+        truncated_rows=truncated_rows,
+    )

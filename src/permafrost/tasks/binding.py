@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from permafrost.model.heads import Initialization, Pooling
-from permafrost.tasks.base import Mode, Task
+from permafrost.tasks.base import Columns, Mode, Task
 from permafrost.tasks.classification import Classification, labels_of
 from permafrost.tasks.language_modeling import LanguageModeling
 from permafrost.tasks.regression import Regression, Scale, Scaling, fit_scale
@@ -30,7 +28,7 @@ def columns_of(name: str) -> Sequence[str]:
 
 def bind(
     name: str,
-    splits: Mapping[str, pa.Table],
+    splits: Mapping[str, Columns],
     *,
     labels: Sequence[str] | None,
     scaling: Scaling,

@@ -1,7 +1,7 @@
 """One label out of K for each row. Sentiment analysis is this task on texts that hold opinions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, PooledHead, Pooling
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, encode_texts, tokenized_split
+from permafrost.tasks.base import LOSS, Columns, Encoding, LossFunction, Mode, encode_texts, tokenized_split
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -23,7 +23,6 @@ class Classification:
 
     name = "classification"
     columns = ("text", "label")
-    joins_rows = False
     metrics_logged: Mapping[str, Mode] = {
         LOSS: "min",
         "accuracy": "max",
@@ -36,14 +35,14 @@ class Classification:
         self.labels, self.pooling, self.init = list(labels), pooling, init
         self.num_outputs = len(self.labels)
 
-    def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit:
-        pairs = rows["text_pair"].to_pylist() if "text_pair" in rows.column_names else None
-        ids, truncated = encode_texts(rows["text"].to_pylist(), pairs, encoding)
-        labels = None
-        if "label" in rows.column_names:
-            number = {label: index for index, label in enumerate(self.labels)}
-            labels = pa.array([number[label] for label in rows["label"].to_pylist()], pa.int64())
-        return tokenized_split(ids, np.ones(len(ids)), labels, truncated)
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        number = {label: index for index, label in enumerate(self.labels)}
+        for rows in slices:
+            ids, truncated = encode_texts(rows, encoding)
+            labels = None
+            if "label" in rows.column_names:
+                labels = np.array([number[label] for label in rows["label"].to_pylist()], np.int64)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return PooledHead(backbone.config.n_embd, self.num_outputs, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
@@ -91,23 +90,28 @@ class Classification:
         return {"task": self.name, "labels": self.labels, "pooling": self.pooling}
 
 
-def labels_of(splits: Mapping[str, pa.Table], order: Sequence[str] | None = None) -> list[str]:
+def labels_of(splits: Mapping[str, Columns], order: Sequence[str] | None = None) -> list[str]:
     """The labels of the training rows, sorted (numbers by value), or in the order that the user gives.
 
     Raises:
         DataError: one label only, or a label elsewhere that the training rows do not have.
     """
-    seen = set(splits["train"]["label"].to_pylist())
+    seen = _distinct(splits["train"])
     if order is not None and (extra := sorted(seen - set(order))):
         raise DataError(f"train has the label {extra[0]!r}, which task.labels does not name{nearest(extra[0], order)}")
     labels = list(order) if order is not None else sorted(seen, key=_sort_key)
     if len(labels) < 2:
         raise DataError(f"train has one label only ({labels[0]!r}); a classifier needs two or more")
     for name in ("validation", "test"):
-        for label, where in zip(splits[name]["label"].to_pylist(), splits[name]["where"].to_pylist(), strict=True):
-            if label not in labels:
-                raise DataError(f"{where}: {name} has the label {label!r}, which train has not{nearest(label, labels)}")
+        if unknown := _distinct(splits[name]) - set(labels):
+            labelled = zip(splits[name]["label"].to_pylist(), splits[name]["where"].to_pylist(), strict=True)
+            label, where = next((label, where) for label, where in labelled if label in unknown)
+            raise DataError(f"{where}: {name} has the label {label!r}, which train has not{nearest(label, labels)}")
     return labels
+
+
+def _distinct(rows: Columns) -> set[str]:
+    return set(rows["label"].unique().to_pylist())
 
 
 def _sort_key(label: str) -> tuple[int, float, str]:

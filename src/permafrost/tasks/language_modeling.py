@@ -1,6 +1,6 @@
 """Language modelling: each token from those before it, over texts joined end to end and cut into windows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,20 +29,18 @@ class LanguageModeling:
 
     name = "language_modeling"
     columns = ("text",)
-    joins_rows = True
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min"}
     num_outputs = 0  # the head is the embedding
 
-    def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit:
-        tokenizer = encoding.tokenizer
-        ids = tokenizer(rows["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
-        ends = np.cumsum([len(text) + 1 for text in ids]) - 1
-        stream = np.full(int(ends[-1]) + 1 if len(ends) else 0, tokenizer.eos_token_id, dtype=np.int32)
-        for end, text in zip(ends, ids, strict=True):
-            stream[end - len(text) : end] = text
-        windows = [stream[start : start + encoding.max_length] for start in range(0, len(stream), encoding.max_length)]
-        windows = [window for window in windows if len(window) > 1]  # one token alone predicts nothing
-        return tokenized_split(windows, np.array([len(window) - 1 for window in windows]), None, 0)
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        """A window that a slice begins is filled by the next one."""
+        left = np.empty(0, np.int32)
+        for rows in slices:
+            stream = np.concatenate([left, token_stream(rows, encoding)])
+            whole = len(stream) // encoding.max_length * encoding.max_length
+            yield cut_windows(stream[:whole], encoding.max_length)
+            left = stream[whole:]
+        yield cut_windows(left, encoding.max_length)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
@@ -73,6 +71,22 @@ class LanguageModeling:
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name}
+
+
+def token_stream(rows: pa.Table, encoding: Encoding) -> np.ndarray:
+    """(tokens,) int32: the texts end to end, each followed by end of text."""
+    ids = encoding.tokenizer(rows["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
+    ends = np.cumsum([len(text) + 1 for text in ids]) - 1
+    stream = np.full(int(ends[-1]) + 1 if len(ends) else 0, encoding.tokenizer.eos_token_id, dtype=np.int32)
+    for end, text in zip(ends, ids, strict=True):
+        stream[end - len(text) : end] = text
+    return stream
+
+
+def cut_windows(stream: np.ndarray, max_length: int) -> TokenizedSplit:
+    windows = [stream[start : start + max_length] for start in range(0, len(stream), max_length)]
+    windows = [window for window in windows if len(window) > 1]  # one token alone predicts nothing
+    return tokenized_split(windows, np.array([len(window) - 1 for window in windows]), None, 0)
 
 
 def positions_scored(labels: Tensor) -> Tensor | None:

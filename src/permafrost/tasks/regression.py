@@ -1,6 +1,6 @@
 """One number for each row, learned on a scaled target and answered in the user's units."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,7 +49,6 @@ def fit_scale(targets: np.ndarray, scaling: Scaling) -> Scale:
 class Regression:
     name = "regression"
     columns = ("text", "target")
-    joins_rows = False
     metrics_logged: Mapping[str, Mode] = {
         LOSS: "min",
         "mse": "min",
@@ -62,13 +61,13 @@ class Regression:
     def __init__(self, scale: Scale, *, pooling: Pooling, init: Initialization):
         self.scale, self.pooling, self.init = scale, pooling, init
 
-    def encode(self, rows: pa.Table, encoding: Encoding) -> TokenizedSplit:
-        pairs = rows["text_pair"].to_pylist() if "text_pair" in rows.column_names else None
-        ids, truncated = encode_texts(rows["text"].to_pylist(), pairs, encoding)
-        labels = None
-        if "target" in rows.column_names:
-            labels = pa.array(self.scale.to_scaled(rows["target"].to_numpy()).astype(np.float32))
-        return tokenized_split(ids, np.ones(len(ids)), labels, truncated)
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        for rows in slices:
+            ids, truncated = encode_texts(rows, encoding)
+            labels = None
+            if "target" in rows.column_names:
+                labels = self.scale.to_scaled(rows["target"].to_numpy()).astype(np.float32)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return PooledHead(backbone.config.n_embd, 1, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]

@@ -3,17 +3,17 @@
 from collections import Counter
 from collections.abc import Mapping
 
-import pyarrow as pa
+from permafrost.data.rows import StoredRows
 
 
-def majority_accuracy(splits: Mapping[str, pa.Table]) -> float:
+def majority_accuracy(splits: Mapping[str, StoredRows]) -> float:
     """Test accuracy of always answering the commonest training label."""
     commonest = Counter(splits["train"]["label"].to_pylist()).most_common(1)[0][0]
     labels = splits["test"]["label"].to_pylist()
     return sum(label == commonest for label in labels) / len(labels)
 
 
-def tfidf_accuracy(splits: Mapping[str, pa.Table]) -> float:
+def tfidf_accuracy(splits: Mapping[str, StoredRows]) -> float:
     """Test accuracy of TF-IDF over words and word pairs with logistic regression, C chosen on validation."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -27,7 +27,7 @@ def tfidf_accuracy(splits: Mapping[str, pa.Table]) -> float:
     return float(best.score(features["test"], labels["test"]))
 
 
-def _texts(table: pa.Table) -> list[str]:
+def _texts(table: StoredRows) -> list[str]:
     texts = table["text"].to_pylist()
     if "text_pair" not in table.column_names:
         return texts

@@ -29,10 +29,10 @@ class Batches(Dataset[Batch]):
     """A split that is indexed by a whole batch: row positions and their loss scale -> a padded `Batch`."""
 
     def __init__(self, split: TokenizedSplit, store: ActivationStore | None):
-        self.tokens, self.labels, self.store = split.token_arrays(), split.labels, store
+        self.input_ids, self.labels, self.store = split.input_ids, split.labels, store
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        batch = padded_batch(self.tokens, self.labels, planned.rows, planned.loss_scale)
+        batch = padded_batch(self.input_ids, self.labels, planned.rows, planned.loss_scale)
         return batch if self.store is None else batch._replace(trunk_states=self.store.padded(planned.rows))
 
 

@@ -107,7 +107,7 @@ def open_stores(
         "tokenizer": tokenizer,
     }
     key = trunk_key(part.backbone, **how)
-    digests = {name: row_digests(*_arrays(split)) for name, split in splits.items()}
+    digests = {name: row_digests(split.input_ids) for name, split in splits.items()}
     directories = {name: entry_directory(options.directory, key, digests[name]) for name in splits}
     stores = Stores(trunk={"key": key, **how})
     missing = [name for name, directory in directories.items() if open_entry(directory) is None]
@@ -145,10 +145,10 @@ def build(
     """Compute and write one entry; the longest unused others make room for it."""
     manifest = _manifest(part, split, options.dtype)
     make_room(options.directory, manifest.num_bytes, options.max_gb * 2**30, keep)
-    values, offsets = _arrays(split)
     batches = ordered_batches(split.lengths, TokenBatching(max_tokens=PASS_TOKENS[part.device.type]))
-    states = ((rows, part(_input_ids(values, offsets, rows))) for rows in batches)
-    write_entry(directory, manifest, offsets, digests, _with_progress(states, f"trunk: {name}", batches, split.lengths))
+    states = ((rows, part(_padded(split, rows))) for rows in batches)
+    shown = _with_progress(states, f"trunk: {name}", batches, split.lengths)
+    write_entry(directory, manifest, split.input_ids.offsets, digests, shown)
 
 
 def lack_of_room(
@@ -167,10 +167,9 @@ def lack_of_room(
 
 def measure(part: FrozenPart, split: TokenizedSplit, options: StoreOptions) -> Rates:
     """Run the trunk on some batches; write its output where the store is, and read it back from the disk itself."""
-    values, offsets = _arrays(split)
     batches = ordered_batches(split.lengths, TokenBatching(max_tokens=SAMPLED_TOKENS))
     sampled = [batches[len(batches) * (2 * i + 1) // (2 * SAMPLED_BATCHES)] for i in range(SAMPLED_BATCHES)]
-    inputs = [_input_ids(values, offsets, rows) for rows in sampled]
+    inputs = [_padded(split, rows) for rows in sampled]
     part(inputs[0][:1])  # the first call sets up more than it computes
     tokens = sum(ids.numel() for ids in inputs)
     compute, states = _seconds(lambda: [as_stored(part(ids), options.dtype) for ids in inputs])
@@ -230,15 +229,8 @@ def _manifest(part: FrozenPart, split: TokenizedSplit, dtype: Dtype) -> Manifest
     )
 
 
-def _arrays(split: TokenizedSplit) -> tuple[np.ndarray, np.ndarray]:
-    """All token ids from the first row's first, and where each row begins, from 0."""
-    tokens = split.token_arrays()
-    offsets = tokens.offsets.astype(np.int64)
-    return tokens.values[offsets[0] : offsets[-1]], offsets - offsets[0]
-
-
-def _input_ids(values: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> Tensor:
-    return pad_right([values[offsets[row] : offsets[row + 1]] for row in rows])
+def _padded(split: TokenizedSplit, rows: np.ndarray) -> Tensor:
+    return pad_right([split.input_ids[row] for row in rows])
 
 
 def _seconds(work: Callable[[], Any]) -> tuple[float, Any]:

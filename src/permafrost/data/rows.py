@@ -1,0 +1,96 @@
+"""The rows of a split in an Arrow file, written and read slice by slice, so that memory does not grow with them."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+SLICE_ROWS = 20_000
+WHERE = "where"  # the column that says file:line, for messages
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """A split on disk. `fingerprint` is a hash of all its columns but `where`, in the rows' order."""
+
+    path: Path
+    num_rows: int
+    column_names: tuple[str, ...]
+    fingerprint: str
+
+    def slices(self) -> Iterator[pa.Table]:
+        if self.num_rows:
+            with pa.OSFile(str(self.path)) as source:
+                reader = pa.ipc.open_file(source)
+                for number in range(reader.num_record_batches):
+                    yield pa.Table.from_batches([reader.get_batch(number)])
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """One column, in memory."""
+        return pa.chunked_array([_alone(part[name]) for part in self.slices()])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for part in self.slices() for row in part.to_pylist())
+
+
+class RowsWriter:
+    """Slices go in, `finish` gives the split. The file is named by its content: the same rows are kept once."""
+
+    def __init__(self, directory: Path):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.partial = directory / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
+        self.num_rows = 0
+        self.column_names: tuple[str, ...] = ()
+        self._digest, self._where = hashlib.blake2b(digest_size=10), hashlib.blake2b(digest_size=4)
+        self._writer: Any = None
+
+    def add(self, rows: pa.Table) -> None:
+        if self._writer is None:
+            self.column_names = tuple(rows.column_names)
+            self._writer = pa.ipc.new_file(str(self.partial), rows.schema)
+        self._writer.write_table(rows)
+        self.num_rows += rows.num_rows
+        columns = [rows[name].to_pylist() for name in rows.column_names if name != WHERE]
+        for values in zip(*columns, strict=True):
+            self._digest.update("\x00".join(map(str, values)).encode("utf-8", "surrogatepass") + b"\x01")
+        self._where.update("\x00".join(rows[WHERE].to_pylist()).encode("utf-8", "surrogatepass"))
+
+    def finish(self) -> StoredRows:
+        path = self.partial.with_name(f"{self._digest.hexdigest()}-{self._where.hexdigest()}.arrow")
+        if self._writer is not None:
+            self._writer.close()
+            self.partial.replace(path)
+        return StoredRows(path, self.num_rows, self.column_names, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self.partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[RowsWriter]:
+    """A writer whose file is gone again if its rows do not all arrive."""
+    writer = RowsWriter(directory)
+    try:
+        yield writer
+    finally:
+        writer.discard()
+
+
+def keep(slices: Iterable[pa.Table], directory: Path) -> StoredRows:
+    with writing(directory) as writer:
+        for rows in slices:
+            writer.add(rows)
+        return writer.finish()
+
+
+def _alone(column: pa.ChunkedArray) -> pa.Array:
+    """A copy: a view would hold the whole slice, with all its texts."""
+    return pa.array(column.to_pylist(), column.type)
