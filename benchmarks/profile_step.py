@@ -121,10 +121,10 @@ def one_batch(source: Path) -> Batch:
     with (ROOT / materials.ag_news(2000)["train"]).open(encoding="utf-8", newline="") as file:
         table = pa.table({"text": [row["text"] for row in csv.DictReader(file)]})
     ids, _ = encode_texts(table, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
-    split = tokenized_split(ids, torch.ones(len(ids)).numpy(), None, 0)
+    split = tokenized_split(ids, torch.ones(len(ids)).numpy(), None)
     batching = TokenBatching(max_tokens=materials.TOKENS_PER_BATCH)
     rows = shuffled_batches(split.lengths, batching, seed=0, epoch=0)[0]
-    return padded_batch(split.input_ids, None, rows)
+    return padded_batch(split, rows)
 
 
 def logits_of(model: GPT2WithHead, batch: Batch, below: Tensor | None) -> Tensor:

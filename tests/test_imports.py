@@ -12,7 +12,7 @@ ROOT = Path(permafrost.__file__).parent
 # Each name may import from its own tier and from those before it.
 TIERS = [
     {"errors"},
-    {"building", "ragged"},
+    {"atomic", "building", "ragged"},
     {"data", "model"},
     {"tasks"},
     {"training"},

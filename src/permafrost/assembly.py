@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,14 +45,20 @@ class Prepared:
 
 def preflight(settings: Settings, *, in_sweep: bool) -> None:
     """Everything that can be found wrong without loading data or weights."""
-    from permafrost.tasks.binding import KINDS, metrics_of
+    from permafrost.tasks.binding import KINDS, metrics_of, predicts_tokens
 
     if settings.task.name not in KINDS:
         raise ConfigError(f"task.name={settings.task.name}: known are {', '.join(KINDS)}")
-    if in_sweep and settings.trainer.strategy.startswith(("ddp", "fsdp")):
+    options = settings.trainer
+    if in_sweep and (options.strategy.startswith(("ddp", "fsdp")) or str(options.devices) not in ("auto", "1")):
         raise ConfigError(
-            f"trainer.strategy={settings.trainer.strategy} starts this command again for each process, which a sweep "
-            "cannot; sweep with trainer=cpu or trainer=gpu trainer.devices=1, or give each trial a command of its own"
+            f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
+            "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
+        )
+    if settings.model.attention == "bidirectional" and predicts_tokens(settings.task.name):
+        raise ConfigError(
+            f"model.attention=bidirectional lets a token see the ones after it, which task={settings.task.name} is to "
+            "predict; it is for tasks that classify, such as task=ner"
         )
     check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings.task.name)))
     check_buildable(settings)
@@ -94,9 +101,10 @@ def seed_everything(seed: int) -> None:
     import lightning.pytorch as lightning
 
     from permafrost.model.backbone import quiet_transformers
-    from permafrost.training.hardware import use_all_cores
+    from permafrost.training.hardware import reset_peak_memory, use_all_cores
     from permafrost.training.trainer import quiet_lightning
 
+    reset_peak_memory()
     use_all_cores()
     lightning.seed_everything(seed, workers=True, verbose=False)
     quiet_transformers()
@@ -106,27 +114,21 @@ def seed_everything(seed: int) -> None:
 def prepare(settings: Settings) -> Prepared:
     """Read the rows, bind the task to them, tokenise; say what was found."""
     from permafrost.data.sources import Notes
-    from permafrost.tasks.binding import bind, columns_of
-    from permafrost.tasks.preparation import encode_splits
+    from permafrost.tasks.binding import bind, roles_of
+    from permafrost.tasks.preparation import encode_splits, first_row_shown
 
     console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name}")
     notes = Notes()
-    rows = read_splits(settings, columns_of(settings.task.name), notes)
-    task = bind(
-        settings.task.name,
-        rows,
-        labels=settings.task.labels,
-        scaling=settings.task.scaling,
-        pooling=settings.head.pooling,
-        init=settings.head.init,
-    )
+    rows = read_splits(settings, roles_of(settings.task.name), notes)
+    options = settings.task.model_dump() | settings.head.model_dump() | {"right_context": right_context(settings)}
+    task = bind(settings.task.name, rows, options)
     encoding = make_encoding(settings, rows["train"])
     splits = encode_splits(task, rows, encoding, Path(settings.data.cache_dir))
     for name, split in splits.items():
         cut = f", {split.truncated_rows:,} rows cut to {encoding.max_length} tokens" if split.truncated_rows else ""
         notes.add(f"{name}: {len(split):,} rows, {int(split.lengths.sum()):,} tokens{cut}")
-    for line in notes.lines:
-        console.print(f"  {line}")
+    for line in [*notes.lines, *first_row_shown(splits["train"], encoding.tokenizer)]:
+        console.print(f"  {line}", markup=False)
     return Prepared(task=task, encoding=encoding, rows=rows, splits=splits)
 
 
@@ -143,6 +145,14 @@ def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
         tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
     max_length = min(settings.data.max_length or config.n_positions, config.n_positions)
     return Encoding(tokenizer=tokenizer, max_length=max_length)
+
+
+def right_context(settings: Settings) -> int:
+    """Tokens that a window keeps to the right of what it scores, where the model looks there."""
+    if settings.model.attention == "causal":
+        return 0
+    config = architecture(settings)
+    return min(settings.data.max_length or config.n_positions, config.n_positions) // 4
 
 
 def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "StoredRows"]:
@@ -163,8 +173,7 @@ def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "St
         test_fraction=data.test_fraction,
         max_train_rows=data.max_train_rows,
     )
-    columns = sources.Columns(**data.columns.model_dump())
-    return sources.split_rows(given, roles, columns, plan, notes, Path(data.cache_dir) / "rows")
+    return sources.split_rows(given, roles, data.columns.model_dump(), plan, notes, Path(data.cache_dir) / "rows")
 
 
 def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
@@ -181,7 +190,12 @@ def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
     blocks = config.n_layer if settings.freezing.blocks == "all" else settings.freezing.blocks
     embeddings = blocks > 0 if settings.freezing.embeddings == "with_blocks" else settings.freezing.embeddings
     freezing = Freezing(embeddings=embeddings, blocks=blocks, final_norm=settings.freezing.final_norm)
-    return GPT2WithHead(backbone, prepared.task.build_head(backbone), freezing)
+    return GPT2WithHead(
+        backbone,
+        prepared.task.build_head(backbone),
+        freezing,
+        bidirectional=settings.model.attention == "bidirectional",
+    )
 
 
 def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *, in_sweep: bool) -> "Stores":
@@ -268,7 +282,13 @@ def make_modules(
 
 
 def make_trainer(
-    settings: Settings, run_dir: Path, plain_config: dict[str, Any], *, accumulate: int, sweep: str | None
+    settings: Settings,
+    prepared: Prepared,
+    run_dir: Path,
+    plain_config: dict[str, Any],
+    *,
+    accumulate: int,
+    sweep: str | None,
 ) -> "lightning.Trainer":
     from permafrost.training.checkpoints import CHECKPOINTS
     from permafrost.training.hardware import resolve_precision
@@ -282,6 +302,7 @@ def make_trainer(
         for node in settings.callbacks.values()
         if node is not None and (console.is_terminal or not node["_target_"].endswith("RichProgressBar"))
     ]
+    callbacks += callbacks_of_task(settings, prepared)
     loggers = [MetricsFile(run_dir / "metrics.jsonl")]
     loggers += [
         build(node, run_dir=run_dir, name=run_dir.name, group=sweep)
@@ -292,6 +313,19 @@ def make_trainer(
         logger.log_hyperparams(plain_config)
     options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
     return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
+
+
+def callbacks_of_task(settings: Settings, prepared: Prepared) -> list[Any]:
+    """What keeps the answers to the test rows: as texts where the task writes them, else as outputs."""
+    from permafrost.tasks.base import Writes
+    from permafrost.training.callbacks.collect import CollectOutputs
+    from permafrost.training.callbacks.written_texts import WrittenTexts
+
+    if not isinstance(prepared.task, Writes):
+        return [CollectOutputs()]
+    sample = list(islice(prepared.rows["validation"], settings.task.validation_generations))
+    writer = WrittenTexts(prepared.task, prepared.encoding, validation=sample, test=list(prepared.rows["test"]))
+    return [writer]
 
 
 def monitored(settings: Settings) -> str:

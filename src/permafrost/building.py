@@ -33,6 +33,7 @@ ALLOWED_TARGETS = frozenset(
         "permafrost.training.schedulers.one_cycle",
         "permafrost.tasks.losses.CrossEntropy",
         "permafrost.tasks.losses.Focal",
+        "permafrost.tasks.losses.BinaryCrossEntropy",
         "permafrost.tasks.losses.MeanSquared",
         "permafrost.tasks.losses.Huber",
         "lightning.pytorch.callbacks.EarlyStopping",

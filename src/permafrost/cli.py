@@ -47,10 +47,11 @@ def predict(
     if text is not None:
         print(json.dumps(Predictor(run).predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
         return
-    table = read_table(input, ["text"], text_column)  # type: ignore[arg-type]
     predictor = Predictor(run)
+    asked = ["source"] if "source" in predictor.task.roles else ["text"]
+    table = read_table(input, asked, text_column)  # type: ignore[arg-type]
     pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
-    answers = predictor.predict(table["text"].to_pylist(), pairs)
+    answers = predictor.predict(table[asked[0]].to_pylist(), pairs)
     write_answers([row | answer for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
 
 
@@ -66,10 +67,22 @@ def evaluate(
     from permafrost.tasks.classification import labels_of
 
     predictor = Predictor(run)
-    table = read_table(data, predictor.task.columns, text_column, label_column)
+    table = read_table(data, predictor.task.roles, text_column, label_column)
     if "label" in table.column_names:
         labels_of({"train": table, "validation": table.slice(0, 0), "test": table.slice(0, 0)}, predictor.task.labels)  # type: ignore[attr-defined]
     print(json.dumps(predictor.evaluate(table), indent=2))
+
+
+@app.command()
+def chat(run: Run) -> None:
+    """Talk with a run of task=dialogue in the terminal; an empty line ends it."""
+    from permafrost.deployment.chat import converse
+    from permafrost.deployment.predictor import Predictor
+
+    try:
+        converse(Predictor(run), input, print)
+    except EOFError:
+        print()
 
 
 @app.command()
@@ -113,9 +126,9 @@ def read_table(path: Path, roles: Any, text: list[str] | None, label: str | None
     import pyarrow as pa
 
     from permafrost.data.readers import read_rows
-    from permafrost.data.sources import Columns, Notes, rows_by_role
+    from permafrost.data.sources import Notes, rows_by_role
 
-    columns = Columns(text=text[0] if text and len(text) == 1 else text, label=label, target=label)
+    columns = {"text": text, "source": text, "label": label, "target": label}
     notes = Notes()
     parts = list(rows_by_role(read_rows(path), roles, columns, path.name, notes))
     if not parts:

@@ -22,17 +22,38 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+class DecodingSection(Section):
+    max_new_tokens: Count
+    num_beams: Count
+    length_penalty: float
+    do_sample: bool
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=0)]
+    repetition_penalty: Annotated[float, Field(gt=0)]
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)]
+
+
 class TaskSection(Section):
     name: str
     monitor: str
     scaling: Literal["standard", "min_max", "none"]
     labels: list[str] | None
+    template: str
+    replies: str
+    parses: bool
+    validation_generations: Annotated[int, Field(ge=0)]
+    decoding: DecodingSection
 
 
 class ColumnsSection(Section):
     text: str | list[str] | None
     label: str | None
     target: str | None
+    source: str | None
+    turns: str | None
+    token: str | int | None
+    tag: str | int | None
 
 
 class HubSection(Section):
@@ -46,10 +67,10 @@ class HubSection(Section):
 class DataSection(Section):
     name: str
     source: Literal["files", "hub", "pydocs", "docstrings"]
-    train: str | None
-    validation: str | None
-    test: str | None
-    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "txt"] | None
+    train: str | list[str] | None
+    validation: str | list[str] | None
+    test: str | list[str] | None
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "txt", "conll", "iob2"] | None
     hub: HubSection
     columns: ColumnsSection
     split_seed: int
@@ -79,6 +100,7 @@ class ModelSection(Section):
     architecture: ArchitectureSection | None
     tokenizer: str | None
     dropout: Fraction
+    attention: Literal["causal", "bidirectional"]
     compile: bool
 
 

@@ -23,6 +23,7 @@ from permafrost.assembly import (
     prepare,
     seed_everything,
 )
+from permafrost.atomic import complete_or_absent
 from permafrost.config import Settings, read_settings
 from permafrost.errors import ConfigError, ResourceError, TrainingError
 
@@ -72,15 +73,15 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         module, data = make_modules(settings, prepared, model, stores)
         accumulate = data.accumulate(settings.trainer.max_epochs)
         plain_config: Any = OmegaConf.to_container(cfg, resolve=True)
-        trainer = make_trainer(settings, run_dir, plain_config, accumulate=accumulate, sweep=sweep)
+        trainer = make_trainer(settings, prepared, run_dir, plain_config, accumulate=accumulate, sweep=sweep)
     with clock.stage("fit"):
         trainer.fit(module, data, ckpt_path=checkpoint_to_resume(settings.resume, run_dir), weights_only=True)
     with clock.stage("test"):
-        scores, logits = evaluate_best(module, data, trainer)
+        scores = evaluate_best(module, data, trainer)
     result = describe(settings, module, trainer, scores, clock, stores)
     if trainer.is_global_zero:
-        say_what_was_read(stores)
-        write_run(run_dir, settings, prepared, model, result, logits, stores)
+        say_what_was_read(data.tokens_read, stores.tokens_computed)
+        write_run(run_dir, settings, prepared, model, result, test_answers(trainer, prepared), stores)
         close_loggers(trainer, run_dir)
     return result
 
@@ -112,14 +113,11 @@ def checkpoint_to_resume(resume: str, run_dir: Path) -> str | None:
     return str(found) if found else None
 
 
-def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple[dict[str, dict[str, float]], Any]:
-    """Scores of the best weights on validation and test, and the test logits in the rows' order."""
-    from permafrost.training.callbacks.collect import CollectOutputs
+def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> dict[str, dict[str, float]]:
+    """Scores of the best weights on validation and test."""
     from permafrost.training.checkpoints import restore_best_
 
     restore_best_(module, trainer)
-    collect = CollectOutputs()
-    trainer.callbacks.append(collect)  # type: ignore[attr-defined]
     scores = {
         "validation": trainer.validate(module, data, verbose=False)[0],
         "test": trainer.test(module, data, verbose=False)[0],
@@ -133,7 +131,20 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> tuple
             f"the run diverged: validation loss {named['validation']['loss']} after {trainer.global_step:,} steps; "
             "lower optimizer.lr, or clip more with trainer.gradient_clip_val"
         )
-    return named, collect.in_order()
+    return named
+
+
+def test_answers(trainer: "lightning.Trainer", prepared: Prepared) -> list[dict[str, Any]]:
+    """To each test row, in their order; none from a plain language model."""
+    from permafrost.training.callbacks.collect import CollectOutputs
+    from permafrost.training.callbacks.written_texts import WrittenTexts
+
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WrittenTexts):
+            return [{"text": text} for text in callback.written["test"]]
+        if isinstance(callback, CollectOutputs) and (outputs := callback.in_order()):
+            return prepared.task.answers(outputs, prepared.rows["test"])
+    return []
 
 
 def describe(
@@ -177,7 +188,7 @@ def write_run(
     prepared: Prepared,
     model: "GPT2WithHead",
     result: Result,
-    logits: Any,
+    answers: list[dict[str, Any]],
     stores: "Stores",
 ) -> None:
     """The model directory, the test predictions, the yardsticks, result.json, and the report made of them."""
@@ -187,9 +198,9 @@ def write_run(
     task = prepared.task
     card = model_card(settings.model_dump(), result, task.describe())
     export_model(model, task, prepared.encoding, run_dir / "model", card, stores.trunk)
-    if logits is not None:
+    if answers:
         with (run_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for row, answer in zip(prepared.rows["test"], task.answers(logits), strict=True):
+            for row, answer in zip(prepared.rows["test"], answers, strict=True):
                 file.write(json.dumps(row | {"prediction": answer}, ensure_ascii=False) + "\n")
     yardsticks = measure_yardsticks(settings, prepared)
     if yardsticks:
@@ -202,13 +213,10 @@ def write_run(
     console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
 
 
-def say_what_was_read(stores: "Stores") -> None:
-    """The store's share; loader workers keep their counts to themselves."""
-    if stores.tokens_read:
-        share = stores.tokens_read / (stores.tokens_read + stores.tokens_computed)
-        console.print(
-            f"  store: {stores.tokens_read:,} tokens read, {stores.tokens_computed:,} computed; {share:.1%} was there"
-        )
+def say_what_was_read(tokens_read: int, tokens_computed: int) -> None:
+    if tokens_read:
+        share = tokens_read / (tokens_read + tokens_computed)
+        console.print(f"  store: {tokens_read:,} tokens read, {tokens_computed:,} computed; {share:.1%} was there")
 
 
 def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
@@ -225,12 +233,12 @@ def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, floa
     key = fingerprint([rows.fingerprint for rows in prepared.rows.values()])
     path = Path(settings.data.cache_dir) / "yardsticks" / f"{key}.json"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         measured = {
             "majority label": majority_accuracy(prepared.rows),
             "TF-IDF + logistic regression": tfidf_accuracy(prepared.rows),
         }
-        path.write_text(json.dumps(measured), "utf-8")
+        with complete_or_absent(path) as partial:
+            partial.write_text(json.dumps(measured), "utf-8")
     return json.loads(path.read_text("utf-8"))
 
 

@@ -16,6 +16,7 @@ from permafrost.data.batching import (
     padding_share,
     shuffled_batches,
 )
+from permafrost.data.tokenization import TokenizedSplit
 from permafrost.ragged import RaggedArray
 
 LENGTHS = np.clip(np.random.default_rng(0).lognormal(3.4, 0.6, 20_000), 1, 512).astype(np.int64)
@@ -99,18 +100,40 @@ def test_a_resumed_epoch_has_its_rest_and_its_whole_length():
     assert len(resumed) == 10
 
 
+TOKENS = RaggedArray(np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 2, 5]))
+
+
+def split_with(labels: np.ndarray | RaggedArray | None, source_rows: np.ndarray | None = None) -> TokenizedSplit:
+    targets = np.array([1, 3], np.int32)
+    return TokenizedSplit(input_ids=TOKENS, num_targets=targets, labels=labels, source_rows=source_rows)
+
+
 def test_a_padded_batch_by_hand():
-    tokens = RaggedArray(np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 2, 5], np.int32))
-    batch = padded_batch(tokens, np.array([1, 0]), np.array([0, 1]), 0.5)
+    batch = padded_batch(split_with(np.array([4, 2])), np.array([0, 1]), 0.5)
     assert batch.input_ids.tolist() == [[5, 6, 0], [7, 8, 9]]
     assert batch.lengths.tolist() == [2, 3]
-    assert batch.labels.tolist() == [1, 0]
+    assert batch.labels.tolist() == [4, 2]
+    assert batch.row_ids.tolist() == batch.source_rows.tolist() == [0, 1]
+    assert int(batch.num_targets) == 4
     assert float(batch.loss_scale) == 0.5
 
 
+def test_labels_of_tokens_are_padded_by_what_no_loss_reads():
+    labels = RaggedArray(np.array([-100, 3, 1, -100, 2], np.int32), TOKENS.offsets)
+    assert padded_batch(split_with(labels), np.array([1, 0])).labels.tolist() == [[1, -100, 2], [-100, 3, -100]]
+
+
+def test_several_labels_a_row_stay_together():
+    labels = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    assert padded_batch(split_with(labels), np.array([1])).labels.tolist() == [[0.0, 1.0]]
+
+
+def test_windows_say_which_row_they_are_of():
+    assert padded_batch(split_with(None, np.array([8, 8])), np.array([1, 0])).source_rows.tolist() == [8, 8]
+
+
 def test_without_labels_the_tokens_are_the_labels_and_padding_is_none():
-    tokens = RaggedArray(np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 2, 5], np.int32))
-    assert padded_batch(tokens, None, np.array([0, 1])).labels.tolist() == [[5, 6, -100], [7, 8, 9]]
+    assert padded_batch(split_with(None), np.array([0, 1])).labels.tolist() == [[5, 6, -100], [7, 8, 9]]
 
 
 def test_pad_right():

@@ -65,9 +65,6 @@ def test_the_format_can_be_named(tmp_path):
 FAULTS = [
     ("a.csv", b"", "the file is empty"),
     ("a.csv", b"text,label\n", "no rows"),
-    ("a.csv", b"text,label\nx,a\nx,a,b\n", r"a.csv:3: 3 columns, but the header has 2"),
-    ("a.jsonl", b'{"text": 1}\n{"text": \n', r"a.jsonl:2: not JSON"),
-    ("a.jsonl", b"[1]\n", r"a.jsonl:1: expected an object"),
     ("a.json", b'{"text": "x"}', r"a.json:1: expected a list"),
     ("a.json", b"", "the file is empty"),
     ("a.csv", b"text,label\nx,a\ncaf\xe9,a\n", r"a.csv:3: byte 18 \(0xe9\) is not UTF-8, perhaps windows-1252"),
@@ -76,6 +73,66 @@ FAULTS = [
     ("a.parquet", b"PAR1 no", "not a parquet file"),
     ("a.xlsx", b"x", "cannot tell the format"),
 ]
+
+
+ROW_FAULTS = [
+    ("a.csv", b"text,label\nx,a\nx,a,b\nx\ny,b\n", ["a.csv:3: 3 columns, but", "a.csv:4: 1 columns, but"]),
+    (
+        "a.jsonl",
+        b'{"text": 1}\n{"text": \n[1]\n{"text": 2}\n',
+        ["a.jsonl:2: not JSON", "a.jsonl:3: expected an object"],
+    ),
+    ("a.conll", b"a O\nb B-X extra\n\nc O\n", ["a.conll:2: 3 columns, but the sentence began with 2"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "messages"), ROW_FAULTS, ids=[name for name, *_ in ROW_FAULTS])
+def test_a_row_that_cannot_be_read_keeps_its_place_among_the_others(name, content, messages, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    rows = read_rows(tmp_path / name)
+    faults = [row["fault"] for row in rows if "fault" in row]
+    assert len(faults) == len(messages)
+    assert all(message in fault for fault, message in zip(faults, messages, strict=True))
+    assert sum("fault" not in row for row in rows) == (1 if name == "a.conll" else 2)
+
+
+def test_a_column_file_is_a_sentence_a_row(tmp_path):
+    content = "-DOCSTART- O\n\nNew\tB-LOC\nYork\tI-LOC\n\n\nis O\nbig O\n"
+    (tmp_path / "a.conll").write_text(content)
+    assert read_rows(tmp_path / "a.conll") == [
+        {"0": ["New", "York"], "1": ["B-LOC", "I-LOC"], "where": "a.conll:3", "first_line": 3},
+        {"0": ["is", "big"], "1": ["O", "O"], "where": "a.conll:7", "first_line": 7},
+    ]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n"])
+def test_the_last_sentence_needs_no_blank_line(end, tmp_path):
+    (tmp_path / "a.iob2").write_bytes(b"a\tO" + end.encode())
+    assert [row["0"] for row in read_rows(tmp_path / "a.iob2")] == [["a"]]
+
+
+def parallel(directory, source: str, target: str) -> list[dict]:
+    (directory / "t.en").write_text(source)
+    (directory / "t.de").write_text(target)
+    return list(readers.read_parallel([directory / "t.en", directory / "t.de"]))
+
+
+def test_parallel_files_are_pairs_of_lines(tmp_path):
+    assert parallel(tmp_path, "one\ntwo\n", "eins\nzwei") == [
+        {"source": "one", "target": "eins", "where": "t.en:1"},
+        {"source": "two", "target": "zwei", "where": "t.en:2"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("one\n\n", "eins\nzwei\n", "t.en:2: an empty line"),
+        ("one\ntwo\n", "eins\n", "t.de:2: the file ends here, and t.en goes on"),
+    ],
+)
+def test_parallel_files_that_do_not_fit_are_told_where(source, target, message, tmp_path):
+    assert [row["fault"] for row in parallel(tmp_path, source, target) if "fault" in row] == [f"{tmp_path}/{message}"]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FAULTS, ids=[f"{n}-{m[:20]}" for n, _, m in FAULTS])

@@ -5,7 +5,7 @@ import pytest
 
 from permafrost.data import sources
 from permafrost.data.rows import keep
-from permafrost.data.sources import Columns, Notes, SplitPlan, read_hub, rows_by_role, sample_rows
+from permafrost.data.sources import Notes, SplitPlan, read_hub, rows_by_role, sample_rows
 from permafrost.errors import DataError, ResourceError
 
 PLAN = SplitPlan(seed=0, validation_fraction=0.2, test_fraction=0.1)
@@ -17,7 +17,7 @@ def rows(count: int, **columns) -> list[dict]:
 
 
 def pick(given, roles=("text", "label"), columns=None, notes=None):
-    return pa.concat_tables(rows_by_role(given, roles, columns or Columns(), "train", notes or Notes()))
+    return pa.concat_tables(rows_by_role(given, roles, columns or {}, "train", notes or Notes()))
 
 
 @pytest.fixture(params=[7, 20_000], ids=lambda size: f"slices of {size}")
@@ -25,7 +25,7 @@ def split_rows(request, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SLICE_ROWS", request.param)
 
     def split(given, plan=PLAN):
-        return sources.split_rows(given, ("text", "label"), Columns(), plan, Notes(), tmp_path)
+        return sources.split_rows(given, ("text", "label"), {}, plan, Notes(), tmp_path)
 
     return split
 
@@ -49,24 +49,24 @@ def test_columns_are_found_by_their_names_and_stated():
 
 
 def test_a_pair_is_found_before_a_single_text():
-    table = pick([{"sentence1": "x", "sentence2": "y", "score": "2.5", "where": "f:1"}], ("text", "target"))
+    table = pick([{"sentence1": "x", "sentence2": "y", "score": "2.5", "where": "f:1"}], ("text", "number"))
     assert table.to_pylist() == [{"where": "f:1", "text": "x", "text_pair": "y", "target": 2.5}]
 
 
 def test_named_columns_come_first():
     given = rows(2, title="the title")
-    assert pick(given, columns=Columns(text="title"))["text"].to_pylist() == ["the title"] * 2
+    assert pick(given, columns={"text": "title"})["text"].to_pylist() == ["the title"] * 2
 
 
 FAULTS = [
     (
         [{"txt": "x", "label": "a", "where": "f:1"}],
-        Columns(),
+        {},
         r"f:1: no column looks like the text; did you mean 'txt'",
     ),
-    (rows(1), Columns(text="texte"), r"f.csv:2: no column 'texte' .*did you mean 'text'"),
-    (rows(1, label=""), Columns(), r"f.csv:2: no label in column 'label'"),
-    (rows(1, label=None), Columns(), r"f.csv:2: no label"),
+    (rows(1), {"text": "texte"}, r"f.csv:2: no column 'texte' .*did you mean 'text'"),
+    (rows(1, label=""), {}, r"f.csv:2: no label in column 'label'"),
+    (rows(1, label=None), {}, r"f.csv:2: no label"),
 ]
 
 
@@ -78,7 +78,7 @@ def test_faults_name_the_row_and_the_nearest_column(given, columns, message):
 
 def test_a_target_that_is_no_number():
     with pytest.raises(DataError, match=r"f.csv:2: 'high' in column 'score' is not a number"):
-        pick(rows(1, score="high"), ("text", "target"))
+        pick(rows(1, score="high"), ("text", "number"))
 
 
 def test_rows_without_text_are_left_out_and_counted():
@@ -131,11 +131,9 @@ def test_an_unreachable_hub_is_a_resource_error():
 
 def test_a_named_pair_needs_both_columns():
     given = [{"a": "x", "b": "y", "label": "n", "where": "f:1"}]
-    assert (
-        pick(given, columns=Columns(text=["b", "a"])).to_pylist()[0].items() >= {"text": "y", "text_pair": "x"}.items()
-    )
+    assert pick(given, columns={"text": ["b", "a"]}).to_pylist()[0].items() >= {"text": "y", "text_pair": "x"}.items()
     with pytest.raises(DataError, match=r"f:1: no column 'c' for data.columns.text; known here: a, b, label"):
-        pick(given, columns=Columns(text=["a", "c"]))
+        pick(given, columns={"text": ["a", "c"]})
 
 
 def test_a_pair_without_one_of_its_texts_is_left_out():
@@ -148,14 +146,14 @@ def test_a_pair_without_one_of_its_texts_is_left_out():
 def test_a_row_without_the_target_column_names_its_line():
     given = [{"text": "x", "score": 1, "where": "f.jsonl:1"}, {"text": "y", "where": "f.jsonl:2"}]
     with pytest.raises(DataError, match=r"f.jsonl:2: None in column 'score' is not a number"):
-        pick(given, ("text", "target"))
+        pick(given, ("text", "number"))
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", float("nan"), None])
 def test_a_target_must_be_finite(value):
     """One of these would make every loss after it NaN."""
     with pytest.raises(DataError, match=r"f.csv:2: .* in column 'score' is not a number"):
-        pick(rows(1, score=value), ("text", "target"))
+        pick(rows(1, score=value), ("text", "number"))
 
 
 def test_half_a_character_names_its_line():

@@ -87,13 +87,13 @@ def test_spaces_before_punctuation_come_back(tiny_tokenizer, text):
 
 
 def test_a_write_that_stops_half_way_is_no_split(tmp_path, monkeypatch):
-    from permafrost.data import tokenization
+    from permafrost import atomic
 
     def stopped(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(tokenization.Path, "rename", stopped)
+        patched.setattr(atomic.Path, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
             cached_split(tmp_path, "key", parts)
     assert list(tmp_path.iterdir()) == []

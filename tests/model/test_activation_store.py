@@ -209,13 +209,6 @@ def test_a_batch_is_its_own_and_can_be_written_to(tmp_path):
     assert_holds_all(store)
 
 
-def test_tokens_read_are_counted_without_padding(tmp_path):
-    store = opened(write(tmp_path))
-    store.padded(np.array([0, 1]))
-    store.padded(np.array([2]))
-    assert store.tokens_read == 3 + 1 + 5
-
-
 def test_states_are_stored_without_padding(tmp_path):
     assert (write(tmp_path, dtype="float16") / STATES).stat().st_size == sum(LENGTHS) * CHANNELS * 2
 
@@ -417,6 +410,19 @@ def test_clear_removes_all_and_counts_it(tmp_path):
     size = sum(entry_bytes(directory) for directory in directories)
     assert size + 1000 <= clear(tmp_path) < size + 10_000  # and what the system takes for a directory
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_being_built_is_neither_cleared_nor_counted_as_abandoned(tmp_path):
+    """Its lock least of all: with it gone, a second builder would write beside the first."""
+    directory = directory_of(tmp_path)
+    with sole_builder(directory):
+        directory.mkdir()
+        clear(tmp_path)
+        make_room(tmp_path, 1, 0)
+        assert directory.is_dir()
+        assert directory.with_suffix(".lock").exists()
+    make_room(tmp_path, 0, 10**9)
+    assert not directory.exists()  # now it is what a killed build left
 
 
 def test_clear_leaves_what_is_not_the_stores(tmp_path):

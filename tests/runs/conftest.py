@@ -1,6 +1,7 @@
 """Whole runs on the tiny model: the real configuration, composed as the command line does, and the real program."""
 
 import csv
+import json
 import os
 import random
 import subprocess
@@ -12,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
+SPLITS = ("train", "validation", "test")
 WARM, COLD = ["sunny", "hot", "warm", "bright"], ["snow", "cold", "frost", "ice"]
 
 
@@ -33,11 +35,66 @@ def write_rows(directory: Path, counts: dict[str, int]) -> None:
             csv.writer(file).writerows([["text", "other", "label", "score"], *rows])
 
 
+def write_sentences(directory: Path, counts: dict[str, int]) -> None:
+    """NAME.conll, where runs of warm and of cold words are spans; NAME.src and NAME.tgt, where each word has one that
+    answers it; NAME.jsonl, dialogues of such words with one label or several a row."""
+    rng = random.Random(1)
+    for name, count in counts.items():
+        drawn = [rng.choices([*WARM[:2], *COLD[:2], "the", "of"], k=rng.randint(3, 8)) for _ in range(count)]
+        tagged = [zip(words, tags_of_words(words), strict=True) for words in drawn]
+        blocks = ["".join(f"{word}\t{tag}\n" for word, tag in sentence) for sentence in tagged]
+        (directory / f"{name}.conll").write_text("\n".join(blocks))
+        (directory / f"{name}.src").write_text("".join(" ".join(words) + "\n" for words in drawn))
+        (directory / f"{name}.tgt").write_text(
+            "".join(" ".join(word[::-1] for word in words) + "\n" for words in drawn)
+        )
+        rows = [
+            {
+                "turns": [" ".join(words), " ".join(word[::-1] for word in words), words[0], words[0][::-1]],
+                "text": " ".join(words),
+                "labels": sorted({kind for word in words if (kind := kind_of(word))}),
+            }
+            for words in drawn
+        ]
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def kind_of(word: str) -> str | None:
+    return "warm" if word in WARM else "cold" if word in COLD else None
+
+
+def tags_of_words(words: list[str]) -> list[str]:
+    kinds = [kind_of(word) for word in words]
+    return [
+        "O" if kind is None else f"{'I' if kind == before else 'B'}-{kind}"
+        for before, kind in zip([None, *kinds], kinds, strict=False)
+    ]
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("rows")
     write_rows(directory, {"train": 40, "validation": 16, "test": 16})
+    write_sentences(directory, {"train": 60, "validation": 16, "test": 16})
     return directory
+
+
+@pytest.fixture(scope="session")
+def of_task(data_dir):
+    """Overrides that give a task tiny rows of its own."""
+
+    def overrides(task: str) -> list[str]:
+        if task == "ner":
+            return [f"task={task}", *(f"data.{name}={data_dir}/{name}.conll" for name in SPLITS)]
+        if task in ("generation", "translation"):
+            files = [f"data.{name}=[{data_dir}/{name}.src,{data_dir}/{name}.tgt]" for name in SPLITS]
+            return [f"task={task}", *files, "task.decoding.max_new_tokens=24", "task.validation_generations=4"]
+        if task in ("dialogue", "multi_label"):
+            files = [f"data.{name}={data_dir}/{name}.jsonl" for name in SPLITS]
+            return [f"task={task}", *files, "task.decoding.max_new_tokens=8", "task.validation_generations=4"]
+        return [f"task={task}"]
+
+    return overrides
 
 
 @pytest.fixture(scope="session")

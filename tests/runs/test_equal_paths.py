@@ -144,7 +144,7 @@ def test_a_sweep_computes_the_trunk_once(tiny, tmp_path):
 def make_split() -> TokenizedSplit:
     rng = np.random.default_rng(1)
     ids = [rng.integers(2, 300, length).astype(np.int32) for length in LENGTHS]
-    return tokenized_split(ids, np.ones(len(ids)), None, 0)
+    return tokenized_split(ids, np.ones(len(ids)), None)
 
 
 def stored_batch(model: GPT2WithHead, root: Path, labels: torch.Tensor | None = None) -> Batch:

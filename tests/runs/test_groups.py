@@ -16,9 +16,13 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NOT_HERE = {"gpu", "ddp", "fsdp", "tpu", "ddp_cpu"}  # hardware, or several processes: ddp_cpu has a test of its own
 HUB = {"hub", "ag_news", "sst2", "imdb", "stsb", "wikitext2"}
 REGRESSION = ["data.columns.target=score"]
+MULTI_LABEL = {"binary_cross_entropy": "multi_label"}
 NEEDS = {
+    ("loss", "binary_cross_entropy"): ["task=multi_label"],
     ("task", "regression"): REGRESSION,
     ("task", "language_modeling"): ["freezing=none", "data.max_length=16"],
+    ("task", "generation"): ["trainer.max_epochs=1"],
+    ("task", "translation"): ["trainer.max_epochs=1"],
     ("loss", "mse"): ["task=regression", *REGRESSION],
     ("loss", "huber"): ["task=regression", *REGRESSION],
     ("freezing", "none"): [],
@@ -59,8 +63,9 @@ def test_experiment_composes_and_binds(experiment):
     ("group", "option"),
     [(g, o) for g, o in OPTIONS if g != "data" and not (g == "trainer" and o in NOT_HERE)],
 )
-def test_option_takes_two_steps(group, option, run_tiny):
+def test_option_takes_two_steps(group, option, run_tiny, of_task):
     overrides = [f"{group}={option}", *NEEDS.get((group, option), [])]
+    overrides += of_task({"task": option, "loss": MULTI_LABEL.get(option, "")}.get(group, ""))[1:]
     if group == "freezing":
         overrides = [*overrides, f"freezing.blocks={'all' if option == 'head_only' else int(option == 'first_blocks')}"]
     if group == "trainer":

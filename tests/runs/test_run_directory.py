@@ -28,7 +28,8 @@ def test_result_json_keeps_its_contract(finished_run):
     assert list(result["seconds"]) == ["setup", "trunk", "fit", "test", "total"]
     assert list(result["tokens"]) == ["trained", "trunk"]
     assert list(result["parameters"]) == ["total", "trainable"]
-    assert {"loss", "accuracy", "f1_macro", "mcc", "ece"} == set(result["test"]) == set(result["validation"])
+    scores = {"loss", "accuracy", "f1_macro", "mcc", "ece", "f1/warm", "f1/cold"}
+    assert scores == set(result["test"]) == set(result["validation"])
 
 
 def test_the_run_directory_is_complete(finished_run):

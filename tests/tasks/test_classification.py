@@ -28,10 +28,15 @@ def make_task(num_labels: int = 3) -> Classification:
     return Classification([f"label {i}" for i in range(num_labels)], pooling="last", init="normal")
 
 
+def batch_of(labels: torch.Tensor) -> Batch:
+    """Of which metrics read the labels alone."""
+    return Batch(*[labels] * len(Batch._fields))
+
+
 def scored(task: Classification, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    metrics = task.build_metrics()
+    metrics = task.build_metrics("test")
     for part, answers in zip(logits.split(16), labels.split(16), strict=True):
-        task.update_metrics(metrics, part, Batch(answers, answers, answers, answers, torch.tensor(1.0)))
+        task.update_metrics(metrics, part, batch_of(answers))
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
@@ -124,18 +129,29 @@ def test_ece_is_the_weighted_gap_over_15_bins():
 
 
 def test_the_metrics_that_are_announced_are_computed():
-    assert make_task().build_metrics().keys() | {"loss"} == Classification.metrics_logged.keys()
+    generator = torch.Generator().manual_seed(0)
+    found = scored(make_task(), torch.randn(20, 3, generator=generator), torch.arange(20) % 3)
+    by_label = {f"f1/label {i}" for i in range(3)}
+    assert found.keys() | {"loss"} == Classification.metrics_logged.keys() | by_label
+
+
+def test_f1_of_each_label_is_that_of_scikit_learn():
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(100, 3, generator=generator), torch.randint(0, 3, (100,), generator=generator)
+    found = scored(make_task(), logits, labels)
+    expected = f1_score(labels, logits.argmax(-1), average=None)
+    assert [found[f"f1/label {i}"] for i in range(3)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_answer_is_the_likeliest_label_and_its_probability():
-    answers = make_task().answers(torch.log(torch.tensor([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]])))
+    answers = make_task().answers([[row] for row in torch.log(torch.tensor([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]))], [])
     assert [answer["label"] for answer in answers] == ["label 1", "label 0"]
     assert [answer["score"] for answer in answers] == pytest.approx([0.7, 0.5], abs=1e-6)  # float32
 
 
 def test_a_task_comes_back_from_its_description():
     options = {"labels": None, "scaling": "none", "pooling": "mean", "init": "normal"}
-    task = bind("sentiment", splits(["good", "bad"]), **options)
+    task = bind("sentiment", splits(["good", "bad"]), options)
     again = bind_described(task.describe())
     assert again.labels == ["bad", "good"]
     assert again.describe() == task.describe()

@@ -11,8 +11,9 @@ from permafrost.data.batching import Batch
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import Encoding
-from permafrost.tasks.language_modeling import LanguageModeling, positions_scored
+from permafrost.tasks.language_modeling import LanguageModeling
 from permafrost.tasks.losses import CrossEntropy
+from permafrost.tasks.positions import positions_scored
 from permafrost.tasks.preparation import encode_table
 
 
@@ -32,7 +33,9 @@ def padded_batch() -> Batch:
         input_ids=ids.masked_fill(is_padding, 0),
         lengths=lengths,
         labels=ids.masked_fill(is_padding, -100),
+        num_targets=(lengths - 1).sum(),
         row_ids=torch.arange(3),
+        source_rows=torch.arange(3),
         loss_scale=torch.tensor(1.0),
     )
 
@@ -104,5 +107,5 @@ def test_perplexity_is_exp_of_the_loss():
 
 def test_the_metrics_that_are_announced_are_computed():
     task = LanguageModeling()
-    computed = {"loss", *task.build_metrics().keys(), *task.metrics_of_loss(torch.tensor(0.0))}
+    computed = {"loss", *task.build_metrics("test").keys(), *task.metrics_of_loss(torch.tensor(0.0))}
     assert computed == LanguageModeling.metrics_logged.keys()

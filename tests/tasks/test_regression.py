@@ -22,10 +22,15 @@ def make_task(scale: Scale) -> Regression:
     return Regression(scale, pooling="last", init="normal")
 
 
+def batch_of(labels: torch.Tensor) -> Batch:
+    """Of which metrics read the labels alone."""
+    return Batch(*[labels] * len(Batch._fields))
+
+
 def scored(task: Regression, outputs: torch.Tensor, scaled_targets: torch.Tensor) -> dict[str, float]:
-    metrics = task.build_metrics()
+    metrics = task.build_metrics("test")
     for part, targets in zip(outputs.split(16), scaled_targets.split(16), strict=True):
-        task.update_metrics(metrics, part[:, None], Batch(targets, targets, targets, targets, torch.tensor(1.0)))
+        task.update_metrics(metrics, part[:, None], batch_of(targets))
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
@@ -70,7 +75,7 @@ def test_labels_are_scaled_targets(tiny_tokenizer):
 
 def test_the_scale_is_that_of_the_training_rows():
     splits = {"train": pa.table({"target": TARGETS}), "test": pa.table({"target": TARGETS * 100})}
-    task = bind("regression", splits, labels=None, scaling="standard", pooling="last", init="normal")
+    task = bind("regression", splits, {"scaling": "standard", "pooling": "last", "init": "normal"})
     assert task.scale == Scale(shift=5.0, unit=3.0)
 
 
@@ -97,11 +102,14 @@ def test_metrics_do_not_depend_on_where_zero_lies():
 
 
 def test_the_metrics_that_are_announced_are_computed():
-    assert make_task(Scale(shift=0.0, unit=1.0)).build_metrics().keys() | {"loss"} == Regression.metrics_logged.keys()
+    assert (
+        make_task(Scale(shift=0.0, unit=1.0)).build_metrics("test").keys() | {"loss"}
+        == Regression.metrics_logged.keys()
+    )
 
 
 def test_an_answer_is_a_value_in_the_users_units():
-    answers = make_task(Scale(shift=50.0, unit=10.0)).answers(torch.tensor([[0.0], [-1.5]]))
+    answers = make_task(Scale(shift=50.0, unit=10.0)).answers([[row] for row in torch.tensor([[0.0], [-1.5]])], [])
     assert answers == [{"value": 50.0}, {"value": 35.0}]
 
 

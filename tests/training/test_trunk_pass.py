@@ -30,7 +30,7 @@ DEAR_READS = Rates(compute=0.1, write=0.05, read=0.2)
 def make_split(seed: int, lengths: list[int]) -> TokenizedSplit:
     rng = np.random.default_rng(seed)
     ids = [rng.integers(2, 300, length).astype(np.int32) for length in lengths]
-    return tokenized_split(ids, np.ones(len(ids)), None, 0)
+    return tokenized_split(ids, np.ones(len(ids)), None)
 
 
 SPLITS = {
@@ -205,13 +205,6 @@ def test_a_pass_that_failed_leaves_nothing_and_the_next_one_is_whole(open_all, m
             open_all()
     assert entries(tmp_path / "store") == []
     assert open_all().tokens_computed == 120
-
-
-def test_tokens_read_are_those_of_all_splits(open_all):
-    stores = open_all()
-    stores.by_split["train"].padded(np.arange(8))
-    stores.by_split["test"].padded(np.arange(2))
-    assert stores.tokens_read == 110
 
 
 def test_the_pass_is_silent_where_no_one_looks(open_all, said, capsys):

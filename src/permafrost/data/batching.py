@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from permafrost.data.tokenization import TokenizedSplit
 from permafrost.ragged import RaggedArray
 
 CHUNK_BATCHES = 256  # rows are sorted by length within about this many batches: little padding, still shuffled
@@ -23,8 +24,10 @@ class Batch(NamedTuple):
 
     input_ids: Tensor  # (B, T) int64
     lengths: Tensor  # (B,) int64, at least 1
-    labels: Tensor  # (B,) for one label a row, (B, T) with -100 where there is none
+    labels: Tensor  # (B,) one label a row, (B, K) several, (B, T) one for each token with -100 where there is none
+    num_targets: Tensor  # () int64, losses in the sum
     row_ids: Tensor  # (B,) int64, position in the split
+    source_rows: Tensor  # (B,) int64, position in the source: several windows may be of one row
     loss_scale: Tensor  # () float32
     trunk_states: Tensor | None = None  # (B, T, C), what the frozen part makes of the tokens, where that is stored
 
@@ -81,16 +84,25 @@ def loss_scales(batches: Sequence[np.ndarray], num_targets: np.ndarray, accumula
     return accumulate * world_size / np.maximum(per_step[step], 1)
 
 
-def padded_batch(tokens: RaggedArray, labels: np.ndarray | None, rows: np.ndarray, loss_scale: float = 1.0) -> Batch:
+def padded_batch(split: TokenizedSplit, rows: np.ndarray, loss_scale: float = 1.0) -> Batch:
     """The rows as one batch; where the split has no labels, the tokens themselves are."""
-    ids = [tokens[row] for row in rows]
+    ids = [split.input_ids[row] for row in rows]
+    labels = split.input_ids if split.labels is None else split.labels
     return Batch(
         input_ids=pad_right(ids),
         lengths=torch.tensor([len(row) for row in ids]),
-        labels=pad_right(ids, fill=-100) if labels is None else torch.from_numpy(labels[rows]),
+        labels=_labels_of(labels, rows),
+        num_targets=torch.tensor(int(split.num_targets[rows].sum())),
         row_ids=torch.from_numpy(rows),
+        source_rows=torch.from_numpy(rows if split.source_rows is None else split.source_rows[rows]),
         loss_scale=torch.tensor(loss_scale, dtype=torch.float32),
     )
+
+
+def _labels_of(labels: np.ndarray | RaggedArray, rows: np.ndarray) -> Tensor:
+    if isinstance(labels, RaggedArray):
+        return pad_right([labels[row] for row in rows], fill=-100)
+    return torch.from_numpy(labels[rows])
 
 
 class PlannedBatch(NamedTuple):

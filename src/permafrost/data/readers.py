@@ -1,4 +1,7 @@
-"""One file -> rows: csv, tsv, jsonl, json, parquet and txt, each also gzipped. Errors name file and line."""
+"""One file -> rows: csv, tsv, jsonl, json, parquet, txt and column files, each also gzipped. Errors name file and line.
+
+A row that cannot be read has FAULT, a sentence, in place of its columns, so that all faults of a file can be told.
+"""
 
 import csv
 import gzip
@@ -6,7 +9,7 @@ import itertools
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +17,7 @@ from typing import Any, TextIO
 from permafrost.errors import DataError, nearest
 
 Row = dict[str, Any]
+FAULT = "fault"
 
 
 def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
@@ -84,11 +88,12 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
             if not header:
                 raise DataError(f"{path}: the file is empty")
             for values in reader:
-                place = f"{path}:{reader.line_num}"
+                where = {"where": f"{path.name}:{reader.line_num}"}
                 if len(values) == len(header):
-                    yield dict(zip(header, values, strict=True)) | {"where": f"{path.name}:{reader.line_num}"}
+                    yield dict(zip(header, values, strict=True)) | where
                 elif values:
-                    raise DataError(f"{place}: {len(values)} columns, but the header has {len(header)}")
+                    found = f"{len(values)} columns, but the header has {len(header)}"
+                    yield where | {FAULT: f"{path}:{reader.line_num}: {found}"}
 
     return read
 
@@ -97,7 +102,10 @@ def _json_lines(path: Path) -> Iterator[Row]:
     with _opened(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _as_row(_parse(line.rstrip(), path, number), path, number)
+                try:
+                    yield _as_row(_parse(line.rstrip(), path, number), path, number)
+                except DataError as error:
+                    yield {"where": f"{path.name}:{number}", FAULT: str(error)}
 
 
 def _json_array(path: Path) -> Iterator[Row]:
@@ -132,6 +140,68 @@ def _lines(path: Path) -> Iterator[Row]:
                 yield {"text": line.strip(), "where": f"{path.name}:{number}"}
 
 
+def _column_file(path: Path) -> Iterator[Row]:
+    """A sentence a row, as in CoNLL's files: a word a line, its columns apart by blanks or tabs, a blank line between.
+
+    Columns are named by their number, `"0"` the first; document marks (-DOCSTART-) are no sentence.
+    """
+    with _opened(path, newline="\n") as file:
+        sentence, first_line = list[list[str]](), 1
+        for number, line in enumerate(itertools.chain(file, [""]), 1):
+            if columns := _columns(line):
+                first_line = first_line if sentence else number
+                sentence.append(columns)
+            elif sentence:
+                if sentence[0][0] != "-DOCSTART-":
+                    yield _sentence(sentence, path, first_line)
+                sentence = []
+
+
+def _columns(line: str) -> list[str]:
+    """By tabs where there are any: a word may hold a blank, and no-break spaces are part of it."""
+    line = line.rstrip("\r\n")
+    return [part for part in (line.split("\t") if "\t" in line else line.split(" ")) if part.strip()]
+
+
+def _sentence(lines: list[list[str]], path: Path, first_line: int) -> Row:
+    where = {"where": f"{path.name}:{first_line}"}
+    for number, columns in enumerate(lines, first_line):
+        if len(columns) != len(lines[0]):
+            found = f"{len(columns)} columns, but the sentence began with {len(lines[0])}"
+            return where | {FAULT: f"{path}:{number}: {found}"}
+    return (
+        {str(index): list(values) for index, values in enumerate(zip(*lines, strict=True))}
+        | where
+        | {"first_line": first_line}
+    )
+
+
+def read_parallel(paths: Sequence[Path]) -> Iterator[Row]:
+    """Two files of one text each line -> rows of `source` and `target`."""
+    if len(paths) != 2:
+        raise DataError(f"{len(paths)} files of parallel text; give two: data.train=[TRAIN.en,TRAIN.de]")
+    sides = [read_lines(path) for path in paths]
+    for number, (source, target) in enumerate(itertools.zip_longest(*sides), 1):
+        where = {"where": f"{paths[0].name}:{number}"}
+        if source is None or target is None:
+            short, long = (paths[0], paths[1]) if source is None else (paths[1], paths[0])
+            yield where | {FAULT: f"{short}:{number}: the file ends here, and {long.name} goes on"}
+            return
+        empty = [path for path, text in zip(paths, (source, target), strict=True) if not text]
+        yield where | (
+            {FAULT: f"{empty[0]}:{number}: an empty line"} if empty else {"source": source, "target": target}
+        )
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Every line of a file, blank ones too."""
+    if not path.expanduser().is_file():
+        raise DataError(f"{path}: no such file")
+    with _opened(path.expanduser(), newline="\n") as file:
+        for line in file:
+            yield line.strip()
+
+
 def _parse(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text)
@@ -154,4 +224,6 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "json": _json_array,
     "parquet": _parquet,
     "txt": _lines,
+    "conll": _column_file,
+    "iob2": _column_file,
 }

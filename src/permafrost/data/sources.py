@@ -1,13 +1,10 @@
 """Rows by role, from files, the hub or this Python installation.
 
-Whatever the source, a split is a table with the columns `text` and `where` (file:line, for messages) and, as the task
-asks, `text_pair`, `label` (a string) or `target` (a number).
+Whatever the source, a split has the fields of the roles that its task asks for (data/roles.py), and `where`: file:line.
 """
 
 import hashlib
 import itertools
-import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,9 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from permafrost.atomic import complete_or_absent
 from permafrost.data.docstrings import chapters, library_rows, package_rows
-from permafrost.data.readers import Row, read_rows
-from permafrost.data.rows import SLICE_ROWS, StoredRows, keep, writing
+from permafrost.data.readers import FAULT, Row, read_parallel, read_rows
+from permafrost.data.roles import ROLES, Names, as_text, columns_of
+from permafrost.data.rows import SLICE_ROWS, WHERE, StoredRows, keep, writing
 from permafrost.data.splits import split_of, unit_hash
 from permafrost.errors import DataError, ResourceError, nearest
 
@@ -29,26 +28,7 @@ Rows = Iterable[Row]
 Splits = dict[str, StoredRows]
 SPLIT_NAMES = ("train", "validation", "test")
 
-TYPES = {"where": pa.string(), "text": pa.string(), "text_pair": pa.string(), "label": pa.string()}
-TYPES |= {"target": pa.float64()}
-# Column names found by themselves, best first. Pairs come before single texts.
-COMMON_NAMES: dict[str, Sequence[str | tuple[str, str]]] = {
-    "text": (
-        *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2")),
-        *("text", "sentence", "content", "review", "document", "question", "body", "title"),
-    ),
-    "label": ("label", "labels", "class", "category", "sentiment", "intent"),
-    "target": ("target", "score", "value", "rating", "similarity", "label"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Column names by role; None is found by itself among the common names."""
-
-    text: str | Sequence[str] | None = None
-    label: str | None = None
-    target: str | None = None
+MAX_FAULTS = 20  # told of at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +53,17 @@ class Notes:
 
 
 def split_rows(
-    given: Mapping[str, Rows], roles: Sequence[str], columns: Columns, plan: SplitPlan, notes: Notes, directory: Path
+    given: Mapping[str, Rows],
+    roles: Sequence[str],
+    columns: Mapping[str, Any],
+    plan: SplitPlan,
+    notes: Notes,
+    directory: Path,
 ) -> Splits:
-    """The three splits by role, kept under `directory`; one that is not given is cut from train by the texts."""
+    """The three splits by role, kept under `directory`; one that is not given is cut from train by the texts.
+
+    `columns` are names by data.columns' keys; None is found by itself among the common names.
+    """
     missing = [name for name in ("validation", "test") if name not in given]
     slices = {name: rows_by_role(rows, roles, columns, name, notes) for name, rows in given.items()}
     splits = cut(slices.pop("train"), missing, plan, directory)
@@ -88,11 +76,15 @@ def split_rows(
     return {name: splits[name] for name in SPLIT_NAMES}
 
 
-def read_files(paths: Mapping[str, str | None], file_format: str | None) -> Mapping[str, Rows]:
-    """Rows of the files given for each split, each row with its `where`."""
+def read_files(paths: Mapping[str, str | Sequence[str] | None], file_format: str | None) -> Mapping[str, Rows]:
+    """Rows of the files given for each split, each row with its `where`; two files are one text line by line."""
     if not paths.get("train"):
         raise DataError("data=files needs a training file: data.train=PATH")
-    return {name: read_rows(Path(path), file_format) for name, path in paths.items() if path}
+    return {name: _read(path, file_format) for name, path in paths.items() if path}
+
+
+def _read(path: str | Sequence[str], file_format: str | None) -> Rows:
+    return read_rows(Path(path), file_format) if isinstance(path, str) else read_parallel([Path(part) for part in path])
 
 
 def read_hub(name: str, subset: str | None, names: Mapping[str, str | None]) -> Mapping[str, Rows]:
@@ -126,24 +118,48 @@ def installed_docstrings(kind: str, cache_dir: Path) -> list[Row]:
     path = cache_dir / "docstrings" / f"{kind}-{_installation(kind)}.parquet"
     if not path.exists():
         rows = library_rows() if kind == "pydocs" else package_rows()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        parquet.write_table(pa.Table.from_pylist(rows), partial)
-        partial.replace(path)
+        with complete_or_absent(path) as partial:
+            parquet.write_table(pa.Table.from_pylist(rows), partial)
     return [{**row, "where": row["source"]} for row in parquet.read_table(path).to_pylist()]
 
 
-def rows_by_role(rows: Rows, roles: Sequence[str], columns: Columns, split: str, notes: Notes) -> Iterator[pa.Table]:
-    """Pick each role's column, check its values, and leave out rows without text (counted and said)."""
-    rows, names, left_out, first_left_out = iter(rows), None, 0, ""
-    while part := list(itertools.islice(rows, SLICE_ROWS)):
-        names = names or {role: _column_of(role, columns, part[0], notes) for role in roles}
-        kept = [row for row in part if _has_text(row, names["text"])]
-        if len(kept) < len(part):
-            left_out += len(part) - len(kept)
-            first_left_out = first_left_out or next(r["where"] for r in part if not _has_text(r, names["text"]))
-        if kept:
-            yield _by_role(kept, names)
+def rows_by_role(
+    rows: Rows, roles: Sequence[str], columns: Mapping[str, Any], split: str, notes: Notes
+) -> Iterator[pa.Table]:
+    """Pick each role's columns and check their values, slice by slice.
+
+    Raises:
+        DataError: what is wrong with the rows, a line for each fault, up to MAX_FAULTS of them.
+    """
+    checked = _checked_rows(rows, roles, columns, split, notes)
+    while part := list(itertools.islice(checked, SLICE_ROWS)):
+        fields = {name: kind for role in roles for name, kind in ROLES[role].fields.items() if name in part[0]}
+        yield pa.Table.from_pylist(part, pa.schema({WHERE: pa.string()} | fields))
+
+
+def _checked_rows(
+    rows: Rows, roles: Sequence[str], columns: Mapping[str, Any], split: str, notes: Notes
+) -> Iterator[dict[str, Any]]:
+    """Rows by role; those without text are left out, counted and said."""
+    names: dict[str, Names] = {}
+    left_out, first_left_out, faults = 0, "", list[str]()
+    for row in rows:
+        try:
+            if FAULT in row:
+                raise DataError(row[FAULT])
+            names = names or _names_by_role(roles, columns, row, notes)
+            if not _has_text(row, names):
+                left_out, first_left_out = left_out + 1, first_left_out or row[WHERE]
+            elif not faults:
+                yield _by_role(row, names)
+            else:
+                _by_role(row, names)
+        except DataError as fault:
+            faults.append(str(fault))
+            if len(faults) == MAX_FAULTS or not names:
+                break
+    if faults:
+        raise DataError("\n".join(faults))
     if left_out:
         notes.add(f"{split}: left out {left_out} rows without text, the first at {first_left_out}")
 
@@ -154,13 +170,16 @@ def cut(slices: Iterable[pa.Table], missing: Sequence[str], plan: SplitPlan, dir
     with ExitStack() as stack:
         writers = {name: stack.enter_context(writing(directory)) for name in ("train", *missing)}
         for rows in slices:
-            places = [
-                split_of(text, plan.seed, fractions["validation"], fractions["test"])
-                for text in rows["text"].to_pylist()
-            ]
+            places = [split_of(text, plan.seed, fractions["validation"], fractions["test"]) for text in texts_of(rows)]
             for name, writer in writers.items():
                 writer.add(rows.filter(pa.array([place == name for place in places])))
         return {name: writer.finish() for name, writer in writers.items()}
+
+
+def texts_of(rows: pa.Table) -> list[str]:
+    """What a row is told by: its first field, in words."""
+    name = next(name for name in rows.column_names if name != WHERE and name != "speakers")
+    return [as_text(value) for value in rows[name].to_pylist()]
 
 
 def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> StoredRows:
@@ -170,7 +189,7 @@ def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> 
     """
     if rows.num_rows <= max_rows:
         return rows
-    hashes = [unit_hash(text, seed + 1) for part in rows.slices() for text in part["text"].to_pylist()]
+    hashes = [unit_hash(text, seed + 1) for part in rows.slices() for text in texts_of(part)]
     by_hash = sorted(range(len(hashes)), key=hashes.__getitem__)
     if "label" in rows.column_names:
         labels = rows["label"].to_pylist()
@@ -188,19 +207,25 @@ def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> 
     )
 
 
-def _has_text(row: Row, names: str | Sequence[str]) -> bool:
-    return all(str(row.get(name) or "").strip() for name in _as_list(names))
+def _names_by_role(roles: Sequence[str], columns: Mapping[str, Any], row: Row, notes: Notes) -> dict[str, Names]:
+    names = {}
+    for role in roles:
+        names[role], found = columns_of(role, columns, row)
+        if found:
+            notes.add(found)
+    return names
 
 
-def _by_role(rows: Sequence[Row], names: Mapping[str, str | Sequence[str]]) -> pa.Table:
-    table: dict[str, list[Any]] = {"where": [row["where"] for row in rows]}
-    texts = zip(("text", "text_pair"), _as_list(names["text"]), strict=False)
-    table |= {key: [_text(row, name) for row in rows] for key, name in texts}
-    if "label" in names:
-        table["label"] = [_label(row, str(names["label"])) for row in rows]
-    if "target" in names:
-        table["target"] = [_number(row, str(names["target"])) for row in rows]
-    return pa.table({name: pa.array(values, TYPES[name]) for name, values in table.items()})
+def _has_text(row: Row, names: Mapping[str, Names]) -> bool:
+    """Whether there is anything to read; what there is to answer with is checked by its role."""
+    return all(as_text(row.get(name)).strip() for role in ("text", "source") for name in names.get(role, ()))
+
+
+def _by_role(row: Row, names: Mapping[str, Names]) -> dict[str, Any]:
+    fields: dict[str, Any] = {WHERE: row[WHERE]}
+    for role, columns in names.items():
+        fields |= ROLES[role].read(row, columns)
+    return fields
 
 
 def _placed(rows: Rows, source: str) -> Iterator[Row]:
@@ -215,60 +240,8 @@ def _installation(kind: str) -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
 
-def _column_of(role: str, columns: Columns, row: Mapping[str, Any], notes: Notes) -> str | Sequence[str]:
-    named = getattr(columns, role)
-    present = [name for name in row if name != "where"]
-    if named is not None:
-        for name in _as_list(named):
-            if name not in row:
-                raise DataError(f"{row['where']}: no column {name!r} for data.columns.{role}{nearest(name, present)}")
-        return named
-    for candidate in COMMON_NAMES[role]:
-        if all(name in row for name in _as_list(candidate)):
-            notes.add(f"data.columns.{role}={_written(candidate)}, found by its name")
-            return candidate
-    hint = nearest(role, present)
-    raise DataError(f"{row['where']}: no column looks like the {role}{hint} set data.columns.{role}=NAME")
-
-
-def _text(row: Mapping[str, Any], name: str) -> str:
-    text = str(row[name])
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{row['where']}: column {name!r} holds half a character at position {error.start}; remove or mend it"
-        ) from None
-    return text
-
-
-def _label(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None or not str(value).strip():
-        raise DataError(f"{row['where']}: no label in column {name!r}; fill it in or remove the row")
-    return str(value).strip()
-
-
-def _number(row: Mapping[str, Any], name: str) -> float:
-    try:
-        value = float(row.get(name))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{row['where']}: {row.get(name)!r} in column {name!r} is not a number")
-    return value
-
-
 def _with_label_names(part: Any) -> Iterator[dict[str, Any]]:
     """Rows of a hub split with class names in place of class numbers; a secret label (-1) is none."""
     classes = {name: feature.names for name, feature in part.features.items() if hasattr(feature, "int2str")}
     for row in part:
         yield row | {n: names[row[n]] if row[n] is not None and row[n] >= 0 else None for n, names in classes.items()}
-
-
-def _as_list(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
-
-
-def _written(names: str | Sequence[str]) -> str:
-    return names if isinstance(names, str) else f"[{','.join(names)}]"

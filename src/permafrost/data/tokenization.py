@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from permafrost.atomic import complete_or_absent
 from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
@@ -19,17 +18,19 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 BYTE_0 = "Ā"  # how a byte-level BPE writes the byte 0
-IDS, COLUMNS = "input_ids.bin", "columns.npz"
-CACHE_VERSION = 3  # raise when the meaning of the cached columns changes
+IDS, LABELS, COLUMNS = "input_ids.bin", "labels.bin", "columns.npz"
+CACHE_VERSION = 4  # raise when the meaning of the cached columns changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedSplit:
-    """Token ids and labels of a split, or of a part of one."""
+    """Token ids and labels of a split, or of a part of one. A row of it is a source row, or a window of one."""
 
     input_ids: RaggedArray  # int32
     num_targets: np.ndarray  # (rows,) int32, how many losses the row contributes
-    labels: np.ndarray | None = None  # (rows,) int64 or float32; None for unlabelled rows
+    # (rows,) one label a row, (rows, K) several; int32 for each token, -100 where none is scored; None: unlabelled rows
+    labels: np.ndarray | RaggedArray | None = None
+    source_rows: np.ndarray | None = None  # (rows,) int64, which row of the source; None where each has one
     truncated_rows: int = 0
 
     @property
@@ -108,11 +109,17 @@ def cached_split(directory: Path, key: str, make: Callable[[], Iterable[Tokenize
 def joined(parts: Iterable[TokenizedSplit]) -> TokenizedSplit:
     """The parts as one split, in memory."""
     parts = list(parts)
-    labels = [part.labels for part in parts if part.labels is not None]
+    offsets = _joined_offsets(parts)
+    labels: Any = [part.labels for part in parts]
+    if isinstance(labels[0], RaggedArray):
+        labels = RaggedArray(np.concatenate([part.values for part in labels]), offsets)
+    else:
+        labels = None if labels[0] is None else np.concatenate(labels)
     return TokenizedSplit(
-        input_ids=RaggedArray(np.concatenate([part.input_ids.values for part in parts]), _joined_offsets(parts)),
+        input_ids=RaggedArray(np.concatenate([part.input_ids.values for part in parts]), offsets),
         num_targets=np.concatenate([part.num_targets for part in parts]),
-        labels=np.concatenate(labels) if labels else None,
+        labels=labels,
+        source_rows=_joined_source_rows(parts),
         truncated_rows=sum(part.truncated_rows for part in parts),
     )
 
@@ -121,37 +128,41 @@ def _joined_offsets(parts: Iterable[TokenizedSplit]) -> np.ndarray:
     return np.cumsum(np.concatenate([[0], *(part.lengths for part in parts)]), dtype=np.int64)
 
 
+def _joined_source_rows(parts: Sequence[TokenizedSplit]) -> np.ndarray | None:
+    """Tasks number the source rows through all parts."""
+    rows = [part.source_rows for part in parts if part.source_rows is not None]
+    return np.concatenate(rows) if rows else None
+
+
 def _write(path: Path, parts: Iterable[TokenizedSplit]) -> None:
-    """The token ids go to the disk part by part; what there is one of for each row is small enough to gather."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        without_ids = []
-        with (partial / IDS).open("wb") as file:
+    """What there is of each token goes to the disk part by part; what there is of each row is gathered."""
+    with complete_or_absent(path) as directory:
+        directory.mkdir()
+        of_rows = []
+        with (directory / IDS).open("wb") as ids, (directory / LABELS).open("wb") as labels:
             for part in parts:
-                file.write(np.ascontiguousarray(part.input_ids.values, np.int32).data)
-                without_ids.append(replace(part, input_ids=RaggedArray(np.empty(0, np.int32), part.input_ids.offsets)))
-        whole = joined(without_ids)
-        offsets = _joined_offsets(without_ids)
-        np.savez(partial / COLUMNS, allow_pickle=False, offsets=offsets, **_columns(whole))
-        partial.rename(path)
-    except OSError:
-        if not path.exists():  # else another process was first
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                ids.write(np.ascontiguousarray(part.input_ids.values, np.int32).data)
+                if isinstance(part.labels, RaggedArray):
+                    labels.write(np.ascontiguousarray(part.labels.values, np.int32).data)
+                of_rows.append(_without_tokens(part))
+        columns = {name: value for name, value in vars(joined(of_rows)).items() if isinstance(value, (np.ndarray, int))}
+        np.savez(directory / COLUMNS, allow_pickle=False, offsets=_joined_offsets(of_rows), **columns)
 
 
-def _columns(split: TokenizedSplit) -> dict[str, np.ndarray]:
-    columns = {"num_targets": split.num_targets, "truncated_rows": np.array(split.truncated_rows)}
-    return columns if split.labels is None else columns | {"labels": split.labels}
+def _without_tokens(part: TokenizedSplit) -> TokenizedSplit:
+    nothing = RaggedArray(np.empty(0, np.int32), part.input_ids.offsets)
+    return replace(part, input_ids=nothing, labels=nothing if isinstance(part.labels, RaggedArray) else part.labels)
 
 
 def _read(path: Path) -> TokenizedSplit:
     with np.load(path / COLUMNS) as columns:
+        offsets, labels = columns["offsets"], columns.get("labels")
+        if (path / LABELS).stat().st_size:
+            labels = RaggedArray.in_file(path / LABELS, offsets, np.int32)
         return TokenizedSplit(
-            input_ids=RaggedArray.in_file(path / IDS, columns["offsets"], np.int32),
+            input_ids=RaggedArray.in_file(path / IDS, offsets, np.int32),
             num_targets=columns["num_targets"],
-            labels=columns.get("labels"),
+            labels=labels,
+            source_rows=columns.get("source_rows"),
             truncated_rows=int(columns["truncated_rows"]),
         )

@@ -11,12 +11,17 @@ import torch
 from permafrost.data.tokenization import with_end_of_text
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
-from permafrost.model.heads import PooledHead
+from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.tasks.base import Encoding, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import GPT2Config, PreTrainedModel
 
+PROBLEM_TYPES = {  # Transformers' names, by which its pipeline chooses softmax, sigmoid or neither
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 DESCRIPTION = "permafrost.json"  # what Transformers' own files cannot say: task, scale, window, pooling
 
 
@@ -43,16 +48,19 @@ def export_model(
         from safetensors.torch import save_file
 
         save_file(model.head.attention.state_dict(), directory / "attention_pooling.safetensors")
-    description = task.describe() | {"max_length": encoding.max_length, "trunk": trunk}
+    attention = "bidirectional" if model.bidirectional else "causal"
+    description = task.describe() | {"max_length": encoding.max_length, "trunk": trunk, "attention": attention}
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
 
 
 def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
-    """The stock class that holds the same weights: GPT2ForSequenceClassification or GPT2LMHeadModel."""
+    """The stock class that holds the same weights, of those for sequences, for tokens and for language models."""
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
     config = GPT2Config(**model.transformer.config.to_dict())
+    if isinstance(model.head, TokenHead):
+        return to_token_classification(model, task, config)
     if not isinstance(model.head, PooledHead):
         stock: PreTrainedModel = GPT2LMHeadModel(config)
         stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[union-attr]
@@ -63,11 +71,23 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification" if labels else "regression"
+    config.problem_type = PROBLEM_TYPES[task.name]  # type: ignore[assignment]
     stock = GPT2ForSequenceClassification(config)
     stock.transformer.load_state_dict(model.transformer.state_dict())
     with torch.no_grad():
         stock.score.weight.copy_(model.head.score.weight)
+    return stock.eval()
+
+
+def to_token_classification(model: GPT2WithHead, task: Task, config: "GPT2Config") -> "PreTrainedModel":
+    from transformers import GPT2ForTokenClassification
+
+    tags = task.describe()["tags"]
+    config.num_labels, config.id2label = len(tags), dict(enumerate(tags))
+    config.label2id = {tag: index for index, tag in enumerate(tags)}
+    stock = GPT2ForTokenClassification(config)
+    stock.transformer.load_state_dict(model.transformer.state_dict())
+    stock.classifier.load_state_dict(model.head.classifier.state_dict())
     return stock.eval()
 
 
@@ -95,7 +115,12 @@ def model_card(settings: Mapping[str, Any], result: Mapping[str, Any], descripti
     """The README of an exported model: what it was trained on, what it reached, how to load it."""
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in result["test"].items())
     pooling = description.get("pooling", "last")
-    if pooling == "last":
+    if settings["model"]["attention"] == "bidirectional":
+        loading = (
+            "Its trained blocks see the whole row, which stock Transformers classes do not: load it with\n"
+            '`from permafrost.deployment.predictor import Predictor; Predictor("THIS_DIRECTORY")`.'
+        )
+    elif pooling == "last":
         loading = _loading(description)
     else:
         loading = (
@@ -111,6 +136,11 @@ def model_card(settings: Mapping[str, Any], result: Mapping[str, Any], descripti
 def _loading(description: Mapping[str, Any]) -> str:
     if description["task"] == "language_modeling":
         return "```python\ntransformers.pipeline('text-generation', model='THIS_DIRECTORY')\n```"
+    if description["task"] == "ner":
+        return (
+            "```python\ntransformers.pipeline('token-classification', model='THIS_DIRECTORY')\n```\n"
+            "A word's tag is the one at its last sub-token."
+        )
     units = ""
     if description["task"] == "regression":
         scale = description["scale"]

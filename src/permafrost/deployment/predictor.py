@@ -1,7 +1,8 @@
 """Answers from an exported model: no trainer, no configuration, only its directory."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,17 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
 from permafrost.errors import ResourceError
 from permafrost.model.activation_store import ActivationStore, known_rows, row_digests, trunk_key
-from permafrost.model.backbone import branch, load_backbone, load_config, quiet_transformers
+from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
-from permafrost.model.heads import PooledHead
-from permafrost.tasks.base import LOSS, Encoding, Task
+from permafrost.model.heads import PooledHead, TokenHead
+from permafrost.tasks.base import LOSS, Encoding, Outputs, Task, Writes
 from permafrost.tasks.binding import bind_described
-from permafrost.tasks.losses import CrossEntropy, MeanSquared
+from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared
 from permafrost.tasks.preparation import encode_table, load_tokenizer
 
 EVALUATION_TOKENS = 4096  # per batch
-NOTHING_FROZEN = Freezing(embeddings=False, blocks=0)
+PLAIN_LOSSES = {"regression": MeanSquared, "multi_label": BinaryCrossEntropy}  # cross-entropy for all others
 
 
 class Predictor:
@@ -38,28 +39,39 @@ class Predictor:
         description = json.loads((directory / DESCRIPTION).read_text("utf-8"))
         self.task: Task = bind_described(description)
         self.encoding = Encoding(tokenizer=load_tokenizer(str(directory)), max_length=description["max_length"])
-        self.model = load_model(directory, self.task)
+        self.loss = PLAIN_LOSSES.get(self.task.name, CrossEntropy)().eval()
+        bidirectional = description["attention"] == "bidirectional"
+        self.model = load_model(directory, self.task, description.get("trunk"), bidirectional=bidirectional)
         self.trunk = description.get("trunk")
         self.store_dir = store_directory(Path(run))
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """One answer a text: `{"label", "score"}` or `{"value"}`."""
-        columns = {"text": list(texts)} | ({"text_pair": list(pairs)} if pairs is not None else {})
-        split = encode_table(self.task, pa.table(columns), self.encoding)
-        return self.task.answers(self.logits(split))
+        """One answer a text: `{"label", "score"}`, `{"value"}` or `{"spans"}`."""
+        return self.answer(self.task.rows_of(texts, pairs))
+
+    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One answer for each row of the task's roles."""
+        if isinstance(self.task, Writes):
+            return [{"text": text} for text in self.task.write(self.model.transformer, rows, self.encoding)]
+        table = pa.Table.from_pylist([dict(row) for row in rows])
+        return self.task.answers(self.outputs(encode_table(self.task, table, self.encoding)), rows)
 
     @torch.inference_mode()
-    def logits(self, split: TokenizedSplit) -> Tensor:
-        """(rows, K), in the rows' order. Rows that the run's store knows begin above the frozen part."""
+    def outputs(self, split: TokenizedSplit) -> Outputs:
+        """Of each source row its windows'. Rows that the run's store knows begin above the frozen part."""
         known = self.known_rows(split)
         new = np.setdiff1d(np.arange(len(split)), np.concatenate([np.empty(0, int), *(rows for _, rows, _ in known)]))
-        parts = [(batch.row_ids, self.model(batch.input_ids, batch.lengths).float()) for batch in batches(split, new)]
-        for store, rows, positions in known:
-            where = dict(zip(rows.tolist(), positions.tolist(), strict=True))
-            for batch in batches(split, rows):
-                states = store.padded(np.array([where[row] for row in batch.row_ids.tolist()]))
-                parts.append((batch.row_ids, self.above_the_cut(batch, states).float()))
-        return torch.cat([logits for _, logits in parts])[torch.cat([rows for rows, _ in parts]).argsort()]
+        given = [*batches(split, new), *stored_batches(split, known)]
+        found = [part for batch in given for part in self.by_row(batch)]
+        ordered = sorted(found, key=lambda part: part[:2])
+        return [[output for *_, output in windows] for _, windows in groupby(ordered, key=lambda part: part[0])]
+
+    def by_row(self, batch: Batch) -> list[tuple[int, int, Tensor]]:
+        """Source row, row of the split, and what the task keeps of it."""
+        outputs = self.task.outputs(self.model, batch)
+        assert outputs is not None, "tasks without outputs are not asked for answers"
+        by_row = [output.float() for output in self.task.by_row(outputs, batch)]
+        return list(zip(batch.source_rows.tolist(), batch.row_ids.tolist(), by_row, strict=True))
 
     def known_rows(self, split: TokenizedSplit) -> list[tuple[ActivationStore, np.ndarray, np.ndarray]]:
         """Per entry of the store: which rows of the split it has, and where; none if the weights have changed since."""
@@ -70,24 +82,20 @@ class Predictor:
             return []
         return known_rows(self.store_dir, self.trunk["key"], row_digests(split.input_ids))
 
-    def above_the_cut(self, batch: Batch, states: Tensor) -> Tensor:
-        hidden = branch(
-            self.model.transformer, states.float(), self.trunk["depth"], self.model.head.reads(batch.lengths)
-        )
-        return self.model.head(hidden, batch.lengths)
-
     @torch.inference_mode()
     def evaluate(self, table: pa.Table) -> dict[str, float]:
         """The task's metrics and its plain loss over labelled rows."""
-        loss = MeanSquared() if self.task.name == "regression" else CrossEntropy().eval()
-        metrics, total, count = self.task.build_metrics(), 0.0, 0
+        metrics, total, count = self.task.build_metrics("test"), 0.0, 0
         for batch in batches(encode_table(self.task, table, self.encoding)):
-            loss_sum, logits = self.task.loss_sum(self.model, batch, loss)
+            loss_sum, logits = self.task.loss_sum(self.model, batch, self.loss)
             self.task.update_metrics(metrics, logits, batch)
             total += float(loss_sum)
-            count += len(batch.labels) if batch.labels.ndim == 1 else int((batch.labels[:, 1:] != -100).sum())
+            count += int(batch.num_targets)
         mean = torch.tensor(total / count)
         values = {LOSS: mean, **self.task.metrics_of_loss(mean), **metrics.compute()}
+        if isinstance(self.task, Writes):
+            rows = table.to_pylist()
+            values |= self.task.score(self.task.write(self.model.transformer, rows, self.encoding), rows)
         return {name: float(value) for name, value in values.items()}
 
 
@@ -107,22 +115,36 @@ def store_directory(run: Path) -> Path | None:
     return directory if directory.is_dir() else None
 
 
-def load_model(directory: Path, task: Task) -> GPT2WithHead:
-    """The trained model, in eval mode."""
+def load_model(directory: Path, task: Task, trunk: Mapping[str, Any] | None, *, bidirectional: bool) -> GPT2WithHead:
+    """The trained model, in eval mode, cut where it was trained: what lies below may be stored."""
     from safetensors.torch import load_file
 
     backbone = load_backbone(str(directory), load_config(str(directory)), pretrained=True)
     head = task.build_head(backbone)
+    weights = load_file(directory / "model.safetensors")
     if isinstance(head, PooledHead):
-        weights = load_file(directory / "model.safetensors")
         head.score.load_state_dict({"weight": weights["score.weight"]})
         if head.pooling == "attention":
             head.attention.load_state_dict(load_file(directory / "attention_pooling.safetensors"))
-    return GPT2WithHead(backbone, head, NOTHING_FROZEN).eval()
+    elif isinstance(head, TokenHead):
+        head.classifier.load_state_dict({name: weights[f"classifier.{name}"] for name in ("weight", "bias")})
+    cut = Freezing(embeddings=trunk is not None, blocks=trunk["depth"] if trunk else 0)
+    return GPT2WithHead(backbone, head, cut, bidirectional=bidirectional).eval()
 
 
 def batches(split: TokenizedSplit, rows: np.ndarray | None = None) -> Iterator[Batch]:
     """All rows of the split, or those given."""
     rows = np.arange(len(split)) if rows is None else rows
     for chosen in ordered_batches(split.lengths[rows], TokenBatching(max_tokens=EVALUATION_TOKENS)):
-        yield padded_batch(split.input_ids, split.labels, rows[chosen])
+        yield padded_batch(split, rows[chosen])
+
+
+def stored_batches(
+    split: TokenizedSplit, known: Sequence[tuple[ActivationStore, np.ndarray, np.ndarray]]
+) -> Iterator[Batch]:
+    """The rows of the split that are stored, with what is stored of them."""
+    for store, rows, positions in known:
+        where = dict(zip(rows.tolist(), positions.tolist(), strict=True))
+        for batch in batches(split, rows):
+            states = store.padded(np.array([where[row] for row in batch.row_ids.tolist()]))
+            yield batch._replace(trunk_states=states)

@@ -7,7 +7,6 @@ so an entry is complete or absent. B rows in a batch, T tokens in the longest of
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from permafrost.atomic import complete_or_absent, flush_to_disk
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.freezing import weights_fingerprint
 from permafrost.ragged import RaggedArray
@@ -54,7 +54,7 @@ class ActivationStore:
     """One entry, opened for reading."""
 
     def __init__(self, directory: Path, manifest: Manifest):
-        self.directory, self.manifest, self.tokens_read = directory, manifest, 0
+        self.directory, self.manifest = directory, manifest
         offsets, dtype = np.load(directory / OFFSETS), AS_STORED[manifest.dtype]
         self.states = RaggedArray.in_file(directory / STATES, offsets, dtype, manifest.channels)
 
@@ -64,7 +64,6 @@ class ActivationStore:
         states = np.zeros((len(rows), max(map(len, found)), self.manifest.channels), self.states.values.dtype)
         for place, row in zip(states, found, strict=True):
             place[: len(row)] = row
-        self.tokens_read += sum(map(len, found))
         return torch.from_numpy(states).view(getattr(torch, self.manifest.dtype))
 
 
@@ -137,17 +136,13 @@ def write_entry(
                 length = int(offsets[row + 1] - offsets[row])
                 file.seek(int(offsets[row]) * state.strides[0])
                 file.write(state[:length].data)
-        file.flush()
-        os.fsync(file.fileno())
     np.save(directory / OFFSETS, offsets)
     np.save(directory / ROWS, digests)
     (directory / USED).touch()
-    partial = directory / f"{MANIFEST}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(manifest), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(directory / MANIFEST)
+    flush_to_disk(directory / STATES)
+    with complete_or_absent(directory / MANIFEST) as partial:
+        partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
+        flush_to_disk(partial)
 
 
 def as_stored(states: Tensor, dtype: Dtype) -> np.ndarray:
@@ -175,6 +170,8 @@ def entry_bytes(directory: Path) -> int:
 
 def make_room(root: Path, num_bytes: int, max_bytes: float, keep: Sequence[Path] = ()) -> list[Path]:
     """Remove the longest unused entries until `num_bytes` more stay within `max_bytes`; returns what was removed."""
+    for directory in abandoned(root):
+        remove(directory)
     removed = []
     kept = sum(entry_bytes(directory) for directory in entries(root))
     for directory in entries(root):
@@ -188,12 +185,31 @@ def make_room(root: Path, num_bytes: int, max_bytes: float, keep: Sequence[Path]
 
 
 def clear(root: Path) -> int:
-    """Remove every entry, complete or not; returns the bytes that this freed."""
-    ours = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.stem)] if root.is_dir() else []
-    freed = sum(entry_bytes(path) for path in ours if path.is_dir())
-    for path in ours:
-        remove(path) if path.is_dir() else path.unlink()
+    """Remove every entry, complete or not, but those that are being built; returns the bytes that this freed."""
+    freed = 0
+    for directory in [*entries(root), *abandoned(root)]:
+        freed += entry_bytes(directory)
+        remove(directory)
+    for lock in root.glob("*.lock"):
+        if ENTRY_NAME.fullmatch(lock.stem) and not being_built(lock.with_suffix("")):
+            lock.unlink(missing_ok=True)
     return freed
+
+
+def abandoned(root: Path) -> list[Path]:
+    """What killed builds left."""
+    ours = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.name)] if root.is_dir() else []
+    return [path for path in ours if not (path / MANIFEST).exists() and not being_built(path)]
+
+
+def being_built(directory: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(directory.with_suffix(".lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def remove(directory: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.block import drop, run_block, take
+from permafrost.model.packing import pack_where_it_pays
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, GPT2Model
@@ -79,27 +80,57 @@ def embed(backbone: "GPT2Model", input_ids: Tensor) -> Tensor:
     return drop(backbone.wte(input_ids) + backbone.wpe(positions), backbone.drop)
 
 
-def trunk(backbone: "GPT2Model", input_ids: Tensor, depth: int) -> Tensor:
+def trunk(backbone: "GPT2Model", input_ids: Tensor, depth: int, lengths: Tensor | None = None) -> Tensor:
     """(B, T) -> (B, T, C): the part below the cut."""
-    hidden = embed(backbone, input_ids)
-    for block in backbone.h[:depth]:
-        hidden = run_block(block, hidden)
-    return hidden
+    return run_blocks(backbone.h[:depth], embed(backbone, input_ids), lengths)
 
 
-def branch(backbone: "GPT2Model", hidden: Tensor, depth: int, positions: Tensor | None = None) -> Tensor:
+def branch(
+    backbone: "GPT2Model",
+    hidden: Tensor,
+    depth: int,
+    positions: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    bidirectional: bool = False,
+) -> Tensor:
     """(B, T, C) -> (B, T, C): the part above the cut, final norm included.
 
-    With `positions` (B, Q) -> (B, Q, C): the top block and the norm are computed there alone.
+    With `positions` (B, Q) -> (B, Q, C): the top block and the norm are computed there alone. `bidirectional` lets
+    every position see its whole row, of which `lengths` (B,) tells the end.
     """
-    *lower, top = backbone.h[depth:] if depth < len(backbone.h) else [None]
-    for block in lower:
-        hidden = run_block(block, hidden)
-    if top is not None:
-        hidden = run_block(top, hidden, positions)
-    elif positions is not None:
+    blocks, visible = backbone.h[depth:], real_tokens(hidden, lengths) if bidirectional else None
+    if positions is None:
+        hidden = run_blocks(blocks, hidden, lengths, visible)
+    elif len(blocks):
+        hidden = run_blocks(blocks[:-1], hidden, lengths, visible)
+        hidden = run_block(blocks[-1], hidden, positions, visible)
+    else:
         hidden = take(hidden, positions)
     return backbone.ln_f(hidden)
+
+
+def run_blocks(blocks: Any, hidden: Tensor, lengths: Tensor | None, visible: Tensor | None = None) -> Tensor:
+    """(B, T, C) -> (B, T, C). With `lengths` (B,) a GPU may leave out the padding, of which no result says anything."""
+    if not len(blocks):
+        return hidden
+    dropout = blocks[0].attn.attn_dropout
+    has_dropout = dropout.training and dropout.p > 0
+    packing = pack_where_it_pays(lengths, hidden, attention_dropout=has_dropout, causal=visible is None)
+    if packing is None:
+        for block in blocks:
+            hidden = run_block(block, hidden, visible=visible)
+        return hidden
+    packed = packing.pack(hidden)
+    for block in blocks:
+        packed = run_block(block, packed, visible=packing.mask)
+    return packing.unpack(packed)
+
+
+def real_tokens(hidden: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, T, C), (B,) -> (B, 1, 1, T) bool, false for padding"""
+    assert lengths is not None, "who sees the whole row must know where it ends"
+    return (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None])[:, None, None]
 
 
 def _unreachable(source: str) -> str:

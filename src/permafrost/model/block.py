@@ -10,23 +10,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from permafrost.model.packing import attend_packed
+
 if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
     from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
+
+    Visible = Tensor | BlockMask | None
 
 DROPOUT_STEPS = 2**16  # the fast dropout draws 16 random bits an element
 
 
-def run_block(block: Any, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+def run_block(block: Any, hidden: Tensor, positions: Tensor | None = None, visible: "Visible" = None) -> Tensor:
     """(B, T, C) -> (B, T, C), or (B, Q, C) at `positions` (B, Q) alone.
 
     Exact in both cases: keys and values come from all positions, while queries, attention's output and the MLP, five
-    sixths of the work, are computed where they are read.
+    sixths of the work, are computed where they are read. Attention is causal where `visible` is not given: (B, 1, 1, T)
+    for the keys that all positions of a row see, or the mask of rows that are packed.
     """
     normed = block.ln_1(hidden)
     if positions is None:
-        attended = attend_everywhere(block.attn, normed)
+        attended = attend_everywhere(block.attn, normed, visible)
     else:
-        attended = attend_at(block.attn, normed, positions)
+        assert visible is None or isinstance(visible, Tensor), "rows are unpacked before single positions are read"
+        attended = attend_at(block.attn, normed, positions, visible)
         hidden = take(hidden, positions)
     hidden = hidden + drop(project(attended, block.attn.c_proj), block.attn.resid_dropout)
     return hidden + drop(feed_forward(block.mlp, block.ln_2(hidden)), block.mlp.dropout)
@@ -37,15 +44,20 @@ def take(hidden: Tensor, positions: Tensor) -> Tensor:
     return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def attend_everywhere(attention: "GPT2Attention", normed: Tensor) -> Tensor:
+def attend_everywhere(attention: "GPT2Attention", normed: Tensor, visible: "Visible" = None) -> Tensor:
     """(B, T, C) -> (B, T, C), heads side by side, before the output projection."""
     query, key, value = (_heads(part, attention) for part in project(normed, attention.c_attn).chunk(3, dim=-1))
-    return _side_by_side(_attend(attention, query, key, value, None))
+    if visible is not None and not isinstance(visible, Tensor):
+        return _side_by_side(attend_packed(query, key, value, visible, attention.scaling))
+    return _side_by_side(_attend(attention, query, key, value, visible))
 
 
-def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor) -> Tensor:
+def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
     """(B, T, C), (B, Q) -> (B, Q, C)"""
-    visible = torch.arange(normed.shape[1], device=normed.device) <= positions[..., None]  # (B, Q, T)
+    if visible is None:
+        visible = torch.arange(normed.shape[1], device=normed.device) <= positions[..., None]  # (B, Q, T)
+    else:
+        visible = visible[:, 0].expand(-1, positions.shape[1], -1)
     if positions.shape[1] == 1:
         return _attend_once(attention, normed, take(normed, positions), visible)
     channels = normed.shape[-1]

@@ -62,6 +62,22 @@ class PooledHead(nn.Module):
         return self.attention(hidden, lengths)
 
 
+class TokenHead(nn.Module):
+    """(B, T, C) hidden states -> (B, T, K), as GPT2ForTokenClassification's `classifier`."""
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, init: Initialization):
+        super().__init__()
+        self.classifier = nn.Linear(hidden_size, num_outputs)
+        initialize_(self.classifier.weight, init)
+        nn.init.zeros_(self.classifier.bias)
+
+    def reads(self, lengths: Tensor) -> None:
+        """All positions, unless the task says which."""
+
+    def forward(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.classifier(hidden)
+
+
 class TiedHead(nn.Module):
     """(B, T, C) hidden states -> (B, T, V) logits by the token embedding itself: no weights of its own."""
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from permafrost.reporting.run_files import most_wrong, read_json, read_lines
+from permafrost.reporting.run_files import answer_of, most_wrong, read_json, read_lines, true_of
+from permafrost.tasks.base import asked_of
 
 LIGHT_FILES = ("config.yaml", "result.json", "yardsticks.json", "metrics.jsonl", "predictions.jsonl", "report.html")
 
@@ -28,7 +29,7 @@ def log_run(wandb_run: Any, run_dir: Path) -> None:
         wandb_run.log({"test/confusion_matrix": chart})
     if predictions:
         rows = [
-            [row["where"], row["text"][:500], str(row.get("label", row.get("target"))), str(row["prediction"])]
+            [row["where"], asked_of(row)[:500], true_of(row)[:500], answer_of(row)[:500]]
             for row in most_wrong(predictions, 50)
         ]
         wandb_run.log({"test/most_wrong": wandb.Table(columns=["row", "text", "true", "predicted"], data=rows)})

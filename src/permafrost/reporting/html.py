@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.reporting.plots import confusion_svg, curves_svg
-from permafrost.reporting.run_files import confusion, most_wrong, read_json, read_lines, series
+from permafrost.reporting.run_files import (
+    answer_of,
+    confusion,
+    most_wrong,
+    read_json,
+    read_lines,
+    series,
+    true_of,
+)
+from permafrost.tasks.base import asked_of
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -79,16 +88,11 @@ def _errors(predictions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         labels, matrix = confusion(predictions)
         yield "<h2>Confusion on test</h2>" + confusion_svg(matrix, labels)
     rows = [
-        [row["where"], str(row.get("label", row.get("target"))), _answer(row["prediction"]), row["text"][:300]]
+        [row["where"], true_of(row)[:300], answer_of(row)[:300], asked_of(row)[:300]]
         for row in most_wrong(predictions, 20)
     ]
-    yield "<h2>Most wrong test rows</h2>" + _table(["row", "true", "predicted", "text"], rows)
-
-
-def _answer(prediction: Mapping[str, Any]) -> str:
-    if "value" in prediction:
-        return f"{prediction['value']:.3f}"
-    return f"{prediction['label']} ({prediction['score']:.2f})"
+    title = "Written for test rows" if "text" in predictions[0]["prediction"] else "Most wrong test rows"
+    yield f"<h2>{title}</h2>" + _table(["row", "true", "predicted", "text"], rows)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

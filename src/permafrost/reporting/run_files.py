@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from permafrost.tasks.spans import spans_of
+
 Row = Mapping[str, Any]
 
 
@@ -25,11 +27,53 @@ def series(metrics: Sequence[Row], name: str) -> tuple[list[float], list[float]]
 
 
 def most_wrong(predictions: Sequence[Row], count: int) -> list[Row]:
-    """Wrong test rows the model was surest of; for a regression, the rows with the largest error."""
-    if predictions and "target" in predictions[0]:
-        return sorted(predictions, key=lambda row: -abs(row["target"] - row["prediction"]["value"]))[:count]
-    wrong = [row for row in predictions if row["label"] != row["prediction"]["label"]]
-    return sorted(wrong, key=lambda row: -row["prediction"]["score"])[:count]
+    """Test rows by the size of their error; of wrong labels the surest first; of written texts the first rows."""
+    wrong = [row for row in predictions if error_of(row) > 0]
+    return sorted(wrong, key=lambda row: -error_of(row))[:count]
+
+
+def error_of(row: Row) -> float:
+    answer = row["prediction"]
+    if "target" in row:
+        return abs(row["target"] - answer["value"])
+    if "label" in row:
+        return 0.0 if row["label"] == answer["label"] else answer["score"]
+    if "labels" in row:
+        return len(set(row["labels"]) ^ set(answer["labels"]))
+    if "tags" in row:
+        return len(set(true_spans(row)) ^ set(named_spans(answer["spans"])))
+    return 1.0
+
+
+def true_of(row: Row) -> str:
+    if "tags" in row:
+        return "; ".join(true_spans(row))
+    if "turns" in row:
+        return row["turns"][-1]
+    if "labels" in row:
+        return ", ".join(row["labels"])
+    return str(row.get("label", row.get("target", " | ".join(row.get("references", [])))))
+
+
+def answer_of(row: Row) -> str:
+    answer = row["prediction"]
+    if "value" in answer:
+        return f"{answer['value']:.3f}"
+    if "spans" in answer:
+        return "; ".join(named_spans(answer["spans"]))
+    if "labels" in answer:
+        return ", ".join(answer["labels"])
+    return answer.get("text", "") if "text" in answer else f"{answer['label']} ({answer['score']:.2f})"
+
+
+def true_spans(row: Row) -> list[str]:
+    """`TYPE: words` of each."""
+    words = row["tokens"]
+    return [f"{kind}: {' '.join(words[first : last + 1])}" for kind, first, last in spans_of(row["tags"])]
+
+
+def named_spans(spans: Sequence[Row]) -> list[str]:
+    return [f"{span['type']}: {span['text']}" for span in spans]
 
 
 def confusion(predictions: Sequence[Row]) -> tuple[list[str], list[list[int]]]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Mode = Literal["min", "max"]
+Stage = Literal["validation", "test"]
 LossFunction = nn.Module  # (logits, labels) -> one loss per target, unreduced
+Outputs = Sequence[Sequence[Tensor]]  # of each source row, what by_row gave of its windows, in their order
 LOSS = "loss"  # the metric that every task logs
 
 
@@ -29,10 +32,19 @@ class Encoding:
     max_length: int  # tokens; longer rows are cut on the right, counted and said
 
 
-class Columns(Protocol):
+class Table(Protocol):
     """Rows of which single columns are asked for: a table, or rows kept on disk."""
 
     def __getitem__(self, name: str, /) -> pa.ChunkedArray: ...
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A task whose answers are texts."""
+
+    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]: ...
+
+    def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]: ...
 
 
 class Task(Protocol):
@@ -42,8 +54,8 @@ class Task(Protocol):
     def name(self) -> str: ...
 
     @property
-    def columns(self) -> Sequence[str]:
-        """The roles that its rows must fill."""
+    def roles(self) -> Sequence[str]:
+        """What its rows must fill (data/roles.py)."""
         ...
 
     @property
@@ -62,20 +74,32 @@ class Task(Protocol):
 
     def build_head(self, backbone: nn.Module) -> nn.Module: ...
 
-    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor | None]:
-        """(): the losses of all targets, summed; and the logits, where answers need them."""
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """What metrics and answers need, if they do; no label is read but for which tokens have one."""
         ...
 
-    def build_metrics(self) -> "MetricCollection": ...
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor | None]:
+        """(): the losses of all targets, summed; and the outputs."""
+        ...
 
-    def update_metrics(self, metrics: Any, logits: Tensor | None, batch: Batch) -> None: ...
+    def build_metrics(self, stage: Stage) -> "MetricCollection": ...
+
+    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None: ...
 
     def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
         """Metrics that are functions of the mean loss."""
         ...
 
-    def answers(self, logits: Tensor) -> list[dict[str, Any]]:
-        """One answer a row, in the user's words and units."""
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        """What answers need of each row of the batch."""
+        ...
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One answer a source row, in the user's words and units."""
+        ...
+
+    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        """Texts that come without a file, as rows of its roles but for what it answers."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -99,13 +123,43 @@ def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], 
 
 
 def tokenized_split(
-    ids: Sequence[np.ndarray], num_targets: np.ndarray, labels: np.ndarray | None, truncated_rows: int
+    ids: Sequence[np.ndarray],
+    num_targets: np.ndarray,
+    labels: np.ndarray | Sequence[np.ndarray] | None,
+    *,
+    truncated_rows: int = 0,
+    source_rows: np.ndarray | None = None,
 ) -> TokenizedSplit:
+    """`labels` is an array with an entry for each row, or for each row an array with an entry for each token."""
     offsets = np.cumsum([0, *(len(row) for row in ids)], dtype=np.int64)
-    values = np.concatenate(ids).astype(np.int32) if len(ids) else np.empty(0, np.int32)
     return TokenizedSplit(
-        input_ids=RaggedArray(values, offsets),
+        input_ids=RaggedArray(_end_to_end(ids), offsets),
         num_targets=num_targets.astype(np.int32),
-        labels=labels,
+        labels=labels
+        if labels is None or isinstance(labels, np.ndarray)
+        else RaggedArray(_end_to_end(labels), offsets),
+        source_rows=source_rows,
         truncated_rows=truncated_rows,
     )
+
+
+def asked_of(row: Mapping[str, Any]) -> str:
+    """What a row asks, in words for people."""
+    if "turns" in row:
+        return " / ".join(row["turns"][:-1])
+    return row.get("text") or row.get("source") or " ".join(row["tokens"])
+
+
+def text_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+    if pairs is None:
+        return [{"text": text} for text in texts]
+    return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
+
+
+def stacked(outputs: Outputs) -> Tensor:
+    """(rows, K), of tasks with one window a row"""
+    return torch.stack([window for (window,) in outputs]).float()
+
+
+def _end_to_end(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(rows).astype(np.int32) if len(rows) else np.empty(0, np.int32)

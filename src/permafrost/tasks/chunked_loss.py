@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from permafrost.tasks.positions import NOT_SCORED
+
 CHUNK_TOKENS = 1024
-IGNORED = -100
 
 
 def vocabulary_loss_sum(hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn.Module) -> Tensor:
@@ -19,7 +20,7 @@ def vocabulary_loss_sum(hidden: Tensor, weight: Tensor, labels: Tensor, loss: nn
     Ignored positions never meet the vocabulary. The gradient is computed with the loss, chunk by chunk, as in Liger
     (Hsu et al. 2024, arXiv:2410.10989): one chunk's logits are all that is ever held, and none is computed twice.
     """
-    kept = labels != IGNORED
+    kept = labels != NOT_SCORED
     hidden, labels = hidden[kept], labels[kept]
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return _ChunkedLoss.apply(hidden, weight, labels, loss)

@@ -12,7 +12,19 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, PooledHead, Pooling
-from permafrost.tasks.base import LOSS, Columns, Encoding, LossFunction, Mode, encode_texts, tokenized_split
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Outputs,
+    Stage,
+    Table,
+    encode_texts,
+    stacked,
+    text_rows,
+    tokenized_split,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -22,7 +34,7 @@ class Classification:
     """`labels` in the order of the outputs; `pooling` and `init` are the head's."""
 
     name = "classification"
-    columns = ("text", "label")
+    roles = ("text", "label")
     metrics_logged: Mapping[str, Mode] = {
         LOSS: "min",
         "accuracy": "max",
@@ -42,17 +54,21 @@ class Classification:
             labels = None
             if "label" in rows.column_names:
                 labels = np.array([number[label] for label in rows["label"].to_pylist()], np.int64)
-            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated_rows=truncated)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return PooledHead(backbone.config.n_embd, self.num_outputs, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
 
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(B, K) logits"""
+        return model(batch.input_ids, batch.lengths, batch.trunk_states)
+
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
-        logits = model(batch.input_ids, batch.lengths, batch.trunk_states)
+        logits = self.outputs(model, batch)
         return loss(logits, batch.labels).sum(), logits
 
-    def build_metrics(self) -> "MetricCollection":
-        from torchmetrics import MetricCollection
+    def build_metrics(self, stage: Stage) -> "MetricCollection":
+        from torchmetrics import ClasswiseWrapper, MetricCollection
         from torchmetrics.classification import (
             MulticlassAccuracy,
             MulticlassCalibrationError,
@@ -67,30 +83,37 @@ class Classification:
                 "f1_macro": MulticlassF1Score(classes, average="macro"),
                 "mcc": MulticlassMatthewsCorrCoef(classes),
                 "ece": MulticlassCalibrationError(classes, n_bins=15),
+                "f1": ClasswiseWrapper(MulticlassF1Score(classes, average=None), labels=self.labels, prefix="f1/"),
             },
             compute_groups=False,
         )
 
-    def update_metrics(self, metrics: Any, logits: Tensor | None, batch: Batch) -> None:
-        assert logits is not None
-        metrics.update(logits.float().softmax(-1), batch.labels)
+    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
+        assert outputs is not None
+        metrics.update(outputs.float().softmax(-1), batch.labels)
 
     def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
         return {}
 
-    def answers(self, logits: Tensor) -> list[dict[str, Any]]:
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        return list(outputs)
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`{"label", "score"}`: the likeliest label and its probability."""
-        scores, indices = logits.float().softmax(-1).max(-1)
+        scores, indices = stacked(outputs).softmax(-1).max(-1)
         return [
             {"label": self.labels[index], "score": score}
             for index, score in zip(indices.tolist(), scores.tolist(), strict=True)
         ]
 
+    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        return text_rows(texts, pairs)
+
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "labels": self.labels, "pooling": self.pooling}
 
 
-def labels_of(splits: Mapping[str, Columns], order: Sequence[str] | None = None) -> list[str]:
+def labels_of(splits: Mapping[str, Table], order: Sequence[str] | None = None) -> list[str]:
     """The labels of the training rows, sorted (numbers by value), or in the order that the user gives.
 
     Raises:
@@ -110,7 +133,7 @@ def labels_of(splits: Mapping[str, Columns], order: Sequence[str] | None = None)
     return labels
 
 
-def _distinct(rows: Columns) -> set[str]:
+def _distinct(rows: Table) -> set[str]:
     return set(rows["label"].unique().to_pylist())
 
 

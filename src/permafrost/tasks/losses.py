@@ -49,6 +49,23 @@ class Focal(nn.Module):
         return weight * (-torch.expm1(-nll)).clamp(min=1e-12) ** self.gamma * nll
 
 
+class BinaryCrossEntropy(nn.Module):
+    """Of each label by itself, the mean over a row's labels; `label_weights` one factor for each, in their order."""
+
+    weight: Tensor | None
+
+    def __init__(self, *, label_weights: list[float] | None = None):
+        super().__init__()
+        self.register_buffer("weight", _as_weights(label_weights), persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, K) twice -> (N,)"""
+        losses = functional.binary_cross_entropy_with_logits(
+            logits.float(), labels, pos_weight=self.weight, reduction="none"
+        )
+        return losses.mean(-1)
+
+
 class MeanSquared(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N, 1), (N,) -> (N,)"""

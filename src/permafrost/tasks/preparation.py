@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from permafrost.atomic import complete_or_absent
 from permafrost.data.rows import StoredRows
 from permafrost.data.tokenization import (
     CACHE_VERSION,
@@ -18,7 +20,9 @@ from permafrost.data.tokenization import (
     train_tokenizer,
 )
 from permafrost.errors import DataError, ResourceError
+from permafrost.ragged import RaggedArray
 from permafrost.tasks.base import Encoding, Task
+from permafrost.tasks.positions import NOT_SCORED
 
 
 def load_tokenizer(source: str):
@@ -35,9 +39,10 @@ def load_tokenizer(source: str):
 def trained_tokenizer(rows: StoredRows, vocab_size: int, max_length: int, cache_dir: Path):
     """A tokenizer trained on the rows' texts, or the one trained on the same rows before."""
     directory = cache_dir / "tokenizers" / fingerprint(rows.fingerprint, vocab_size, max_length)
-    if not (directory / "tokenizer.json").exists():
+    if not directory.exists():
         texts = (text for part in rows.slices() for text in part["text"].to_pylist())
-        train_tokenizer(texts, vocab_size, max_length).save_pretrained(directory)
+        with complete_or_absent(directory) as partial:
+            train_tokenizer(texts, vocab_size, max_length).save_pretrained(partial)
     return load_tokenizer(str(directory))
 
 
@@ -57,6 +62,21 @@ def encode_splits(
         if not len(encoded[name]):
             raise DataError(f"the {name} split holds no text of two tokens or more")
     return encoded
+
+
+def first_row_shown(split: TokenizedSplit, tokenizer: Any) -> list[str]:
+    """The first row exactly as the model sees it, for tasks that score some of its tokens: those stand in brackets."""
+    if not isinstance(split.labels, RaggedArray):
+        return []
+    ids, labels = split.input_ids[0].tolist(), split.labels[0].tolist()
+    parts = [(scored, [i for i, _ in part]) for scored, part in groupby(zip(ids, labels, strict=True), _is_scored)]
+    shown = "".join(f"[{tokenizer.decode(part)}]" if scored else tokenizer.decode(part) for scored, part in parts)
+    count = sum(label != NOT_SCORED for label in labels)
+    return [f"first row, {len(ids)} tokens, with loss on the {count} in brackets: {shown!r}"]
+
+
+def _is_scored(token: tuple[int, int]) -> bool:
+    return token[1] != NOT_SCORED
 
 
 def _encode(task: Task, rows: StoredRows, encoding: Encoding) -> Iterator[TokenizedSplit]:

@@ -1,6 +1,6 @@
 """One number for each row, learned on a scaled target and answered in the user's units."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,18 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import DataError
 from permafrost.model.heads import Initialization, PooledHead, Pooling
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, encode_texts, tokenized_split
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Outputs,
+    Stage,
+    encode_texts,
+    stacked,
+    text_rows,
+    tokenized_split,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -48,7 +59,7 @@ def fit_scale(targets: np.ndarray, scaling: Scaling) -> Scale:
 
 class Regression:
     name = "regression"
-    columns = ("text", "target")
+    roles = ("text", "number")
     metrics_logged: Mapping[str, Mode] = {
         LOSS: "min",
         "mse": "min",
@@ -67,16 +78,20 @@ class Regression:
             labels = None
             if "target" in rows.column_names:
                 labels = self.scale.to_scaled(rows["target"].to_numpy()).astype(np.float32)
-            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated_rows=truncated)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return PooledHead(backbone.config.n_embd, 1, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
 
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(B, 1), scaled"""
+        return model(batch.input_ids, batch.lengths, batch.trunk_states)
+
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
-        logits = model(batch.input_ids, batch.lengths, batch.trunk_states)
+        logits = self.outputs(model, batch)
         return loss(logits, batch.labels).sum(), logits
 
-    def build_metrics(self) -> "MetricCollection":
+    def build_metrics(self, stage: Stage) -> "MetricCollection":
         from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 
         return MetricCollection(
@@ -89,17 +104,23 @@ class Regression:
             compute_groups=False,
         )
 
-    def update_metrics(self, metrics: Any, logits: Tensor | None, batch: Batch) -> None:
+    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
         """In the user's units; the shift is left out, as it changes no metric and costs digits where it is large."""
-        assert logits is not None
-        metrics.update(self.scale.unit * logits.float().squeeze(-1), self.scale.unit * batch.labels)
+        assert outputs is not None
+        metrics.update(self.scale.unit * outputs.float().squeeze(-1), self.scale.unit * batch.labels)
 
     def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
         return {}
 
-    def answers(self, logits: Tensor) -> list[dict[str, Any]]:
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        return list(outputs)
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`{"value"}` in the user's units."""
-        return [{"value": value} for value in self.scale.to_target(logits.float().squeeze(-1)).tolist()]
+        return [{"value": value} for value in self.scale.to_target(stacked(outputs).squeeze(-1)).tolist()]
+
+    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        return text_rows(texts, pairs)
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "scale": asdict(self.scale), "pooling": self.pooling}

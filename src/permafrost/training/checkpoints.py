@@ -3,7 +3,6 @@
 The frozen weights are left out, as the pretrained model has them; a fingerprint tells whether they are still the same.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor, nn
 
+from permafrost.atomic import complete_or_absent, flush_to_disk
 from permafrost.errors import ResourceError
 from permafrost.model.freezing import frozen_parameters, weights_fingerprint
 
@@ -23,14 +23,9 @@ class CheckpointFiles(CheckpointIO):
     """Written beside the target, through to the disk, and renamed: a file is complete or absent. Tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:  # not through a buffer, which would hold it all in memory once more
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        with complete_or_absent(Path(path)) as partial:
+            torch.save(checkpoint, partial)  # not through a buffer, which would hold it all in memory once more
+            flush_to_disk(partial)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True, **unused: Any

@@ -29,10 +29,10 @@ class Batches(Dataset[Batch]):
     """A split that is indexed by a whole batch: row positions and their loss scale -> a padded `Batch`."""
 
     def __init__(self, split: TokenizedSplit, store: ActivationStore | None):
-        self.input_ids, self.labels, self.store = split.input_ids, split.labels, store
+        self.split, self.store = split, store
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        batch = padded_batch(self.input_ids, self.labels, planned.rows, planned.loss_scale)
+        batch = padded_batch(self.split, planned.rows, planned.loss_scale)
         return batch if self.store is None else batch._replace(trunk_states=self.store.padded(planned.rows))
 
 
@@ -60,6 +60,7 @@ class DataModule(lightning.LightningDataModule):
         self.num_workers, self.seed = num_workers, seed
         self.accumulate_as_set = accumulate
         self.resume_at: tuple[int, int] = (0, 0)  # epoch, batches done in it
+        self.tokens_read = 0  # from the stores, by this process
 
     @property
     def attached(self) -> lightning.Trainer:
@@ -103,6 +104,12 @@ class DataModule(lightning.LightningDataModule):
         """All rows of a split once; processes take turns at the batches."""
         batches = ordered_batches(self.splits[name].lengths, self.evaluation_batching)[rank::world_size]
         return self._loader(name, PlannedBatches([PlannedBatch(rows, 1.0) for rows in batches]))
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Counts here, as a store in a loader's worker counts for itself alone."""
+        if batch.trunk_states is not None:
+            self.tokens_read += int(batch.lengths.sum())
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         progress = self.attached.fit_loop.epoch_loop.batch_progress.current

@@ -1,8 +1,13 @@
 """What the machine can do: the precision and the number of threads, chosen and stated."""
 
 import os
+import re
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -37,10 +42,20 @@ def use_all_cores() -> int:
     return torch.get_num_threads()
 
 
+def reset_peak_memory() -> None:
+    """Count from here: a process may train several trials, one after the other."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone, and not where /proc may not be written
+        CLEAR_REFS.write_text("5")  # `man 5 proc`: VmHWM starts again from what is resident now
+
+
 def peak_memory_mb() -> float:
-    """Largest memory of this process so far, MiB: the GPU's where one was used, else resident memory."""
+    """Largest memory of this process since the reset, MiB: the GPU's where one was used, else resident memory."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
+    with suppress(OSError):
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[0]) / 2**10
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

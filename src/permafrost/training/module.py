@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as lightning
 import torch
@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import SumMetric
 
 from permafrost.data.batching import Batch
-from permafrost.tasks.base import LOSS, LossFunction, Task
+from permafrost.tasks.base import LOSS, LossFunction, Stage, Task
 from permafrost.training.checkpoints import frozen_fingerprint, leave_out_frozen_, put_in_frozen_
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -38,12 +38,12 @@ class FineTuning(lightning.LightningModule):
         self.make_optimizer, self.make_schedulers, self.monitor = make_optimizer, make_schedulers, monitor
         self.loss_sum = torch.compile(task.loss_sum, dynamic=False) if compile else task.loss_sum
         self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all parts of a resumed run
-        self.metrics = nn.ModuleDict({stage: _stage_metrics(task) for stage in ("validation", "test")})
+        self.metrics = nn.ModuleDict({stage: _stage_metrics(task, stage) for stage in get_args(Stage)})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss_sum, _ = self.loss_sum(self.model, batch, self.loss)
         self.trained_tokens = self.trained_tokens + batch.lengths.sum()
-        self.log("train/loss", loss_sum.detach() / num_targets(batch), batch_size=1)
+        self.log("train/loss", loss_sum.detach() / batch.num_targets, batch_size=1)
         return loss_sum * batch.loss_scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -62,9 +62,12 @@ class FineTuning(lightning.LightningModule):
         self._evaluate(batch, "validation")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
-        """(B,) row ids and (B, K) logits; nothing where the logits are a vocabulary for every token."""
-        logits = self._evaluate(batch, "test")
-        return None if logits is None else (batch.row_ids, logits)
+        """Of each row its place in the source and in the split, and what answers need; nothing where they need none."""
+        outputs = self._evaluate(batch, "test")
+        if outputs is None:
+            return None
+        by_row = [output.float().cpu() for output in self.task.by_row(outputs, batch)]
+        return list(zip(batch.source_rows.tolist(), batch.row_ids.tolist(), by_row, strict=True))
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("validation")
@@ -80,7 +83,7 @@ class FineTuning(lightning.LightningModule):
         loss_sum, logits = self.task.loss_sum(self.model, batch, self.loss)
         metrics = self.metrics[stage]
         metrics["loss_sum"].update(loss_sum)  # type: ignore[index]
-        metrics["num_targets"].update(num_targets(batch))  # type: ignore[index]
+        metrics["num_targets"].update(batch.num_targets)  # type: ignore[index]
         self.task.update_metrics(metrics["task"], logits, batch)  # type: ignore[index]
         return logits
 
@@ -93,17 +96,10 @@ class FineTuning(lightning.LightningModule):
         self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
 
 
-def num_targets(batch: Batch) -> Tensor:
-    """(): answers of the batch that are scored."""
-    if batch.labels.ndim == 1:
-        return torch.tensor(len(batch.labels))
-    return (batch.labels[:, 1:] != -100).sum()
-
-
-def _stage_metrics(task: Task) -> nn.ModuleDict:
+def _stage_metrics(task: Task, stage: Stage) -> nn.ModuleDict:
     # a loss that is not a number is to be seen, not left out
     sums = {name: SumMetric(nan_strategy="disable") for name in ("loss_sum", "num_targets")}
-    return nn.ModuleDict({**sums, "task": task.build_metrics()})
+    return nn.ModuleDict({**sums, "task": task.build_metrics(stage)})
 
 
 def _scheduler_config(scheduler: LRScheduler, monitor: str) -> dict[str, Any]:

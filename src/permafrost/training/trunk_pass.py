@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -63,10 +64,6 @@ class Stores:
     trunk: dict[str, Any] | None = None  # what finds its entries again: the key, and what went into it
     tokens_computed: int = 0
 
-    @property
-    def tokens_read(self) -> int:
-        return sum(store.tokens_read for store in self.by_split.values())
-
 
 class FrozenPart:
     """The trunk of `model` as a function of token ids, as training would run it: same precision, no dropout."""
@@ -78,10 +75,11 @@ class FrozenPart:
         model.to(device)
 
     @torch.inference_mode()
-    def __call__(self, input_ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, C)"""
+    def __call__(self, rows: Sequence[np.ndarray]) -> Tensor:
+        """B rows of token ids, T in the longest -> (B, T, C)"""
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
         with autocast(self.precision, self.device.type):
-            return trunk(self.backbone, input_ids.to(self.device), self.depth)
+            return trunk(self.backbone, pad_right(rows).to(self.device), self.depth, lengths)
 
 
 def open_stores(
@@ -146,7 +144,7 @@ def build(
     manifest = _manifest(part, split, options.dtype)
     make_room(options.directory, manifest.num_bytes, options.max_gb * 2**30, keep)
     batches = ordered_batches(split.lengths, TokenBatching(max_tokens=PASS_TOKENS[part.device.type]))
-    states = ((rows, part(_padded(split, rows))) for rows in batches)
+    states = ((rows, part(_token_ids(split, rows))) for rows in batches)
     shown = _with_progress(states, f"trunk: {name}", batches, split.lengths)
     write_entry(directory, manifest, split.input_ids.offsets, digests, shown)
 
@@ -169,14 +167,14 @@ def measure(part: FrozenPart, split: TokenizedSplit, options: StoreOptions) -> R
     """Run the trunk on some batches; write its output where the store is, and read it back from the disk itself."""
     batches = ordered_batches(split.lengths, TokenBatching(max_tokens=SAMPLED_TOKENS))
     sampled = [batches[len(batches) * (2 * i + 1) // (2 * SAMPLED_BATCHES)] for i in range(SAMPLED_BATCHES)]
-    inputs = [_padded(split, rows) for rows in sampled]
+    inputs = [_token_ids(split, rows) for rows in sampled]
     part(inputs[0][:1])  # the first call sets up more than it computes
-    tokens = sum(ids.numel() for ids in inputs)
+    tokens = sum(len(row) for rows in inputs for row in rows)
     compute, states = _seconds(lambda: [as_stored(part(ids), options.dtype) for ids in inputs])
-    path = options.directory / f"probe-{os.getpid()}.bin"
-    write, _ = _seconds(lambda: _write(path, states))
-    read, _ = _seconds(lambda: path.read_bytes())
-    path.unlink()
+    with TemporaryDirectory(prefix="probe-", dir=options.directory) as directory:
+        path = Path(directory) / "states.bin"
+        write, _ = _seconds(lambda: _write(path, states))
+        read, _ = _seconds(lambda: path.read_bytes())
     return Rates(compute=compute / tokens, write=write / tokens, read=read / tokens)
 
 
@@ -229,8 +227,8 @@ def _manifest(part: FrozenPart, split: TokenizedSplit, dtype: Dtype) -> Manifest
     )
 
 
-def _padded(split: TokenizedSplit, rows: np.ndarray) -> Tensor:
-    return pad_right([split.input_ids[row] for row in rows])
+def _token_ids(split: TokenizedSplit, rows: np.ndarray) -> list[np.ndarray]:
+    return [split.input_ids[row] for row in rows]
 
 
 def _seconds(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -1,5 +1,6 @@
 """Keeps what the model says of each test row."""
 
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor
 
 
 class CollectOutputs(Callback):
-    """`row_ids` (N,) and `logits` (N, K) of the test split in the rows' order, on every process alike."""
+    """What the task keeps of each source row of the test split, on every process alike."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[Tensor, Tensor]] = []
+        self.parts: list[tuple[int, int, Tensor]] = []  # source row, row of the split, output
 
     def on_test_batch_end(
         self,
@@ -22,17 +23,14 @@ class CollectOutputs(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if outputs is not None:
-            row_ids, logits = outputs
-            self.parts.append((row_ids.cpu(), logits.float().cpu()))
+        self.parts += outputs or []
 
-    def in_order(self) -> Tensor | None:
+    def in_order(self) -> list[list[Tensor]]:
+        """Of each source row its windows' outputs, in the order of the source."""
         parts = self.parts
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, parts)
             parts = [part for process in gathered for part in process]
-        if not parts:
-            return None
-        order = torch.cat([row_ids for row_ids, _ in parts]).argsort()
-        return torch.cat([logits for _, logits in parts])[order]
+        ordered = sorted(parts, key=lambda part: part[:2])
+        return [[output for _, _, output in windows] for _, windows in groupby(ordered, key=lambda part: part[0])]

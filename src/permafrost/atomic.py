@@ -1,0 +1,43 @@
+"""Files and directories that are complete or absent, whoever else writes them at the same time."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Where to write it: a name beside `path`, moved there when the block ends, and removed when it fails.
+
+    A directory that another process has put there meanwhile stays, and this one's is removed: who writes under one
+    name writes the same.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        if not (partial.is_dir() and path.is_dir()):
+            _move(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def flush_to_disk(file: Path) -> None:
+    """Wait until it would outlast a loss of power."""
+    descriptor = os.open(file, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _move(partial: Path, path: Path) -> None:
+    try:
+        partial.replace(path)
+    except OSError:
+        if not path.is_dir():  # else another process was first by a moment
+            raise

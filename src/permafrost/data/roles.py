@@ -1,0 +1,244 @@
+"""What a task asks of a row: each role, the columns that may fill it, and how its values are read and checked.
+
+A role fills one or more fields of the stored row; a value that cannot be used is an error that names its line.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from permafrost.errors import DataError, nearest
+
+Row = Mapping[str, Any]  # as a reader gives it; `where` says file:line
+Names = Sequence[str]  # of the columns that fill a role
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    fields: Mapping[str, pa.DataType]
+    column: tuple[str, ...]  # keys of data.columns that name its columns
+    common: Sequence[Names]  # names found by themselves, best first; one for each key, or several for a pair
+    read: Callable[[Row, Names], Fields]
+
+
+def read_text(row: Row, names: Names) -> Fields:
+    return dict(zip(("text", "text_pair"), (_text(row, name) for name in names), strict=False))
+
+
+def read_label(row: Row, names: Names) -> Fields:
+    value = row.get(names[0])
+    if value is None or not str(value).strip():
+        raise DataError(f"{row['where']}: no label in column {names[0]!r}; fill it in or remove the row")
+    return {"label": str(value).strip()}
+
+
+def read_labels(row: Row, names: Names) -> Fields:
+    """A list of labels, or one text that holds them between `|`, `;` or `,`; none is no fault."""
+    value = row.get(names[0])
+    given = value if isinstance(value, list) else re.split(r"[|;,]", str(value or ""))
+    return {"labels": sorted({str(label).strip() for label in given} - {""})}
+
+
+def read_number(row: Row, names: Names) -> Fields:
+    try:
+        value = float(row.get(names[0]))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{row['where']}: {row.get(names[0])!r} in column {names[0]!r} is not a number")
+    return {"target": value}
+
+
+def read_source(row: Row, names: Names) -> Fields:
+    return {"source": _checked(as_text(row.get(names[0])), row, names[0])}
+
+
+def read_references(row: Row, names: Names) -> Fields:
+    """One text, or a list of texts that are equally right."""
+    value = row.get(names[0])
+    given = [as_text(one) for one in value] if isinstance(value, list) else [as_text(value)]
+    references = [_checked(text, row, names[0]) for text in given if text.strip()]
+    if not references:
+        raise DataError(f"{row['where']}: column {names[0]!r} is empty: nothing to write")
+    return {"references": references}
+
+
+def read_turns(row: Row, names: Names) -> Fields:
+    """A list of texts whose speakers take turns, or of objects with `speaker` (or `role`) and `text` (or `content`)."""
+    value = row.get(names[0])
+    if not isinstance(value, list) or len(value) < 2:
+        count = len(value) if isinstance(value, list) else 0
+        raise DataError(f"{row['where']}: {count} turns in column {names[0]!r}; a dialogue needs two or more")
+    turns = [_turn(turn, number) for number, turn in enumerate(value)]
+    for number, (_, text) in enumerate(turns, 1):
+        if not text.strip():
+            raise DataError(f"{row['where']}: turn {number} of column {names[0]!r} is empty")
+    return {
+        "speakers": [speaker for speaker, _ in turns],
+        "turns": [_checked(text, row, names[0]) for _, text in turns],
+    }
+
+
+def read_tagged(row: Row, names: Names) -> Fields:
+    """Words and their tags, brought to BIO whatever the scheme."""
+    tokens, tags = (row.get(name) for name in names)
+    if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
+        counts = [len(value) if isinstance(value, list) else 0 for value in (tokens, tags)]
+        raise DataError(f"{row['where']}: {counts[0]} words in {names[0]!r} and {counts[1]} tags in {names[1]!r}")
+    for number, tag in enumerate(tags):
+        if not TAG.fullmatch(str(tag)):
+            raise DataError(f"{place_of(row, number)}: {tag!r} is no tag; known are O and B-, I-, E- or S- with a type")
+    return {"tokens": [_checked(str(token), row, names[0]) for token in tokens], "tags": to_bio(tags)}
+
+
+TAG = re.compile(r"O|[BIESLU]-\S+")
+TEXTS, TEXT = pa.list_(pa.string()), pa.string()
+ROLES: Mapping[str, Role] = {
+    "text": Role(
+        fields={"text": TEXT, "text_pair": TEXT},
+        column=("text",),
+        # pairs come before single texts
+        common=(
+            *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2")),
+            *(("text",), ("sentence",), ("content",), ("review",), ("document",), ("question",), ("body",)),
+            *(("clause",), ("utterance",), ("title",)),
+        ),
+        read=read_text,
+    ),
+    "label": Role(
+        fields={"label": TEXT},
+        column=("label",),
+        common=(("label",), ("labels",), ("class",), ("category",), ("sentiment",), ("intent",)),
+        read=read_label,
+    ),
+    "labels": Role(
+        fields={"labels": TEXTS},
+        column=("label",),
+        common=(("labels",), ("label",), ("categories",), ("tags",)),
+        read=read_labels,
+    ),
+    "number": Role(
+        fields={"target": pa.float64()},
+        column=("target",),
+        common=(("target",), ("score",), ("value",), ("rating",), ("similarity",), ("label",)),
+        read=read_number,
+    ),
+    "source": Role(
+        fields={"source": TEXT},
+        column=("source",),
+        common=tuple((name,) for name in ("source", "prompt", "input", "instruction", "intent", "question", "text")),
+        read=read_source,
+    ),
+    "references": Role(
+        fields={"references": TEXTS},
+        column=("target",),
+        common=tuple((name,) for name in ("target", "refs", "references", "completion", "output", "summary", "code")),
+        read=read_references,
+    ),
+    "turns": Role(
+        fields={"speakers": TEXTS, "turns": TEXTS},
+        column=("turns",),
+        common=(("turns",), ("messages",), ("dialog",), ("dialogue",), ("conversations",)),
+        read=read_turns,
+    ),
+    "tagged": Role(
+        fields={"tokens": TEXTS, "tags": TEXTS},
+        column=("token", "tag"),
+        common=(("tokens", "tags"), ("tokens", "ner_tags"), ("words", "tags"), ("words", "labels")),
+        read=read_tagged,
+    ),
+}
+
+
+def as_text(value: Any) -> str:
+    """A text as it is; a list joined by blanks; a list of lists, such as triples, as `a | b | c; d | e | f`."""
+    if isinstance(value, list) and value and all(isinstance(member, list) for member in value):
+        return "; ".join(" | ".join(str(part) for part in member) for member in value)
+    if isinstance(value, list):
+        return " ".join(str(member) for member in value)
+    return "" if value is None else str(value)
+
+
+def to_bio(tags: Sequence[str]) -> list[str]:
+    """Tags of IOB1, BIO, BIOES or BILOU as BIO, where every span begins with B (Tjong Kim Sang and Buchholz 2000)."""
+    converted, before = [], "O"
+    for tag in tags:
+        if tag == "O":
+            converted.append("O")
+        else:
+            goes_on = tag[0] in "IEL" and before[0] in "BI" and before[1:] == tag[1:]
+            converted.append(("I" if goes_on else "B") + tag[1:])
+        before = tag
+    return converted
+
+
+def place_of(row: Row, token: int) -> str:
+    """file:line of a word; a column file has one line for each."""
+    if "first_line" not in row:
+        return f"{row['where']}, word {token + 1}"
+    return f"{row['where'].rpartition(':')[0]}:{row['first_line'] + token}"
+
+
+def columns_of(role: str, given: Mapping[str, Any], row: Row) -> tuple[Names, str | None]:
+    """The columns that fill a role, and a sentence where they were found by their names.
+
+    Raises:
+        DataError: a column that was named is not there, or none looks like the role.
+    """
+    present = [name for name in row if name not in ("where", "first_line")]
+    keys = ROLES[role].column
+    if all(given.get(key) is not None for key in keys):
+        return [_named(name, key, row, present) for key in keys for name in _as_list(given[key])], None
+    for names in ROLES[role].common:
+        if all(name in row for name in names):
+            written = " ".join(f"data.columns.{key}={_written(names)}" for key in keys[:1])
+            if len(keys) > 1:
+                written = " ".join(f"data.columns.{key}={name}" for key, name in zip(keys, names, strict=True))
+            return names, f"{written}, found by its name"
+    if role == "tagged" and "first_line" in row:  # a column file: the word comes first and its tag last
+        return [present[0], present[-1]], f"data.columns.token=0 data.columns.tag={present[-1]}, first and last column"
+    hint = nearest(keys[0], present)
+    raise DataError(f"{row['where']}: no column looks like the {keys[0]}{hint} set data.columns.{keys[0]}=NAME")
+
+
+def _named(name: Any, key: str, row: Row, present: Sequence[str]) -> str:
+    """Of a column file, which has numbers for names, -1 is the last."""
+    found = present[name] if isinstance(name, int) and -len(present) <= name < 0 else str(name)
+    if found not in row:
+        raise DataError(f"{row['where']}: no column {found!r} for data.columns.{key}{nearest(found, present)}")
+    return found
+
+
+def _text(row: Row, name: str) -> str:
+    return _checked(str(row[name]), row, name)
+
+
+def _checked(text: str, row: Row, name: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{row['where']}: column {name!r} holds half a character at position {error.start}; remove or mend it"
+        ) from None
+    return text
+
+
+def _turn(turn: Any, number: int) -> tuple[str, str]:
+    if isinstance(turn, Mapping):
+        speaker = turn.get("speaker") or turn.get("role") or turn.get("from")
+        text = turn.get("text") or turn.get("content") or turn.get("value")
+        return str(speaker or "AB"[number % 2]), as_text(text)
+    return "AB"[number % 2], as_text(turn)
+
+
+def _as_list(names: Any) -> list[Any]:
+    return list(names) if isinstance(names, (list, tuple)) else [names]
+
+
+def _written(names: Names) -> str:
+    return names[0] if len(names) == 1 else f"[{','.join(names)}]"

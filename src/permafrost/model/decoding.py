@@ -1,0 +1,108 @@
+"""Text from a trained language model: Transformers' own `generate`, over trunk and branch as one.
+
+N prompts, B of them in a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, GPT2Model
+
+TOKENS_AT_ONCE = 4096  # prompts and answers of a batch, beams counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How the next token is chosen; the names are `generate`'s own."""
+
+    max_new_tokens: int
+    num_beams: int = 1  # 1 is greedy, or sampling
+    length_penalty: float = 1.0  # of beams: above 0 favours long answers
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+
+
+@torch.inference_mode()
+def generate(
+    backbone: "GPT2Model", prompts: Sequence[Sequence[int]], decoding: Decoding, *, end_token_id: int
+) -> list[list[int]]:
+    """(N,) prompts of token ids -> the tokens that follow each, up to the end token and without it."""
+    model = as_language_model(backbone)
+    modes = [(module, module.training) for module in backbone.modules()]  # the frozen part's is its own
+    answers: list[list[int]] = [[] for _ in prompts]
+    model.eval()
+    for rows in batches_by_length(prompts, decoding):
+        written = _generate_batch(model, [prompts[row] for row in rows], decoding, end_token_id)
+        for row, tokens in zip(rows, written, strict=True):
+            answers[row] = tokens
+    for module, mode in modes:
+        module.training = mode
+    return answers
+
+
+def as_language_model(backbone: "GPT2Model") -> "GPT2LMHeadModel":
+    """The stock class around the same weights: no copy, and no memory for a second model."""
+    from transformers import GPT2LMHeadModel
+
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(backbone.config)
+    model.transformer = backbone
+    model.lm_head.weight = backbone.wte.weight
+    return model
+
+
+def batches_by_length(prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
+    """Rows of each batch: prompts of like length together, so that few are padded; the longest first."""
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    batches: list[list[int]] = []
+    for row in order:
+        longest = len(prompts[batches[-1][0]]) if batches else 0
+        room = TOKENS_AT_ONCE // max(1, (longest + decoding.max_new_tokens) * decoding.num_beams)
+        if batches and len(batches[-1]) < max(1, room):
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _generate_batch(
+    model: "GPT2LMHeadModel", prompts: Sequence[Sequence[int]], decoding: Decoding, end_token_id: int
+) -> list[list[int]]:
+    device = model.lm_head.weight.device
+    longest = max(len(prompt) for prompt in prompts)
+    input_ids = np.full((len(prompts), longest), end_token_id)
+    mask = np.zeros_like(input_ids)
+    for ids, real, prompt in zip(input_ids, mask, prompts, strict=True):
+        ids[longest - len(prompt) :], real[longest - len(prompt) :] = prompt, 1  # a prompt ends where its answer begins
+    written: Any = model.generate(  # type: ignore[misc]
+        input_ids=torch.from_numpy(input_ids).to(device),
+        attention_mask=torch.from_numpy(mask).to(device),
+        eos_token_id=end_token_id,
+        pad_token_id=end_token_id,
+        use_cache=True,
+        **_options(decoding),
+    )
+    return [_until(row[longest:].tolist(), end_token_id) for row in written]
+
+
+def _options(decoding: Decoding) -> dict[str, Any]:
+    """Without those that `generate` says it does not use."""
+    options = asdict(decoding)
+    if decoding.num_beams == 1:
+        del options["length_penalty"]
+    if not decoding.do_sample:
+        options |= {"temperature": None, "top_p": None, "top_k": None}
+    return options
+
+
+def _until(tokens: list[int], end_token_id: int) -> list[int]:
+    return tokens[: tokens.index(end_token_id)] if end_token_id in tokens else tokens

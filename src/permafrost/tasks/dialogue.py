@@ -1,0 +1,205 @@
+"""Replies in a dialogue. A turn is `SPEAKER: text` and end of text; the loss is on the text and end of replies alone.
+
+Where a dialogue is longer than the window, its oldest turns are left out, never half of one, and every reply is scored
+in exactly one window.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
+
+from permafrost.data.batching import Batch
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import ConfigError, nearest
+from permafrost.model.decoding import Decoding, generate
+from permafrost.model.heads import TiedHead
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
+from permafrost.tasks.next_token import next_token_loss_sum
+from permafrost.tasks.positions import NOT_SCORED
+from permafrost.tasks.prompts import token_ids
+from permafrost.tasks.text_scores import SCORES, text_scores
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Turn:
+    marker: list[int]  # token ids of `SPEAKER:`
+    text: list[int]  # and of what is said, with end of text
+    is_reply: bool
+
+    def __len__(self) -> int:
+        return len(self.marker) + len(self.text)
+
+    @property
+    def labels(self) -> list[int]:
+        return [NOT_SCORED] * len(self.marker) + (self.text if self.is_reply else [NOT_SCORED] * len(self.text))
+
+
+class Dialogue:
+    """`replies` is the speaker whose turns are learned, or all: every turn but the first; `speakers` are all there are.
+
+    `perplexity` is exp of the mean loss per token of the replies, their ends included. Texts are scored on each
+    dialogue's last turn.
+    """
+
+    name = "dialogue"
+    roles = ("turns",)
+    metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min", **SCORES}
+    num_outputs = 0  # the head is the embedding
+
+    def __init__(self, replies: str, decoding: Decoding, speakers: Sequence[str] = ("A", "B")):
+        self.replies, self.decoding, self.speakers = replies, decoding, list(speakers)
+
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        first_row = 0
+        for rows in slices:
+            dialogues = [self.turns_of(row, encoding) for row in rows.to_pylist()]
+            yield encode_dialogues(dialogues, encoding.max_length, first_row)
+            first_row += rows.num_rows
+
+    def turns_of(self, row: Mapping[str, Any], encoding: Encoding) -> list[Turn]:
+        tokenizer = encoding.tokenizer
+        texts = tokenizer([f" {text}" for text in row["turns"]], add_special_tokens=False, verbose=False)["input_ids"]
+        return [
+            Turn(
+                token_ids(tokenizer, f"{speaker}:"),
+                [*ids, tokenizer.eos_token_id],
+                is_reply=number > 0 if self.replies == ALL else speaker == self.replies,
+            )
+            for number, (speaker, ids) in enumerate(zip(row["speakers"], texts, strict=True))
+        ]
+
+    def build_head(self, backbone: nn.Module) -> nn.Module:
+        return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
+
+    def outputs(self, model: nn.Module, batch: Batch) -> None:
+        """A vocabulary for every token is more than anyone reads."""
+
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
+        return next_token_loss_sum(model, batch, loss), None
+
+    def build_metrics(self, stage: Stage) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+
+        return MetricCollection({})
+
+    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
+        """What is written is scored when all of it is there."""
+
+    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+        return {"perplexity": loss.exp()}
+
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        return []
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return []
+
+    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
+        """Each dialogue's last turn, whatever stands there, from those before it."""
+        limit = encoding.max_length - self.decoding.max_new_tokens
+        prompts = [reply_prompt(self.turns_of(row, encoding), limit) for row in rows]
+        written = generate(backbone, prompts, self.decoding, end_token_id=encoding.tokenizer.eos_token_id)
+        return [str(encoding.tokenizer.decode(tokens)).strip() for tokens in written]
+
+    def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return text_scores(written, [[row["turns"][-1]] for row in rows])
+
+    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        return [self.to_answer([self.person()], [text]) for text in texts]
+
+    def person(self) -> str:
+        """The speaker that a person is, who talks with the model."""
+        return next(speaker for speaker in self.speakers if speaker != self.replies)
+
+    def to_answer(self, speakers: Sequence[str], turns: Sequence[str]) -> dict[str, Any]:
+        """A dialogue so far, as a row whose last turn is to be written: by who replies, or who spoke last but one."""
+        others = [speaker for speaker in (*self.speakers[::-1], *speakers) if speaker != speakers[-1]]
+        next_speaker = others[-1] if self.replies == ALL else self.replies
+        return {"speakers": [*speakers, next_speaker], "turns": [*turns, ""]}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "replies": self.replies,
+            "decoding": asdict(self.decoding),
+            "speakers": self.speakers,
+        }
+
+
+def speakers_of(splits: Mapping[str, Table], replies: str) -> list[str]:
+    """Those of the training rows, sorted.
+
+    Raises:
+        ConfigError: `replies` is none of them, nor all.
+    """
+    speakers = sorted({speaker for row in splits["train"]["speakers"].to_pylist() for speaker in row})
+    if replies not in (ALL, *speakers):
+        raise ConfigError(f"task.replies={replies}: no turn has this speaker{nearest(replies, [ALL, *speakers])}")
+    return speakers
+
+
+def encode_dialogues(dialogues: Sequence[Sequence[Turn]], max_length: int, first_row: int = 0) -> TokenizedSplit:
+    """Windows of whole turns; labels are the tokens of the replies that the window scores, elsewhere -100."""
+    rows, labels, source_rows, truncated = [], [], [], 0
+    for row, turns in enumerate(dialogues, first_row):
+        for start, scored, end in turn_windows([len(turn) for turn in turns], max_length):
+            ids = [token for turn in turns[start:end] for token in (*turn.marker, *turn.text)]
+            of_tokens = [NOT_SCORED] * sum(len(turn) for turn in turns[start:scored])
+            of_tokens += [label for turn in turns[scored:end] for label in turn.labels]
+            truncated += len(ids) > max_length
+            if any(label != NOT_SCORED for label in of_tokens[1:max_length]):
+                rows.append(np.array(ids[:max_length], np.int32))
+                labels.append(np.array(of_tokens[:max_length], np.int32))
+                source_rows.append(row)
+    return tokenized_split(
+        rows,
+        np.array([(label[1:] != NOT_SCORED).sum() for label in labels]),
+        labels,
+        source_rows=np.array(source_rows, np.int64),
+        truncated_rows=truncated,
+    )
+
+
+def turn_windows(lengths: Sequence[int], limit: int) -> list[tuple[int, int, int]]:
+    """(first turn, first scored turn, end) of each window of at most `limit` tokens, one turn at least.
+
+    What stands before the scored turns has half the window at most, and is cut from the oldest turn.
+    """
+    found, scored = [], 0
+    while scored < len(lengths):
+        start = oldest_that_fits(lengths[:scored], min(limit // 2, limit - lengths[scored]))
+        end = scored + 1
+        while end < len(lengths) and sum(lengths[start : end + 1]) <= limit:
+            end += 1
+        found.append((start, scored, end))
+        scored = end
+    return found
+
+
+def oldest_that_fits(lengths: Sequence[int], room: int) -> int:
+    """The first of the turns that, with all after it, take no more than `room` tokens."""
+    first, taken = len(lengths), 0
+    while first > 0 and taken + lengths[first - 1] <= room:
+        first -= 1
+        taken += lengths[first]
+    return first
+
+
+def reply_prompt(turns: Sequence[Turn], limit: int) -> list[int]:
+    """All turns but the last as far back as they fit, and the marker of the last; of one that is too long, its end."""
+    *before, last = turns
+    room = limit - len(last.marker)
+    first = oldest_that_fits([len(turn) for turn in before], room)
+    history = [token for turn in before[first:] for token in (*turn.marker, *turn.text)]
+    if first == len(before) and before:
+        history = before[-1].text[-room:]
+    return [*history, *last.marker]

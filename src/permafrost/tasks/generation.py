@@ -1,0 +1,123 @@
+"""A text from a text: translation, summaries, data to text, code from a description. Loss on the target alone."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
+
+from permafrost.data.batching import Batch
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.model.decoding import Decoding, generate
+from permafrost.model.heads import TiedHead
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, tokenized_split
+from permafrost.tasks.next_token import next_token_loss_sum
+from permafrost.tasks.positions import NOT_SCORED
+from permafrost.tasks.prompts import prompt_ids, read_template
+from permafrost.tasks.text_scores import SCORES, parses_as_python, text_scores
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+class Generation:
+    """Rows are `template`, filled. Answers have at most `decoding.max_new_tokens`, and so have targets in training.
+
+    `perplexity` is exp of the mean loss per token of the targets, their end included. `parses` adds the share of
+    answers that are Python.
+    """
+
+    name = "generation"
+    roles = ("source", "references")
+    metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min", **SCORES, "parses": "max"}
+    num_outputs = 0  # the head is the embedding
+
+    def __init__(self, template: str, decoding: Decoding, *, parses: bool = False):
+        self.template, self.decoding, self.parses = template, decoding, parses
+
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        """Of several references each is a row of its own."""
+        first_row = 0
+        for rows in slices:
+            sources, references = rows["source"].to_pylist(), rows["references"].to_pylist()
+            yield encode_pairs(self.template, sources, references, encoding, self.decoding.max_new_tokens, first_row)
+            first_row += rows.num_rows
+
+    def build_head(self, backbone: nn.Module) -> nn.Module:
+        return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
+
+    def outputs(self, model: nn.Module, batch: Batch) -> None:
+        """A vocabulary for every token is more than anyone reads."""
+
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
+        return next_token_loss_sum(model, batch, loss), None
+
+    def build_metrics(self, stage: Stage) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+
+        return MetricCollection({})
+
+    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
+        """What is written is scored when all of it is there."""
+
+    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+        return {"perplexity": loss.exp()}
+
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        return []
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return []
+
+    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
+        """The answer to each row's `source`."""
+        tokenizer, decoding = encoding.tokenizer, self.decoding
+        limit = encoding.max_length - decoding.max_new_tokens
+        prompts, _ = prompt_ids(read_template(self.template), [row["source"] for row in rows], tokenizer, limit)
+        written = generate(backbone, prompts, decoding, end_token_id=tokenizer.eos_token_id)
+        return [str(tokenizer.decode(tokens)).strip() for tokens in written]
+
+    def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        scores = text_scores(written, [row["references"] for row in rows])
+        return scores | ({"parses": sum(map(parses_as_python, written)) / len(written)} if self.parses else {})
+
+    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        return [{"source": text} for text in texts]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "template": self.template,
+            "decoding": asdict(self.decoding),
+            "parses": self.parses,
+        }
+
+
+def encode_pairs(
+    template: str,
+    sources: Sequence[str],
+    references: Sequence[Sequence[str]],
+    encoding: Encoding,
+    max_new_tokens: int,
+    first_row: int = 0,
+) -> TokenizedSplit:
+    """Prompt, target and end of text; the label of a target's token is the token, elsewhere -100."""
+    tokenizer, limit = encoding.tokenizer, encoding.max_length - max_new_tokens
+    prompts, cut_prompts = prompt_ids(read_template(template), sources, tokenizer, limit)
+    rows, labels, source_rows, cut_targets = [], [], [], 0
+    for row, (prompt, targets) in enumerate(zip(prompts, references, strict=True), first_row):
+        for ids in tokenizer([f" {text}" for text in targets], add_special_tokens=False, verbose=False)["input_ids"]:
+            target = [*ids, tokenizer.eos_token_id][:max_new_tokens]
+            cut_targets += len(ids) >= max_new_tokens
+            rows.append(np.array([*prompt, *target], np.int32))
+            labels.append(np.array([NOT_SCORED] * len(prompt) + target, np.int32))
+            source_rows.append(row)
+    return tokenized_split(
+        rows,
+        np.array([(label != NOT_SCORED).sum() for label in labels]),
+        labels,
+        source_rows=np.array(source_rows),
+        truncated_rows=cut_prompts + cut_targets,
+    )

@@ -1,0 +1,186 @@
+"""Several labels, or none, out of K for each row: legal clauses that are unfair in more than one way."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from permafrost.data.batching import Batch
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import DataError, nearest
+from permafrost.model.heads import Initialization, PooledHead, Pooling
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Outputs,
+    Stage,
+    Table,
+    encode_texts,
+    stacked,
+    text_rows,
+    tokenized_split,
+)
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+class MultiLabel:
+    """A label is given where its probability reaches its threshold: the one with the best F1 on validation."""
+
+    name = "multi_label"
+    roles = ("text", "labels")
+    metrics_logged: Mapping[str, Mode] = {LOSS: "min", "f1_macro": "max", "f1_micro": "max", "exact_match": "max"}
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        *,
+        pooling: Pooling,
+        init: Initialization,
+        thresholds: Sequence[float] | None = None,
+    ):
+        self.labels, self.pooling, self.init = list(labels), pooling, init
+        self.num_outputs = len(self.labels)
+        self.thresholds = torch.tensor(thresholds or [0.5] * len(self.labels))
+
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        number = {label: index for index, label in enumerate(self.labels)}
+        for rows in slices:
+            ids, truncated = encode_texts(rows, encoding)
+            labels = None
+            if "labels" in rows.column_names:
+                labels = np.zeros((len(ids), len(number)), np.float32)
+                for row, given in zip(labels, rows["labels"].to_pylist(), strict=True):
+                    row[[number[label] for label in given]] = 1
+            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated_rows=truncated)
+
+    def build_head(self, backbone: nn.Module) -> nn.Module:
+        return PooledHead(backbone.config.n_embd, self.num_outputs, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(B, K) logits"""
+        return model(batch.input_ids, batch.lengths, batch.trunk_states)
+
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
+        logits = self.outputs(model, batch)
+        return loss(logits, batch.labels).sum(), logits
+
+    def build_metrics(self, stage: Stage) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+
+        return MetricCollection([ThresholdedF1(self, chooses=stage == "validation")])
+
+    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
+        assert outputs is not None
+        metrics.update(outputs.float().sigmoid(), batch.labels)
+
+    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        return list(outputs)
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """`{"labels", "scores"}`: those at or above their threshold, and the probability of each of them."""
+        probabilities = stacked(outputs).sigmoid()
+        chosen = [row.nonzero()[:, 0].tolist() for row in probabilities >= self.thresholds]
+        return [
+            {"labels": [self.labels[i] for i in indices], "scores": [float(row[i]) for i in indices]}
+            for row, indices in zip(probabilities, chosen, strict=True)
+        ]
+
+    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        return text_rows(texts, pairs)
+
+    def describe(self) -> dict[str, Any]:
+        thresholds = self.thresholds.tolist()
+        return {"task": self.name, "labels": self.labels, "pooling": self.pooling, "thresholds": thresholds}
+
+
+class ThresholdedF1(Metric):
+    """F1 of each label, their mean and that of all decisions together; and the share of rows without an error.
+
+    The one that `chooses`, on validation, sets the task's thresholds; the other takes them as they are.
+    """
+
+    full_state_update = False
+    probabilities: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, task: MultiLabel, *, chooses: bool):
+        super().__init__()
+        self.task, self.chooses = task, chooses
+        self.add_state("probabilities", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        """(B, K) twice"""
+        self.probabilities.append(probabilities)
+        self.labels.append(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        probabilities, labels = (_joined(state) for state in (self.probabilities, self.labels))
+        if self.chooses:
+            self.task.thresholds = best_thresholds(probabilities, labels)
+        predicted = probabilities >= self.task.thresholds
+        scores = label_scores(predicted.numpy(), labels.numpy() > 0, self.task.labels)
+        return {name: torch.tensor(value) for name, value in scores.items()}
+
+
+def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """(N, K) twice -> (K,): halfway between the two probabilities where cutting gives the best F1; 0.5 without rows."""
+    thresholds = torch.full((labels.shape[1],), 0.5)
+    for column in range(labels.shape[1]):
+        scores, order = probabilities[:, column].sort(descending=True)
+        true = labels[order, column].cumsum(0)
+        if true[-1] == 0:
+            continue
+        f1 = 2 * true / (torch.arange(1, len(scores) + 1) + true[-1])
+        f1[:-1][scores[:-1] == scores[1:]] = 0  # equal probabilities cannot be told apart
+        cut = int(f1.argmax())
+        below = scores[cut + 1] if cut + 1 < len(scores) else scores[cut] * 0
+        thresholds[column] = (scores[cut] + below) / 2
+    return thresholds
+
+
+def label_scores(predicted: np.ndarray, true: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+    """(N, K) bool twice; by scikit-learn, 0 for a label that is neither there nor given."""
+    from sklearn.metrics import f1_score
+
+    by_label = f1_score(true, predicted, average=None, zero_division=0)
+    return {
+        "f1_macro": float(np.mean(by_label)),
+        "f1_micro": float(f1_score(true, predicted, average="micro", zero_division=0)),
+        "exact_match": float((predicted == true).all(1).mean()),
+        **{f"f1/{label}": float(score) for label, score in zip(labels, by_label, strict=True)},
+    }
+
+
+def all_labels_of(splits: Mapping[str, Table]) -> list[str]:
+    """Those of the training rows, sorted.
+
+    Raises:
+        DataError: none at all, or labels elsewhere that the training rows do not have, each with its place.
+    """
+    known = {label for row in splits["train"]["labels"].to_pylist() for label in row}
+    if not known:
+        raise DataError("no training row has a label; give their column with data.columns.label=NAME")
+    faults = []
+    for name in ("validation", "test"):
+        for row, where in zip(splits[name]["labels"].to_pylist(), splits[name]["where"].to_pylist(), strict=True):
+            unknown = sorted(set(row) - known)
+            faults += [f"{where}: {name} has the label {u!r}, which train has not{nearest(u, known)}" for u in unknown]
+    if faults:
+        raise DataError("\n".join(faults[:20]))
+    return sorted(known)
+
+
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
+    return (torch.cat(state) if isinstance(state, list) else state).cpu()

@@ -1,0 +1,56 @@
+"""Lets the model write: a fixed sample of the validation rows after each validation, and every test row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+
+from permafrost.tasks.base import Encoding, Writes, asked_of
+
+Row = Mapping[str, Any]
+SHOWN = 80  # characters
+
+
+class WrittenTexts(Callback):
+    """Logs the task's scores of what was written. `test` keeps the answers to the test rows, in their order."""
+
+    def __init__(self, task: Writes, encoding: Encoding, *, validation: Sequence[Row], test: Sequence[Row]):
+        self.task, self.encoding = task, encoding
+        self.rows = {"validation": list(validation), "test": list(test)}
+        self.written: dict[str, list[str]] = {}
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._write_and_score(trainer, module, "validation")
+
+    def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._write_and_score(trainer, module, "test")
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """A sample for the reader: the first row, and what was written for it."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.is_global_zero and self.rows["validation"]:
+            asked, written = asked_of(self.rows["validation"][0]), self.written["validation"][0]
+            self.console.print(f"  {asked[-SHOWN:]!r} -> {written[:SHOWN]!r}", markup=False)
+
+    def _write_and_score(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        rows = self.rows[stage]
+        if not rows:
+            return
+        mine = rows[trainer.global_rank :: trainer.world_size]
+        written = self.task.write(module.model.transformer, mine, self.encoding) if mine else []  # type: ignore[union-attr]
+        self.written[stage] = _in_turns(written, len(rows), trainer.world_size)
+        scores = self.task.score(self.written[stage], rows)
+        module.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, rank_zero_only=False)
+
+
+def _in_turns(mine: list[str], count: int, world_size: int) -> list[str]:
+    """All processes' texts, each of which had every `world_size`-th row."""
+    if world_size == 1:
+        return mine
+    gathered: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(gathered, mine)
+    return [gathered[row % world_size][row // world_size] for row in range(count)]

@@ -1,0 +1,132 @@
+"""Roles: which columns fill them, what their values become, and faults with their place."""
+
+import pytest
+
+from permafrost.data.roles import as_text, columns_of, place_of, read_labels, read_tagged, read_turns, to_bio
+from permafrost.data.sources import Notes, rows_by_role
+from permafrost.errors import DataError
+
+AT = {"where": "f.jsonl:3"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["O", "B-A", "I-A", "O"], ["O", "B-A", "I-A", "O"]),
+        (["I-A", "I-A", "B-A", "I-B", "O"], ["B-A", "I-A", "B-A", "B-B", "O"]),  # IOB1
+        (["S-A", "B-A", "I-A", "E-A", "S-A"], ["B-A", "B-A", "I-A", "I-A", "B-A"]),  # BIOES
+        (["U-A", "B-A", "L-A", "L-A"], ["B-A", "B-A", "I-A", "B-A"]),  # BILOU, and one that goes on from an end
+        ([], []),
+    ],
+)
+def test_tags_of_any_scheme_become_bio(given, expected):
+    assert to_bio(given) == expected
+
+
+def test_bio_of_iob1_is_what_seqeval_reads_in_both():
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    rng = __import__("random").Random(0)
+    for _ in range(200):
+        tags = [rng.choice(["O", "O", "I-A", "I-B", "B-A"]) for _ in range(rng.randint(1, 12))]
+        assert get_entities(to_bio(tags)) == get_entities(tags)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a text", "a text"),
+        (["one.", "two."], "one. two."),
+        ([["a", "r", "b"], ["c", "s", "d"]], "a | r | b; c | s | d"),
+        (None, ""),
+    ],
+)
+def test_lists_become_texts(value, expected):
+    assert as_text(value) == expected
+
+
+@pytest.mark.parametrize("value", [["b", "a", "b"], "a|b", "b, a", "a;b"])
+def test_labels_of_a_row_are_a_sorted_set(value):
+    assert read_labels(AT | {"x": value}, ["x"]) == {"labels": ["a", "b"]}
+
+
+@pytest.mark.parametrize("value", [[], "", None])
+def test_no_label_of_several_is_no_fault(value):
+    assert read_labels(AT | {"x": value}, ["x"]) == {"labels": []}
+
+
+def test_turns_are_texts_or_objects():
+    texts = read_turns(AT | {"turns": ["hi", "hello", "bye"]}, ["turns"])
+    assert texts == {"speakers": ["A", "B", "A"], "turns": ["hi", "hello", "bye"]}
+    objects = [{"speaker": "user", "text": "hi"}, {"role": "system", "content": "hello"}]
+    assert read_turns(AT | {"m": objects}, ["m"]) == {"speakers": ["user", "system"], "turns": ["hi", "hello"]}
+
+
+FAULTS = [
+    (["turns"], {"turns": ["alone"]}, "f.jsonl:3: 1 turns in column 'turns'; a dialogue needs two"),
+    (["turns"], {"turns": ["hi", " "]}, "f.jsonl:3: turn 2 of column 'turns' is empty"),
+    (["source", "references"], {"source": "x", "target": ""}, "f.jsonl:3: column 'target' is empty"),
+    (["source", "references"], {"source": "x", "target": ["", " "]}, "f.jsonl:3: column 'target' is empty"),
+    (["tagged"], {"tokens": ["a"], "tags": ["O", "O"]}, "f.jsonl:3: 1 words in 'tokens' and 2 tags in 'tags'"),
+    (["tagged"], {"tokens": ["a", "b"], "tags": ["O", "X-A"]}, "f.jsonl:3, word 2: 'X-A' is no tag"),
+    (["tagged"], {"tokens": ["a"], "tags": ["BA"]}, "f.jsonl:3, word 1: 'BA' is no tag"),
+]
+
+
+def pick(rows, roles, columns=None):
+    notes = Notes()
+    tables = list(rows_by_role(rows, roles, columns or {}, "train", notes))
+    return [row for table in tables for row in table.to_pylist()], notes.lines
+
+
+@pytest.mark.parametrize(("roles", "row", "message"), FAULTS, ids=[message[:40] for *_, message in FAULTS])
+def test_faults_name_the_place(roles, row, message):
+    with pytest.raises(DataError) as raised:
+        pick([AT | row], roles)
+    assert str(raised.value).startswith(message)
+
+
+def test_all_faults_are_told_at_once():
+    rows = [{"text": "x", "label": "" if i % 3 == 0 else "a", "where": f"f:{i}"} for i in range(1, 10)]
+    with pytest.raises(DataError) as raised:
+        pick(rows, ["text", "label"])
+    assert [line.split(":")[1] for line in str(raised.value).splitlines()] == ["3", "6", "9"]
+
+
+@pytest.mark.parametrize("source", [None, "", " ", []])
+def test_rows_without_a_source_are_left_out_and_counted(source):
+    rows = [{"source": source, "target": "x", "where": "f:1"}, {"source": "a", "target": "b", "where": "f:2"}]
+    found, notes = pick(rows, ["source", "references"])
+    assert [row["where"] for row in found] == ["f:2"]
+    assert notes[-1] == "train: left out 1 rows without text, the first at f:1"
+
+
+def test_no_more_faults_are_told_than_can_be_read():
+    with pytest.raises(DataError) as raised:
+        pick([{"text": "x", "label": "", "where": f"f:{i}"} for i in range(100)], ["text", "label"])
+    assert len(str(raised.value).splitlines()) == 20
+
+
+def test_a_column_files_first_and_last_columns_are_found_and_said():
+    row = {"0": ["a", "b"], "1": ["NN", "VB"], "2": ["B-X", "O"], "where": "f.conll:5", "first_line": 5}
+    found, notes = pick([row], ["tagged"])
+    assert found == [{"where": "f.conll:5", "tokens": ["a", "b"], "tags": ["B-X", "O"]}]
+    assert notes == ["data.columns.token=0 data.columns.tag=2, first and last column"]
+
+
+@pytest.mark.parametrize("tag", [1, "1", -2])
+def test_columns_of_a_column_file_have_numbers(tag):
+    row = {"0": ["a"], "1": ["B-X"], "2": ["O"], "where": "f.conll:5", "first_line": 5}
+    assert pick([row], ["tagged"], {"token": 0, "tag": tag})[0][0]["tags"] == ["B-X"]
+
+
+def test_a_number_that_is_no_column():
+    row = {"0": ["a"], "1": ["O"], "where": "f.conll:5", "first_line": 5}
+    with pytest.raises(DataError, match=r"f.conll:5: no column '7' for data.columns.tag; known here: 0, 1"):
+        columns_of("tagged", {"token": 0, "tag": 7}, row)
+
+
+def test_a_words_place_is_its_line_in_a_column_file():
+    assert place_of({"where": "f.conll:5", "first_line": 5}, 3) == "f.conll:8"
+    with pytest.raises(DataError, match=r"f.conll:6: 'Q' is no tag"):
+        read_tagged({"0": ["a", "b"], "1": ["O", "Q"], "where": "f.conll:5", "first_line": 5}, ["0", "1"])

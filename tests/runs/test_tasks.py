@@ -1,0 +1,248 @@
+"""Each task end to end on tiny rows: it learns, answers, exports, and its figures do not depend on the store."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from permafrost.deployment.predictor import Predictor
+
+LEARNS = ["optimizer.lr=2e-2", "trainer.max_epochs=12", "freezing.blocks=0", "callbacks.early_stopping=null"]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", ["ner", "translation", "dialogue", "multi_label"])
+def test_figures_are_the_same_with_the_store_and_without(run_tiny, of_task, task):
+    options = [*of_task(task), "trainer.max_epochs=1"]
+    stored, _ = run_tiny(*options, "store=on", name="on")
+    computed, _ = run_tiny(*options, "store=off", name="off")
+    assert stored["tokens"]["trunk"] > 0
+    for stage in ("validation", "test"):
+        for name, value in computed[stage].items():
+            assert stored[stage][name] == pytest.approx(value, abs=1e-5), name  # float32 sums of other batches
+
+
+# Named entities
+
+
+@pytest.fixture(scope="module")
+def ner_run(tiny, of_task, tmp_path_factory):
+    from permafrost.experiment import run
+    from tests.runs.conftest import compose_config
+
+    run_dir = tmp_path_factory.mktemp("ner") / "run"
+    return run(compose_config(*tiny, *of_task("ner"), *LEARNS), run_dir), run_dir
+
+
+def test_spans_are_learned_and_scored_for_each_type(ner_run):
+    result, _ = ner_run
+    assert result["test"]["span_f1"] > 0.9
+    assert {"span_f1/warm", "span_f1/cold", "precision", "recall"} <= result["test"].keys()
+
+
+def test_predictions_are_spans_of_the_words(ner_run):
+    from permafrost.tasks.spans import span_scores, spans_of
+
+    result, run_dir = ner_run
+    rows = lines(run_dir / "predictions.jsonl")
+    predicted = []
+    for row in rows:
+        text, spans = " ".join(row["tokens"]), row["prediction"]["spans"]
+        assert all(text[span["start"] : span["end"]] == span["text"] for span in spans)
+        tags = ["O"] * len(row["tokens"])
+        starts = {start: number for number, start in enumerate(starts_of(row["tokens"]))}
+        for span in spans:
+            first, count = starts[span["start"]], len(span["text"].split(" "))
+            tags[first : first + count] = [f"B-{span['type']}"] + [f"I-{span['type']}"] * (count - 1)
+        assert len(spans_of(tags)) == len(spans)
+        predicted.append(tags)
+    scores = span_scores([row["tags"] for row in rows], predicted)
+    assert scores["span_f1"] == pytest.approx(result["test"]["span_f1"], abs=1e-6)
+
+
+def starts_of(words: list[str]) -> list[int]:
+    return [sum(len(word) + 1 for word in words[:number]) for number in range(len(words))]
+
+
+def test_the_token_classification_pipeline_has_the_same_scores(ner_run):
+    """At each word's last sub-token, which is where the tag is; it knows of no tag but the word's own, so that a span
+    may begin with I there."""
+    from transformers import pipeline
+
+    _, run_dir = ner_run
+    predictor = Predictor(run_dir)
+    words = ["the", "sunny", "hot", "snow", "of", "the", "cold"]
+    tagger = pipeline("token-classification", model=str(run_dir / "model"), ignore_labels=[])
+    ends = {start + len(word): number for number, (start, word) in enumerate(zip(starts_of(words), words, strict=True))}
+    theirs = {ends[token["end"]]: token["entity"] for token in tagger(" ".join(words)) if token["end"] in ends}
+    (answer,) = predictor.predict([" ".join(words)])
+    tags = ["O"] * len(words)
+    for span in answer["spans"]:
+        first = starts_of(words).index(span["start"])
+        for number in range(first, first + len(span["text"].split())):
+            tags[number] = f"{'B' if number == first else 'I'}-{span['type']}"
+    assert [theirs[number][2:] for number in range(len(words))] == [tag[2:] for tag in tags]
+    assert {tag[2:] for tag in tags} == {"", "warm", "cold"}
+
+
+def test_evaluate_gives_the_runs_own_figures(ner_run, data_dir):
+    from permafrost.cli import read_table
+
+    result, run_dir = ner_run
+    predictor = Predictor(run_dir)
+    table = read_table(data_dir / "test.conll", predictor.task.roles, None)
+    found = predictor.evaluate(table)
+    assert found["span_f1"] == pytest.approx(result["test"]["span_f1"], abs=1e-6)
+    assert found["loss"] == pytest.approx(result["test"]["loss"], abs=1e-4)  # batches of another shape
+
+
+@pytest.mark.parametrize("freezing", ["freezing.blocks=0", "freezing.blocks=1"])
+def test_a_model_that_looks_both_ways_sees_what_comes(run_tiny, of_task, tmp_path, freezing):
+    """A word's tag depends on the one after it: a causal model cannot know, one that looks both ways can."""
+    import random
+
+    rng = random.Random(0)
+    for name, count in (("train", 80), ("validation", 20), ("test", 20)):
+        words = [[rng.choice("abcd") for _ in range(6)] for _ in range(count)]
+        tags = [["B-X" if after == "a" else "O" for after in [*row[1:], ""]] for row in words]
+        rows = ["".join(f"{w} {t}\n" for w, t in zip(*pair, strict=True)) for pair in zip(words, tags, strict=True)]
+        (tmp_path / f"{name}.conll").write_text("\n".join(rows))
+    files = [f"data.{name}={tmp_path}/{name}.conll" for name in ("train", "validation", "test")]
+    options = ["task=ner", *files, *LEARNS, freezing, "optimizer.lr=1e-2", "trainer.max_epochs=30"]
+    causal, _ = run_tiny(*options, name="causal")
+    both, run_dir = run_tiny(*options, "model.attention=bidirectional", name="both")
+    assert causal["test"]["span_f1"] < 0.7
+    assert both["test"]["span_f1"] > 0.9
+    row = lines(run_dir / "predictions.jsonl")[0]
+    assert Predictor(run_dir).answer([row]) == [row["prediction"]]
+    assert "Predictor" in (run_dir / "model" / "README.md").read_text()
+
+
+# Texts
+
+
+@pytest.fixture(scope="module")
+def translation_run(tiny, of_task, tmp_path_factory):
+    from permafrost.experiment import run
+    from tests.runs.conftest import compose_config
+
+    run_dir = tmp_path_factory.mktemp("translation") / "run"
+    options = [*of_task("translation"), *LEARNS, "trainer.max_epochs=30", "store=off"]
+    return run(compose_config(*tiny, *options), run_dir), run_dir
+
+
+def test_what_is_written_is_scored(translation_run):
+    result, run_dir = translation_run
+    assert {"loss", "perplexity", "bleu", "chrf", "rouge_l", "exact_match", "distinct_1"} <= result["test"].keys()
+    rows = lines(run_dir / "predictions.jsonl")
+    from permafrost.tasks.text_scores import text_scores
+
+    scores = text_scores([row["prediction"]["text"] for row in rows], [row["references"] for row in rows])
+    assert {name: result["test"][name] for name in scores} == pytest.approx(scores, abs=1e-4)
+    assert result["test"]["chrf"] > 20  # the words are those of the answers
+
+
+def test_the_text_generation_pipeline_writes_the_same(translation_run):
+    from transformers import pipeline
+
+    _, run_dir = translation_run
+    row = lines(run_dir / "predictions.jsonl")[0]
+    writer = pipeline("text-generation", model=str(run_dir / "model"))
+    prompt = f" {row['source']}\n=>"
+    options = {"max_new_tokens": 24, "num_beams": 4, "do_sample": False, "return_full_text": False}
+    assert writer(prompt, **options)[0]["generated_text"].strip() == row["prediction"]["text"]
+
+
+def test_a_predictor_writes_what_the_run_wrote(translation_run):
+    _, run_dir = translation_run
+    rows = lines(run_dir / "predictions.jsonl")[:5]
+    answers = Predictor(run_dir).predict([row["source"] for row in rows])
+    assert answers == [row["prediction"] for row in rows]
+
+
+def test_the_first_row_is_shown_as_the_model_sees_it(run_tiny, of_task, capsys):
+    run_tiny(*of_task("translation"), "trainer.max_steps=1")
+    assert "with loss on the" in capsys.readouterr().out
+
+
+def test_a_causal_task_refuses_to_look_ahead(run_tiny, of_task):
+    from permafrost.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"model\.attention=bidirectional"):
+        run_tiny(*of_task("translation"), "model.attention=bidirectional")
+
+
+def test_dropout_in_the_trained_part_is_off_while_writing(translation_run):
+    """Twice the same answer, from a model that was trained with dropout."""
+    _, run_dir = translation_run
+    predictor = Predictor(run_dir)
+    torch.manual_seed(0)
+    first = predictor.predict(["the sunny snow"])
+    torch.manual_seed(1)
+    assert predictor.predict(["the sunny snow"]) == first
+
+
+# Dialogues
+
+
+@pytest.fixture(scope="module")
+def dialogue_run(tiny, of_task, tmp_path_factory):
+    from permafrost.experiment import run
+    from tests.runs.conftest import compose_config
+
+    run_dir = tmp_path_factory.mktemp("dialogue") / "run"
+    return run(compose_config(*tiny, *of_task("dialogue"), *LEARNS, "store=off"), run_dir), run_dir
+
+
+def test_replies_are_scored_on_each_dialogues_last_turn(dialogue_run):
+    from permafrost.tasks.text_scores import text_scores
+
+    result, run_dir = dialogue_run
+    rows = lines(run_dir / "predictions.jsonl")
+    scores = text_scores([row["prediction"]["text"] for row in rows], [[row["turns"][-1]] for row in rows])
+    assert {name: result["test"][name] for name in scores} == pytest.approx(scores, abs=1e-4)
+    assert result["test"]["perplexity"] == pytest.approx(2.718281828 ** result["test"]["loss"], rel=1e-4)
+
+
+def test_a_chat_goes_on_until_nothing_is_said(dialogue_run):
+    from permafrost.deployment.chat import converse
+
+    _, run_dir = dialogue_run
+    asked, said = iter(["sunny hot", "cold snow", ""]), []
+    turns = converse(Predictor(run_dir), lambda _: next(asked), said.append)
+    assert [speaker for speaker, _ in turns] == ["A", "B", "A", "B"]
+    assert [text for _, text in turns[1::2]] == said
+    row = {"speakers": ["A", "B", "A", "B"], "turns": [text for _, text in turns[:3]] + [""]}
+    assert Predictor(run_dir).answer([row]) == [{"text": said[1]}]  # with all that was said before
+
+
+def test_a_chat_needs_a_dialogue(ner_run):
+    from permafrost.deployment.chat import converse
+    from permafrost.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="task=dialogue"):
+        converse(Predictor(ner_run[1]), input, print)
+
+
+# Several labels
+
+
+def test_labels_are_learned_and_their_thresholds_kept(run_tiny, of_task):
+    result, run_dir = run_tiny(*of_task("multi_label"), *LEARNS)
+    assert result["test"]["f1_macro"] > 0.9
+    assert {"f1/warm", "f1/cold", "f1_micro", "exact_match"} <= result["test"].keys()
+    rows = lines(run_dir / "predictions.jsonl")
+    right = [row["labels"] == row["prediction"]["labels"] for row in rows]
+    assert sum(right) / len(right) == pytest.approx(result["test"]["exact_match"], abs=1e-6)
+    answers = Predictor(run_dir).predict([row["text"] for row in rows])
+    assert [answer["labels"] for answer in answers] == [row["prediction"]["labels"] for row in rows]
+
+
+def test_the_report_shows_every_tasks_rows(ner_run, translation_run, dialogue_run):
+    for _, run_dir in (ner_run, translation_run, dialogue_run):
+        page = (run_dir / "report.html").read_text()
+        assert "Written for test rows" in page or "Most wrong test rows" in page or "span_f1" in page

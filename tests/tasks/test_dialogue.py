@@ -1,0 +1,124 @@
+"""Dialogues: which tokens carry loss, what is left out, and the prompt that a reply is written from."""
+
+import pyarrow as pa
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from permafrost.errors import ConfigError
+from permafrost.model.decoding import Decoding
+from permafrost.tasks.base import Encoding
+from permafrost.tasks.dialogue import Dialogue, Turn, oldest_that_fits, reply_prompt, speakers_of, turn_windows
+from permafrost.tasks.preparation import encode_table
+
+END = "<|endoftext|>"
+
+
+def make_task(replies: str = "all", max_new_tokens: int = 4) -> Dialogue:
+    return Dialogue(replies, Decoding(max_new_tokens=max_new_tokens))
+
+
+def dialogue(*turns: tuple[str, str]) -> pa.Table:
+    return pa.table({"speakers": [[speaker for speaker, _ in turns]], "turns": [[text for _, text in turns]]})
+
+
+THREE = dialogue(("A", "hi"), ("B", "yes"), ("A", "no"))
+
+
+def written_out(tokenizer, split, row: int) -> tuple[str, str]:
+    """The whole window, and what of it carries loss."""
+    ids, labels = split.input_ids[row], split.labels[row]
+    return tokenizer.decode(ids), tokenizer.decode(labels[labels != -100])
+
+
+def test_loss_is_on_what_replies_say_and_on_their_ends(tiny_tokenizer):
+    split = encode_table(make_task(), THREE, Encoding(tokenizer=tiny_tokenizer, max_length=64))
+    assert written_out(tiny_tokenizer, split, 0) == (f"A: hi{END}B: yes{END}A: no{END}", f" yes{END} no{END}")
+
+
+def test_loss_may_be_on_one_speaker_alone(tiny_tokenizer):
+    split = encode_table(make_task("A"), THREE, Encoding(tokenizer=tiny_tokenizer, max_length=64))
+    assert written_out(tiny_tokenizer, split, 0)[1] == f" hi{END} no{END}"
+
+
+def test_every_reply_is_scored_once_and_the_oldest_turns_are_left_out(tiny_tokenizer):
+    turns = [("AB"[i % 2], f"{'xyz'[i % 3]}{i}") for i in range(12)]
+    encoding = Encoding(tokenizer=tiny_tokenizer, max_length=32)
+    split = encode_table(make_task(), dialogue(*turns), encoding)
+    windows = [written_out(tiny_tokenizer, split, row) for row in range(len(split))]
+    assert len(windows) > 1
+    assert "".join(scored for _, scored in windows) == "".join(f" {text}{END}" for _, text in turns[1:])
+    assert all(text.startswith(("A: ", "B: ")) and text.endswith(END) for text, _ in windows)  # whole turns
+    assert split.source_rows.tolist() == [0] * len(windows)
+    assert max(split.lengths) <= 32
+    assert split.truncated_rows == 0
+
+
+def test_a_turn_longer_than_the_window_is_cut_and_counted(tiny_tokenizer):
+    split = encode_table(
+        make_task(), dialogue(("A", "x"), ("B", "y" * 100)), Encoding(tokenizer=tiny_tokenizer, max_length=16)
+    )
+    assert split.truncated_rows == 1
+    assert max(split.lengths) == 16
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "expected"),
+    [
+        ([4, 4, 4], 12, [(0, 0, 3)]),
+        ([4, 4, 4], 11, [(0, 0, 2), (1, 2, 3)]),
+        ([4, 4, 4, 4], 8, [(0, 0, 2), (1, 2, 3), (2, 3, 4)]),
+        ([9, 9], 8, [(0, 0, 1), (1, 1, 2)]),
+        ([], 8, []),
+    ],
+)
+def test_windows_of_turns_written_out(lengths, limit, expected):
+    assert turn_windows(lengths, limit) == expected
+
+
+@pytest.mark.parametrize(("room", "first"), [(0, 3), (2, 3), (3, 2), (7, 1), (9, 0), (99, 0)])
+def test_the_oldest_turn_that_fits(room, first):
+    assert oldest_that_fits([2, 4, 3], room) == first
+
+
+def test_a_reply_is_written_from_whole_turns_and_its_marker():
+    turns = [Turn([1], [10, 11, 0], False), Turn([2], [20, 0], True), Turn([1], [99], True)]
+    assert reply_prompt(turns, 100) == [1, 10, 11, 0, 2, 20, 0, 1]
+    assert reply_prompt(turns, 7) == [2, 20, 0, 1]  # the oldest turn does not fit
+    assert reply_prompt([Turn([1], [10, 11, 12, 0], False), turns[2]], 4) == [11, 12, 0, 1]  # nor does the only one
+
+
+@pytest.mark.parametrize(
+    ("replies", "speakers", "next_speaker"),
+    [
+        ("all", ["A"], "B"),
+        ("all", ["A", "B"], "A"),
+        ("all", ["user", "system", "user"], "system"),
+        ("bot", ["A"], "bot"),
+    ],
+)
+def test_who_answers(replies, speakers, next_speaker):
+    row = make_task(replies).to_answer(speakers, ["x"] * len(speakers))
+    assert row == {"speakers": [*speakers, next_speaker], "turns": [*["x"] * len(speakers), ""]}
+
+
+def test_the_speaker_whose_replies_are_learned_must_be_there():
+    splits = {"train": pa.table({"speakers": [["user", "system"]]})}
+    assert speakers_of(splits, "all") == speakers_of(splits, "system") == ["system", "user"]
+    with pytest.raises(ConfigError, match=r"task.replies=sytem: .* did you mean 'system'"):
+        speakers_of(splits, "sytem")
+
+
+def test_the_last_turn_is_written_whatever_stands_there(tiny_tokenizer, tiny_config):
+    backbone, encoding = GPT2LMHeadModel(tiny_config).transformer, Encoding(tokenizer=tiny_tokenizer, max_length=64)
+    rows = THREE.to_pylist()
+    other = [{**rows[0], "turns": [*rows[0]["turns"][:-1], "something else"]}]
+    assert make_task().write(backbone, rows, encoding) == make_task().write(backbone, other, encoding)
+
+
+@pytest.mark.parametrize("text", ["", " ", "🎉", "日本語", "x " * 400])
+def test_any_text_gets_a_reply(tiny_tokenizer, tiny_config, text):
+    torch.manual_seed(0)
+    backbone = GPT2LMHeadModel(tiny_config).transformer
+    rows = make_task().rows_of([text], None)
+    assert len(make_task().write(backbone, rows, Encoding(tokenizer=tiny_tokenizer, max_length=32))) == 1
