@@ -45,22 +45,22 @@ class Prepared:
 
 def preflight(settings: Settings, *, in_sweep: bool) -> None:
     """Everything that can be found wrong without loading data or weights."""
-    from permafrost.tasks.binding import KINDS, metrics_of, predicts_tokens
+    from permafrost.tasks.binding import kind_of, predicts_tokens
 
-    if settings.task.name not in KINDS:
-        raise ConfigError(f"task.name={settings.task.name}: known are {', '.join(KINDS)}")
     options = settings.trainer
     if in_sweep and (options.strategy.startswith(("ddp", "fsdp")) or str(options.devices) not in ("auto", "1")):
         raise ConfigError(
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
         )
-    if settings.model.attention == "bidirectional" and predicts_tokens(settings.task.name):
+    if settings.model.attention == "bidirectional" and predicts_tokens(settings.task.kind):
         raise ConfigError(
             f"model.attention=bidirectional lets a token see the ones after it, which task={settings.task.name} is to "
             "predict; it is for tasks that classify, such as task=ner"
         )
-    check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings.task.name)))
+    if settings.data.max_windows > 1 and settings.head.pooling != "windows":
+        raise ConfigError(f"data.max_windows={settings.data.max_windows} needs a head that pools them: head=windows")
+    check_agreement(settings, architecture(settings).n_layer, list(kind_of(settings.task.kind).metrics_logged))
     check_buildable(settings)
 
 
@@ -114,18 +114,20 @@ def seed_everything(seed: int) -> None:
 def prepare(settings: Settings) -> Prepared:
     """Read the rows, bind the task to them, tokenise; say what was found."""
     from permafrost.data.sources import Notes
-    from permafrost.tasks.binding import bind, roles_of
+    from permafrost.tasks.binding import kind_of
     from permafrost.tasks.preparation import encode_splits, first_row_shown
 
     console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name}")
     notes = Notes()
-    rows = read_splits(settings, roles_of(settings.task.name), notes)
-    options = settings.task.model_dump() | settings.head.model_dump() | {"right_context": right_context(settings)}
-    task = bind(settings.task.name, rows, options)
+    kind = kind_of(settings.task.kind)
+    rows = read_splits(settings, kind.roles, notes)
+    options = settings.task.model_dump() | settings.head.model_dump()
+    options |= {"right_context": right_context(settings), "window": window_length(settings)}
+    task = kind.from_rows(rows, options)
     encoding = make_encoding(settings, rows["train"])
     splits = encode_splits(task, rows, encoding, Path(settings.data.cache_dir))
     for name, split in splits.items():
-        cut = f", {split.truncated_rows:,} rows cut to {encoding.max_length} tokens" if split.truncated_rows else ""
+        cut = f", {split.truncated_rows:,} of them cut: {split.share_read:.1%} read" if split.truncated_rows else ""
         notes.add(f"{name}: {len(split):,} rows, {int(split.lengths.sum()):,} tokens{cut}")
     for line in [*notes.lines, *first_row_shown(splits["train"], encoding.tokenizer)]:
         console.print(f"  {line}", markup=False)
@@ -143,16 +145,24 @@ def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
         tokenizer = trained_tokenizer(train, config.vocab_size, config.n_positions, cache_dir)
     else:
         tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
-    max_length = min(settings.data.max_length or config.n_positions, config.n_positions)
-    return Encoding(tokenizer=tokenizer, max_length=max_length)
+    return Encoding(
+        tokenizer=tokenizer,
+        max_length=window_length(settings),
+        max_windows=settings.data.max_windows,
+    )
 
 
 def right_context(settings: Settings) -> int:
     """Tokens that a window keeps to the right of what it scores, where the model looks there."""
     if settings.model.attention == "causal":
         return 0
-    config = architecture(settings)
-    return min(settings.data.max_length or config.n_positions, config.n_positions) // 4
+    return window_length(settings) // 4
+
+
+def window_length(settings: Settings) -> int:
+    """Tokens that the model sees at once."""
+    positions = architecture(settings).n_positions
+    return min(settings.data.max_length or positions, positions)
 
 
 def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "StoredRows"]:
@@ -195,6 +205,7 @@ def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
         prepared.task.build_head(backbone),
         freezing,
         bidirectional=settings.model.attention == "bidirectional",
+        window=window_length(settings),
     )
 
 
@@ -333,6 +344,6 @@ def monitored(settings: Settings) -> str:
 
 
 def monitor_mode(settings: Settings) -> str:
-    from permafrost.tasks.binding import metrics_of
+    from permafrost.tasks.binding import kind_of
 
-    return metrics_of(settings.task.name)[settings.task.monitor]
+    return kind_of(settings.task.kind).metrics_logged[settings.task.monitor]

@@ -36,6 +36,7 @@ class DecodingSection(Section):
 
 class TaskSection(Section):
     name: str
+    kind: str
     monitor: str
     scaling: Literal["standard", "min_max", "none"]
     labels: list[str] | None
@@ -78,6 +79,7 @@ class DataSection(Section):
     test_fraction: Fraction
     max_train_rows: Count | None
     max_length: Annotated[int, Field(ge=2)] | None
+    max_windows: Count
     max_tokens_per_batch: Annotated[int, Field(ge=2)]
     batch_size: Count | None
     num_workers: Annotated[int, Field(ge=0)]
@@ -105,7 +107,7 @@ class ModelSection(Section):
 
 
 class HeadSection(Section):
-    pooling: Literal["last", "mean", "attention"]
+    pooling: Literal["last", "mean", "attention", "windows"]
     init: Literal["normal", "xavier", "he"]
 
 

@@ -95,9 +95,9 @@ def as_pairs(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def mode_of(cfg: DictConfig) -> str:
-    from permafrost.tasks.binding import metrics_of
+    from permafrost.tasks.binding import kind_of
 
-    return metrics_of(cfg.task.name)[cfg.task.monitor]
+    return kind_of(cfg.task.kind).metrics_logged[cfg.task.monitor]
 
 
 def earlier_or_new(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> Result:

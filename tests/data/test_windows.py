@@ -39,6 +39,11 @@ def test_every_token_is_scored_once_and_sees_its_context(limit, right_context):
                 assert window.end - window.scored_to == right_context
 
 
+def test_a_little_context_takes_few_windows():
+    assert windows(20, 8, left_context=1) == [Window(0, 8, 0, 8), Window(7, 15, 8, 15), Window(14, 20, 15, 20)]
+    assert windows(16, 8, left_context=0) == [Window(0, 8, 0, 8), Window(8, 16, 8, 16)]
+
+
 def test_a_context_that_leaves_nothing_is_an_error():
-    with pytest.raises(ValueError, match="right_context=4"):
-        windows(20, 8, right_context=4)
+    with pytest.raises(ValueError, match="leave a window of 8"):
+        windows(20, 8, right_context=9)

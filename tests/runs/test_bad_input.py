@@ -39,7 +39,7 @@ def test_a_label_that_only_validation_has(run_tiny, tmp_path):
 
 
 CONFIG_FAULTS = [
-    (["+data.max_rows=3"], "unknown key data.max_rows; did you mean 'max_train_rows'"),
+    (["+data.max_train_row=3"], "unknown key data.max_train_row; did you mean 'max_train_rows'"),
     (["+optimizer.lrr=1"], "unknown key optimizer.lrr; did you mean 'lr'"),
     (["+sed=1"], "unknown key sed; did you mean 'seed'"),
     (["seed=1.5"], "seed=1.5"),
@@ -52,7 +52,9 @@ CONFIG_FAULTS = [
     (["callbacks.early_stopping.patience=x"], "expected int"),
     (["+callbacks.early_stopping.monitor=validation/f1"], "did you mean 'validation/f1_macro'"),
     (["loss._target_=os.system"], "not on the list"),
-    (["task.name=sentimant"], "task.name=sentimant"),
+    (["task.kind=tagging.Taging"], "task.kind=tagging.Taging: no such task"),
+    (["task.kind=os.system"], "task.kind=os.system: no such task"),
+    (["task.kind=base.Encoding"], "task.kind=base.Encoding: no such task"),
     (["model.path=./nowhere"], "no such directory"),
 ]
 

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from permafrost.data.batching import Batch
 from permafrost.errors import DataError
 from permafrost.tasks.base import Encoding
-from permafrost.tasks.binding import bind, bind_described
+from permafrost.tasks.binding import bind_described
 from permafrost.tasks.classification import Classification, labels_of
 from permafrost.tasks.preparation import encode_table
 
@@ -150,8 +150,8 @@ def test_an_answer_is_the_likeliest_label_and_its_probability():
 
 
 def test_a_task_comes_back_from_its_description():
-    options = {"labels": None, "scaling": "none", "pooling": "mean", "init": "normal"}
-    task = bind("sentiment", splits(["good", "bad"]), options)
-    again = bind_described(task.describe())
+    options = {"labels": None, "scaling": "none", "pooling": "mean", "init": "normal", "window": 64}
+    task = Classification.from_rows(splits(["good", "bad"]), options)
+    again = bind_described(task.describe() | {"max_length": 64})
     assert again.labels == ["bad", "good"]
     assert again.describe() == task.describe()

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -109,3 +110,40 @@ def test_the_metrics_that_are_announced_are_computed():
     task = LanguageModeling()
     computed = {"loss", *task.build_metrics("test").keys(), *task.metrics_of_loss(torch.tensor(0.0))}
     assert computed == LanguageModeling.metrics_logged.keys()
+
+
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_in_evaluation_every_token_is_scored_once_with_half_a_window_before_it(tiny_tokenizer, repeats):
+    encoding = Encoding(tokenizer=tiny_tokenizer, max_length=8, evaluates=True)
+    split = encode_table(LanguageModeling(), pa.table({"text": ["abcdefgh" * repeats]}), encoding)
+    stream = [*tiny_tokenizer("abcdefgh" * repeats)["input_ids"], tiny_tokenizer.eos_token_id]
+    scored = []
+    for row in range(len(split)):
+        ids, labels = split.input_ids[row], split.labels[row]
+        kept = np.flatnonzero(labels[1:] != -100) + 1
+        assert row == 0 or kept[0] >= 4
+        scored += ids[kept].tolist()
+    assert scored == stream[1:]
+    assert split.num_targets.sum() == len(stream) - 1
+
+
+def test_perplexity_is_that_of_a_loop_over_transformers(tiny_tokenizer, tiny_config):
+    """Each token's probability from the window that scores it, one token at a time."""
+    from permafrost.data.batching import padded_batch
+    from permafrost.data.windows import windows as windows_of
+
+    reference = GPT2LMHeadModel(tiny_config).eval()
+    model, encoding = make_model(reference), Encoding(tokenizer=tiny_tokenizer, max_length=8, evaluates=True)
+    texts = ["the quick brown fox", "jumps over", "the lazy dog"]
+    split = encode_table(LanguageModeling(), pa.table({"text": texts}), encoding)
+    stream = [i for text in texts for i in (*tiny_tokenizer(text)["input_ids"], tiny_tokenizer.eos_token_id)]
+    expected = 0.0
+    with torch.no_grad():
+        for window in windows_of(len(stream), 8):
+            for place in range(max(1, window.scored_from), window.scored_to):
+                before = torch.tensor([stream[window.start : place]])
+                expected -= reference(before).logits[0, -1].log_softmax(-1)[stream[place]].item()
+        batch = padded_batch(split, np.arange(len(split)))
+        total, _ = LanguageModeling().loss_sum(model, batch, CrossEntropy())
+    assert int(batch.num_targets) == len(stream) - 1
+    assert total.item() == pytest.approx(expected, rel=1e-5)

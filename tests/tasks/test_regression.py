@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from permafrost.data.batching import Batch
 from permafrost.errors import DataError
 from permafrost.tasks.base import Encoding
-from permafrost.tasks.binding import bind, bind_described
+from permafrost.tasks.binding import bind_described
 from permafrost.tasks.preparation import encode_table
 from permafrost.tasks.regression import Regression, Scale, fit_scale
 
@@ -75,7 +75,7 @@ def test_labels_are_scaled_targets(tiny_tokenizer):
 
 def test_the_scale_is_that_of_the_training_rows():
     splits = {"train": pa.table({"target": TARGETS}), "test": pa.table({"target": TARGETS * 100})}
-    task = bind("regression", splits, {"scaling": "standard", "pooling": "last", "init": "normal"})
+    task = Regression.from_rows(splits, {"scaling": "standard", "pooling": "last", "init": "normal", "window": 64})
     assert task.scale == Scale(shift=5.0, unit=3.0)
 
 
@@ -115,6 +115,6 @@ def test_an_answer_is_a_value_in_the_users_units():
 
 def test_a_task_comes_back_from_its_description():
     task = make_task(Scale(shift=50.0, unit=10.0))
-    again = bind_described(task.describe())
+    again = bind_described(task.describe() | {"max_length": 64})
     assert again.scale == task.scale
     assert again.describe() == task.describe()

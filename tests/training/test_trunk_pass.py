@@ -12,6 +12,7 @@ from permafrost import assembly
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ResourceError
 from permafrost.model.activation_store import entries
+from permafrost.model.backbone import trunk
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
@@ -143,7 +144,7 @@ def test_in_mixed_precision_the_states_are_those_of_autocast(tiny_backbone, open
     store = open_all(make_part(tiny_backbone, precision="bf16-mixed")).by_split["validation"]
     ids = ids_of(SPLITS["validation"], 1)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = trunk_pass.trunk(tiny_backbone.eval(), ids, 1)
+        expected = trunk(tiny_backbone.eval(), ids, 1)
     states = store.padded(np.array([1]))
     torch.testing.assert_close(states, expected.float(), rtol=0, atol=2e-3)  # 8 bits of mantissa on states of 0.1
     assert not torch.allclose(states, make_part(tiny_backbone)(ids), rtol=0, atol=1e-5)
@@ -152,7 +153,7 @@ def test_in_mixed_precision_the_states_are_those_of_autocast(tiny_backbone, open
 def test_the_stores_key_is_made_of_what_it_says(open_all, part):
     stores = open_all(dtype="bfloat16")
     how = {name: value for name, value in stores.trunk.items() if name != "key"}
-    assert how == {"depth": 1, "dtype": "bfloat16", "precision": "32-true", "tokenizer": "abc"}
+    assert how == {"depth": 1, "dtype": "bfloat16", "precision": "32-true", "tokenizer": "abc", "window": None}
     assert stores.trunk["key"] == trunk_pass.trunk_key(part.backbone, **how)
     assert stores.by_split["test"].directory.name.startswith(stores.trunk["key"])
 

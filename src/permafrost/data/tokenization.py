@@ -19,7 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 BYTE_0 = "Ā"  # how a byte-level BPE writes the byte 0
 IDS, LABELS, COLUMNS = "input_ids.bin", "labels.bin", "columns.npz"
-CACHE_VERSION = 4  # raise when the meaning of the cached columns changes
+CACHE_VERSION = 5  # raise when the meaning of the cached columns changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,13 @@ class TokenizedSplit:
     labels: np.ndarray | RaggedArray | None = None
     source_rows: np.ndarray | None = None  # (rows,) int64, which row of the source; None where each has one
     truncated_rows: int = 0
+    unread_tokens: int = 0  # of them
+
+    @property
+    def share_read(self) -> float:
+        """Of the text, 0 to 1; what windows share is counted as often as it is read."""
+        read = int(self.lengths.sum())
+        return read / max(1, read + self.unread_tokens)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -121,6 +128,7 @@ def joined(parts: Iterable[TokenizedSplit]) -> TokenizedSplit:
         labels=labels,
         source_rows=_joined_source_rows(parts),
         truncated_rows=sum(part.truncated_rows for part in parts),
+        unread_tokens=sum(part.unread_tokens for part in parts),
     )
 
 
@@ -165,4 +173,5 @@ def _read(path: Path) -> TokenizedSplit:
             labels=labels,
             source_rows=columns.get("source_rows"),
             truncated_rows=int(columns["truncated_rows"]),
+            unread_tokens=int(columns["unread_tokens"]),
         )

@@ -12,18 +12,21 @@ class Window(NamedTuple):
     scored_to: int
 
 
-def windows(length: int, limit: int, *, right_context: int = 0) -> list[Window]:
+def windows(length: int, limit: int, *, left_context: int | None = None, right_context: int = 0) -> list[Window]:
     """Windows of at most `limit` tokens over a row of `length`.
 
-    Each token but those of the first window has at least `limit // 2 - right_context` tokens to its left, and each but
-    those of the last has `right_context` to its right, which serves a model that looks both ways.
+    Each token but those of the first window has at least `left_context` tokens to its left, else `limit // 2` less the
+    right one, and each but those of the last has `right_context` to its right, which serves a model that looks both
+    ways.
     """
-    if not 0 <= right_context < limit // 2:
-        raise ValueError(f"right_context={right_context} leaves a window of {limit} tokens nothing to score")
+    if left_context is None:
+        left_context = limit // 2 - right_context
+    if left_context < 0 or right_context < 0 or left_context + right_context >= limit:
+        raise ValueError(f"contexts of {left_context} and {right_context} leave a window of {limit} nothing to score")
     found: list[Window] = []
     scored = 0
     while scored < length or not found:
-        start = max(0, scored - (limit // 2 - right_context)) if found else 0
+        start = max(0, scored - left_context) if found else 0
         end = min(start + limit, length)
         scored_to = end if end == length else end - right_context
         found.append(Window(start, end, scored, scored_to))

@@ -44,12 +44,13 @@ def export_model(
     stock.config.pad_token_id = tokenizer.pad_token_id
     stock.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    if isinstance(model.head, PooledHead) and model.head.pooling == "attention":
+    if isinstance(model.head, PooledHead) and model.head.pooling in ("attention", "windows"):
         from safetensors.torch import save_file
 
         save_file(model.head.attention.state_dict(), directory / "attention_pooling.safetensors")
     attention = "bidirectional" if model.bidirectional else "causal"
-    description = task.describe() | {"max_length": encoding.max_length, "trunk": trunk, "attention": attention}
+    description = task.describe() | {"max_length": encoding.max_length, "max_windows": encoding.max_windows}
+    description |= {"trunk": trunk, "attention": attention}
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
 
@@ -67,11 +68,11 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
         stock.tie_weights()
         return stock.eval()
     labels = getattr(task, "labels", None)
-    config.num_labels = task.num_outputs
+    config.num_labels = model.head.score.out_features
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = PROBLEM_TYPES[task.name]  # type: ignore[assignment]
+    config.problem_type = PROBLEM_TYPES.get(task.name, "regression")  # type: ignore[assignment]
     stock = GPT2ForSequenceClassification(config)
     stock.transformer.load_state_dict(model.transformer.state_dict())
     with torch.no_grad():

@@ -38,11 +38,17 @@ class Predictor:
         directory = model_directory(Path(run))
         description = json.loads((directory / DESCRIPTION).read_text("utf-8"))
         self.task: Task = bind_described(description)
-        self.encoding = Encoding(tokenizer=load_tokenizer(str(directory)), max_length=description["max_length"])
+        self.encoding = Encoding(
+            tokenizer=load_tokenizer(str(directory)),
+            max_length=description["max_length"],
+            max_windows=description["max_windows"],
+        )
         self.loss = PLAIN_LOSSES.get(self.task.name, CrossEntropy)().eval()
         bidirectional = description["attention"] == "bidirectional"
-        self.model = load_model(directory, self.task, description.get("trunk"), bidirectional=bidirectional)
-        self.trunk = description.get("trunk")
+        window = self.encoding.max_length
+        trunk = description.get("trunk")
+        self.model = load_model(directory, self.task, trunk, bidirectional=bidirectional, window=window)
+        self.trunk = trunk
         self.store_dir = store_directory(Path(run))
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -115,7 +121,9 @@ def store_directory(run: Path) -> Path | None:
     return directory if directory.is_dir() else None
 
 
-def load_model(directory: Path, task: Task, trunk: Mapping[str, Any] | None, *, bidirectional: bool) -> GPT2WithHead:
+def load_model(
+    directory: Path, task: Task, trunk: Mapping[str, Any] | None, *, bidirectional: bool, window: int
+) -> GPT2WithHead:
     """The trained model, in eval mode, cut where it was trained: what lies below may be stored."""
     from safetensors.torch import load_file
 
@@ -124,12 +132,12 @@ def load_model(directory: Path, task: Task, trunk: Mapping[str, Any] | None, *, 
     weights = load_file(directory / "model.safetensors")
     if isinstance(head, PooledHead):
         head.score.load_state_dict({"weight": weights["score.weight"]})
-        if head.pooling == "attention":
+        if head.pooling in ("attention", "windows"):
             head.attention.load_state_dict(load_file(directory / "attention_pooling.safetensors"))
     elif isinstance(head, TokenHead):
         head.classifier.load_state_dict({name: weights[f"classifier.{name}"] for name in ("weight", "bias")})
     cut = Freezing(embeddings=trunk is not None, blocks=trunk["depth"] if trunk else 0)
-    return GPT2WithHead(backbone, head, cut, bidirectional=bidirectional).eval()
+    return GPT2WithHead(backbone, head, cut, bidirectional=bidirectional, window=window).eval()
 
 
 def batches(split: TokenizedSplit, rows: np.ndarray | None = None) -> Iterator[Batch]:

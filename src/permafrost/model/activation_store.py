@@ -67,14 +67,20 @@ class ActivationStore:
         return torch.from_numpy(states).view(getattr(torch, self.manifest.dtype))
 
 
-def trunk_key(backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str) -> str:
-    """Hash of all that the stored states depend on, but for the rows: weights below the cut, and how they are run."""
+def trunk_key(
+    backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str, window: int | None
+) -> str:
+    """Hash of all that the stored states depend on, but for the rows: weights below the cut, and how they are run.
+
+    `window` in tokens, where rows are longer than that.
+    """
     config = backbone.config
-    how = (depth, dtype, precision, tokenizer, config.n_head, config.layer_norm_epsilon, config.activation_function)
+    how = (depth, window, dtype, precision, tokenizer)
+    built = (config.n_head, config.layer_norm_epsilon, config.activation_function)
     scaled = (config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)
     below = ("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))
     weights = weights_fingerprint(named for named in backbone.state_dict().items() if named[0].startswith(below))
-    return hashlib.blake2b(repr((*how, *scaled, weights)).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(repr((*how, *built, *scaled, weights)).encode(), digest_size=8).hexdigest()
 
 
 def row_digests(input_ids: RaggedArray) -> np.ndarray:

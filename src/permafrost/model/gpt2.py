@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from permafrost.model.backbone import branch, trunk
 from permafrost.model.freezing import Freezing, freeze_
+from permafrost.model.long_rows import fold, unfold, window_lengths, within_windows
 
 if TYPE_CHECKING:
     from transformers import GPT2Model
@@ -15,12 +16,22 @@ if TYPE_CHECKING:
 class GPT2WithHead(nn.Module):
     """`transformer` (a Hugging Face GPT2Model) and `head`; what `freezing` names has no gradient and stays in eval.
 
-    `bidirectional` takes the causal mask off the blocks that are trained: each token sees its whole row there.
+    `bidirectional` takes the causal mask off the blocks that are trained: each token sees its whole row there. Rows
+    longer than `window` tokens, else the model's own positions, are run as windows that begin anew.
     """
 
-    def __init__(self, transformer: "GPT2Model", head: nn.Module, freezing: Freezing, *, bidirectional: bool = False):
+    def __init__(
+        self,
+        transformer: "GPT2Model",
+        head: nn.Module,
+        freezing: Freezing,
+        *,
+        bidirectional: bool = False,
+        window: int | None = None,
+    ):
         super().__init__()
         self.transformer, self.freezing, self.bidirectional = transformer, freezing, bidirectional
+        self.window = window or transformer.config.n_positions
         self.head: Any = head
         freeze_(self, len(transformer.h), freezing)
         self.train()  # Transformers loads in eval mode, and Lightning trains in the mode that it finds
@@ -41,13 +52,35 @@ class GPT2WithHead(nn.Module):
         trunk_states: Tensor | None = None,
     ) -> Tensor:
         """(B, T) -> (B, T, C) after the final norm, or (B, Q, C) at `positions` (B, Q) alone."""
-        depth = self.freezing.blocks
         if trunk_states is None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freezing.embeddings):
-                trunk_states = trunk(self.transformer, input_ids, depth, lengths)
+                trunk_states = self.below_the_cut(input_ids, lengths)
         else:
             trunk_states = trunk_states.to(self.transformer.ln_f.weight.dtype)
-        return branch(self.transformer, trunk_states, depth, positions, lengths, bidirectional=self.bidirectional)
+        return self.above_the_cut(trunk_states, lengths, positions)
+
+    def below_the_cut(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T) -> (B, T, C)"""
+        rows, longest = input_ids.shape
+        if longest <= self.window:
+            return trunk(self.transformer, input_ids, self.freezing.blocks, lengths)
+        states = trunk(self.transformer, *self._folded(input_ids, lengths, self.freezing.blocks))
+        return unfold(states, rows)[:, :longest]
+
+    def above_the_cut(self, states: Tensor, lengths: Tensor, positions: Tensor | None) -> Tensor:
+        """(B, T, C) -> (B, T, C), or (B, Q, C) at `positions` (B, Q) alone: of long rows one of each window."""
+        rows, longest = states.shape[:2]
+        depth, bidirectional = self.freezing.blocks, self.bidirectional
+        if longest <= self.window:
+            return branch(self.transformer, states, depth, positions, lengths, bidirectional=bidirectional)
+        windows, depth, lengths = self._folded(states, lengths, depth)
+        within = None if positions is None else within_windows(positions, self.window)
+        hidden = branch(self.transformer, windows, depth, within, lengths, bidirectional=bidirectional)
+        return unfold(hidden, rows)[:, :longest]
+
+    def _folded(self, rows: Tensor, lengths: Tensor, depth: int) -> tuple[Tensor, int, Tensor]:
+        count = -(-rows.shape[1] // self.window)
+        return fold(rows, self.window), depth, window_lengths(lengths, self.window, count)
 
     def train(self, mode: bool = True) -> "GPT2WithHead":
         """Training mode for what is trained; the frozen part keeps its dropout off, so that it is one function."""

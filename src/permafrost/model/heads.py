@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pooling = Literal["last", "mean", "attention"]
+from permafrost.model.long_rows import last_positions, window_counts
+
+Pooling = Literal["last", "mean", "attention", "windows"]
 Initialization = Literal["normal", "xavier", "he"]
 
 
@@ -19,7 +21,7 @@ def pool_mean(hidden: Tensor, lengths: Tensor) -> Tensor:
 
 
 class AttentionPooling(nn.Module):
-    """(B, T, C) -> (B, C): a learned weighting of the real tokens (Yang et al. 2016, section 2.2, one query)."""
+    """(B, T, C) -> (B, C): a learned weighting of the real tokens, or windows (Yang et al. 2016, section 2.2)."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -36,19 +38,27 @@ class AttentionPooling(nn.Module):
 class PooledHead(nn.Module):
     """(B, T, C) hidden states -> (B, K) outputs. `score` has no bias, as in GPT2ForSequenceClassification.
 
-    `last` pooling takes the states at the positions that it reads alone: (B, 1, C).
+    `last` and `windows` take the states at the positions that they read alone: (B, 1, C), and one for each window of
+    `window` tokens, (B, W, C), which are weighed as `attention` weighs tokens.
     """
 
-    def __init__(self, hidden_size: int, num_outputs: int, *, pooling: Pooling, init: Initialization):
+    def __init__(
+        self, hidden_size: int, num_outputs: int, *, pooling: Pooling, init: Initialization, window: int | None = None
+    ):
         super().__init__()
-        self.pooling = pooling
-        if pooling == "attention":
+        if pooling == "windows" and window is None:
+            raise ValueError("who pools windows must know their size: give window=TOKENS")
+        self.pooling, self.window = pooling, window or 0
+        if pooling in ("attention", "windows"):
             self.attention = AttentionPooling(hidden_size)
         self.score = nn.Linear(hidden_size, num_outputs, bias=False)
         initialize_(self.score.weight, init)
 
     def reads(self, lengths: Tensor) -> Tensor | None:
-        """(B, 1): each row's last real token, which has seen the whole row; None where all are pooled."""
+        """(B, 1) or (B, W): the last real token of each row, or of each window, which has seen all of it; None where
+        all are pooled."""
+        if self.pooling == "windows":
+            return last_positions(lengths, self.window)
         return lengths[:, None] - 1 if self.pooling == "last" else None
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -59,6 +69,8 @@ class PooledHead(nn.Module):
             return hidden[:, 0]
         if self.pooling == "mean":
             return pool_mean(hidden, lengths)
+        if self.pooling == "windows":
+            return self.attention(hidden, window_counts(lengths, self.window))
         return self.attention(hidden, lengths)
 
 

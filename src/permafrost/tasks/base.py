@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.windows import windows
 from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Mode = Literal["min", "max"]
 Stage = Literal["validation", "test"]
 LossFunction = nn.Module  # (logits, labels) -> one loss per target, unreduced
 Outputs = Sequence[Sequence[Tensor]]  # of each source row, what by_row gave of its windows, in their order
+OVERLAP = 8  # a window begins with this share of the one before it
 LOSS = "loss"  # the metric that every task logs
 
 
@@ -30,6 +32,8 @@ class Encoding:
 
     tokenizer: "PreTrainedTokenizerBase"
     max_length: int  # tokens; longer rows are cut on the right, counted and said
+    max_windows: int = 1  # of so many tokens, for tasks that pool a long row's windows
+    evaluates: bool = False  # rows that are scored and not trained on
 
 
 class Table(Protocol):
@@ -63,10 +67,14 @@ class Task(Protocol):
         """Metric -> whether less or more is better."""
         ...
 
-    @property
-    def num_outputs(self) -> int:
-        """Outputs of its head; 0 where the head is the embedding."""
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Task":
+        """Bound to the labels, the scale or the like of the training rows. `options` are what conf/task and conf/head
+        say, and `right_context`, of which each task takes what is its own."""
         ...
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Task": ...
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         """Rows as tokens, part by part: a tokenizer's own lists are many times the token ids."""
@@ -103,23 +111,28 @@ class Task(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Plain values from which `bind_described` makes the same task again."""
+        """Plain values from which `from_description` makes the same task again, `kind` among them."""
         ...
 
 
-def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], int]:
-    """Token ids of each row's `text` and, for pairs, `text_pair`; and how many rows were cut.
+def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], list[int]]:
+    """Token ids of each row's `text` and, for pairs, `text_pair`; and how many tokens of each were left out.
 
     Every row ends with the end-of-text token, and the two texts of a pair have one between them. It is the one place
-    that a `last` head reads: always the same token, always the last, so that no padding can be taken for it.
+    that a `last` head reads: always the same token, always the last, so that no padding can be taken for it. A long
+    row's windows stand end to end, each with an end of its own, and overlap by an eighth.
     """
     tokenizer, limit, end = encoding.tokenizer, encoding.max_length - 1, encoding.tokenizer.eos_token_id
     ids = tokenizer(rows["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
     if "text_pair" in rows.column_names:
         seconds = tokenizer(rows["text_pair"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
         ids = [[*first, end, *second] for first, second in zip(ids, seconds, strict=True)]
-    truncated = sum(len(row) > limit for row in ids)
-    return [np.array([*row[:limit], end], dtype=np.int32) for row in ids], truncated
+    written, unread = [], []
+    for row in ids:
+        parts = windows(len(row), limit, left_context=limit // OVERLAP)[: encoding.max_windows]
+        written.append(np.array([token for part in parts for token in (*row[part.start : part.end], end)], np.int32))
+        unread.append(len(row) - parts[-1].scored_to)
+    return written, unread
 
 
 def tokenized_split(
@@ -127,10 +140,11 @@ def tokenized_split(
     num_targets: np.ndarray,
     labels: np.ndarray | Sequence[np.ndarray] | None,
     *,
-    truncated_rows: int = 0,
+    unread: Sequence[int] = (),
     source_rows: np.ndarray | None = None,
 ) -> TokenizedSplit:
-    """`labels` is an array with an entry for each row, or for each row an array with an entry for each token."""
+    """`labels` is an array with an entry for each row, or for each row an array with an entry for each token; `unread`
+    the tokens of each row that there was no room for."""
     offsets = np.cumsum([0, *(len(row) for row in ids)], dtype=np.int64)
     return TokenizedSplit(
         input_ids=RaggedArray(_end_to_end(ids), offsets),
@@ -139,7 +153,8 @@ def tokenized_split(
         if labels is None or isinstance(labels, np.ndarray)
         else RaggedArray(_end_to_end(labels), offsets),
         source_rows=source_rows,
-        truncated_rows=truncated_rows,
+        truncated_rows=sum(count > 0 for count in unread),
+        unread_tokens=sum(unread),
     )
 
 

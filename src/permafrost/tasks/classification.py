@@ -43,21 +43,31 @@ class Classification:
         "ece": "min",
     }
 
-    def __init__(self, labels: Sequence[str], *, pooling: Pooling, init: Initialization):
-        self.labels, self.pooling, self.init = list(labels), pooling, init
-        self.num_outputs = len(self.labels)
+    def __init__(self, labels: Sequence[str], *, pooling: Pooling, init: Initialization, window: int | None = None):
+        self.labels, self.pooling, self.init, self.window = list(labels), pooling, init, window
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Classification":
+        labels, window = labels_of(splits, options["labels"]), options["window"]
+        return cls(labels, pooling=options["pooling"], init=options["init"], window=window)
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Classification":
+        labels, pooling, window = description["labels"], description["pooling"], description["max_length"]
+        return cls(labels, pooling=pooling, init="normal", window=window)
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number = {label: index for index, label in enumerate(self.labels)}
         for rows in slices:
-            ids, truncated = encode_texts(rows, encoding)
+            ids, unread = encode_texts(rows, encoding)
             labels = None
             if "label" in rows.column_names:
                 labels = np.array([number[label] for label in rows["label"].to_pylist()], np.int64)
-            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated_rows=truncated)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
-        return PooledHead(backbone.config.n_embd, self.num_outputs, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
+        channels: Any = backbone.config.n_embd  # type: ignore[union-attr]
+        return PooledHead(channels, len(self.labels), pooling=self.pooling, init=self.init, window=self.window)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """(B, K) logits"""
@@ -76,7 +86,7 @@ class Classification:
             MulticlassMatthewsCorrCoef,
         )
 
-        classes = self.num_outputs
+        classes = len(self.labels)
         return MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(classes, average="micro"),
@@ -110,7 +120,8 @@ class Classification:
         return text_rows(texts, pairs)
 
     def describe(self) -> dict[str, Any]:
-        return {"task": self.name, "labels": self.labels, "pooling": self.pooling}
+        kind = "classification.Classification"
+        return {"task": self.name, "kind": kind, "labels": self.labels, "pooling": self.pooling}
 
 
 def labels_of(splits: Mapping[str, Table], order: Sequence[str] | None = None) -> list[str]:

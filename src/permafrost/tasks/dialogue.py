@@ -53,10 +53,18 @@ class Dialogue:
     name = "dialogue"
     roles = ("turns",)
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min", **SCORES}
-    num_outputs = 0  # the head is the embedding
 
     def __init__(self, replies: str, decoding: Decoding, speakers: Sequence[str] = ("A", "B")):
         self.replies, self.decoding, self.speakers = replies, decoding, list(speakers)
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Dialogue":
+        speakers = speakers_of(splits, options["replies"])
+        return cls(options["replies"], Decoding(**options["decoding"]), speakers)
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Dialogue":
+        return cls(description["replies"], Decoding(**description["decoding"]), description["speakers"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         first_row = 0
@@ -129,6 +137,7 @@ class Dialogue:
     def describe(self) -> dict[str, Any]:
         return {
             "task": self.name,
+            "kind": "dialogue.Dialogue",
             "replies": self.replies,
             "decoding": asdict(self.decoding),
             "speakers": self.speakers,
@@ -149,13 +158,13 @@ def speakers_of(splits: Mapping[str, Table], replies: str) -> list[str]:
 
 def encode_dialogues(dialogues: Sequence[Sequence[Turn]], max_length: int, first_row: int = 0) -> TokenizedSplit:
     """Windows of whole turns; labels are the tokens of the replies that the window scores, elsewhere -100."""
-    rows, labels, source_rows, truncated = [], [], [], 0
+    rows, labels, source_rows, unread = [], [], [], list[int]()
     for row, turns in enumerate(dialogues, first_row):
         for start, scored, end in turn_windows([len(turn) for turn in turns], max_length):
             ids = [token for turn in turns[start:end] for token in (*turn.marker, *turn.text)]
             of_tokens = [NOT_SCORED] * sum(len(turn) for turn in turns[start:scored])
             of_tokens += [label for turn in turns[scored:end] for label in turn.labels]
-            truncated += len(ids) > max_length
+            unread.append(max(0, len(ids) - max_length))
             if any(label != NOT_SCORED for label in of_tokens[1:max_length]):
                 rows.append(np.array(ids[:max_length], np.int32))
                 labels.append(np.array(of_tokens[:max_length], np.int32))
@@ -165,7 +174,7 @@ def encode_dialogues(dialogues: Sequence[Sequence[Turn]], max_length: int, first
         np.array([(label[1:] != NOT_SCORED).sum() for label in labels]),
         labels,
         source_rows=np.array(source_rows, np.int64),
-        truncated_rows=truncated,
+        unread=unread,
     )
 
 

@@ -12,7 +12,7 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, tokenized_split
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.prompts import prompt_ids, read_template
@@ -32,10 +32,17 @@ class Generation:
     name = "generation"
     roles = ("source", "references")
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min", **SCORES, "parses": "max"}
-    num_outputs = 0  # the head is the embedding
 
     def __init__(self, template: str, decoding: Decoding, *, parses: bool = False):
         self.template, self.decoding, self.parses = template, decoding, parses
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Generation":
+        return cls(options["template"], Decoding(**options["decoding"]), parses=options["parses"])
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Generation":
+        return cls(description["template"], Decoding(**description["decoding"]), parses=description["parses"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         """Of several references each is a row of its own."""
@@ -89,6 +96,7 @@ class Generation:
     def describe(self) -> dict[str, Any]:
         return {
             "task": self.name,
+            "kind": "generation.Generation",
             "template": self.template,
             "decoding": asdict(self.decoding),
             "parses": self.parses,
@@ -105,12 +113,12 @@ def encode_pairs(
 ) -> TokenizedSplit:
     """Prompt, target and end of text; the label of a target's token is the token, elsewhere -100."""
     tokenizer, limit = encoding.tokenizer, encoding.max_length - max_new_tokens
-    prompts, cut_prompts = prompt_ids(read_template(template), sources, tokenizer, limit)
-    rows, labels, source_rows, cut_targets = [], [], [], 0
+    prompts, unread_of_prompts = prompt_ids(read_template(template), sources, tokenizer, limit)
+    rows, labels, source_rows, unread = [], [], [], []
     for row, (prompt, targets) in enumerate(zip(prompts, references, strict=True), first_row):
         for ids in tokenizer([f" {text}" for text in targets], add_special_tokens=False, verbose=False)["input_ids"]:
             target = [*ids, tokenizer.eos_token_id][:max_new_tokens]
-            cut_targets += len(ids) >= max_new_tokens
+            unread.append(unread_of_prompts[row - first_row] + max(0, len(ids) + 1 - max_new_tokens))
             rows.append(np.array([*prompt, *target], np.int32))
             labels.append(np.array([NOT_SCORED] * len(prompt) + target, np.int32))
             source_rows.append(row)
@@ -119,5 +127,5 @@ def encode_pairs(
         np.array([(label != NOT_SCORED).sum() for label in labels]),
         labels,
         source_rows=np.array(source_rows),
-        truncated_rows=cut_prompts + cut_targets,
+        unread=unread,
     )

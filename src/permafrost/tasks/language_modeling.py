@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.windows import windows
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, text_rows, tokenized_split
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, text_rows, tokenized_split
 from permafrost.tasks.next_token import next_token_loss_sum
+from permafrost.tasks.positions import NOT_SCORED
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -20,17 +22,29 @@ if TYPE_CHECKING:
 class LanguageModeling:
     """Rows are windows of up to `max_length` tokens; texts are separated by the end-of-text token.
 
-    `perplexity` is exp of the mean loss per token over non-overlapping windows: comparable between runs of one
-    tokenizer and window, and with nothing else.
+    `perplexity` is exp of the mean loss per token, each scored once from at least half a window before it:
+    comparable between runs of one tokenizer and window, and with nothing else.
     """
 
     name = "language_modeling"
     roles = ("text",)
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min"}
-    num_outputs = 0  # the head is the embedding
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "LanguageModeling":
+        return cls()
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "LanguageModeling":
+        return cls()
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         """A window that a slice begins is filled by the next one."""
+        if encoding.evaluates:
+            yield sliding_windows(
+                np.concatenate([token_stream(rows, encoding) for rows in slices]), encoding.max_length
+            )
+            return
         left = np.empty(0, np.int32)
         for rows in slices:
             stream = np.concatenate([left, token_stream(rows, encoding)])
@@ -69,7 +83,7 @@ class LanguageModeling:
         return text_rows(texts, None)
 
     def describe(self) -> dict[str, Any]:
-        return {"task": self.name}
+        return {"task": self.name, "kind": "language_modeling.LanguageModeling"}
 
 
 def token_stream(rows: pa.Table, encoding: Encoding) -> np.ndarray:
@@ -80,6 +94,18 @@ def token_stream(rows: pa.Table, encoding: Encoding) -> np.ndarray:
     for end, text in zip(ends, ids, strict=True):
         stream[end - len(text) : end] = text
     return stream
+
+
+def sliding_windows(stream: np.ndarray, max_length: int) -> TokenizedSplit:
+    """Every token but the first scored once, from at least half a window of tokens before it."""
+    found = [window for window in windows(len(stream), max_length) if window.end - window.start > 1]
+    labels = []
+    for window in found:
+        of_tokens = stream[window.start : window.end].copy()
+        of_tokens[: window.scored_from - window.start] = NOT_SCORED
+        labels.append(of_tokens)
+    targets = np.array([(of_tokens[1:] != NOT_SCORED).sum() for of_tokens in labels])
+    return tokenized_split([stream[window.start : window.end] for window in found], targets, labels)
 
 
 def cut_windows(stream: np.ndarray, max_length: int) -> TokenizedSplit:

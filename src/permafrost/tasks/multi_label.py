@@ -44,25 +44,36 @@ class MultiLabel:
         *,
         pooling: Pooling,
         init: Initialization,
+        window: int | None = None,
         thresholds: Sequence[float] | None = None,
     ):
-        self.labels, self.pooling, self.init = list(labels), pooling, init
-        self.num_outputs = len(self.labels)
+        self.labels, self.pooling, self.init, self.window = list(labels), pooling, init, window
         self.thresholds = torch.tensor(thresholds or [0.5] * len(self.labels))
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "MultiLabel":
+        pooling, init, window = options["pooling"], options["init"], options["window"]
+        return cls(all_labels_of(splits), pooling=pooling, init=init, window=window)
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "MultiLabel":
+        labels, pooling, window = description["labels"], description["pooling"], description["max_length"]
+        return cls(labels, pooling=pooling, init="normal", window=window, thresholds=description["thresholds"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number = {label: index for index, label in enumerate(self.labels)}
         for rows in slices:
-            ids, truncated = encode_texts(rows, encoding)
+            ids, unread = encode_texts(rows, encoding)
             labels = None
             if "labels" in rows.column_names:
                 labels = np.zeros((len(ids), len(number)), np.float32)
                 for row, given in zip(labels, rows["labels"].to_pylist(), strict=True):
                     row[[number[label] for label in given]] = 1
-            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated_rows=truncated)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
-        return PooledHead(backbone.config.n_embd, self.num_outputs, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
+        channels: Any = backbone.config.n_embd  # type: ignore[union-attr]
+        return PooledHead(channels, len(self.labels), pooling=self.pooling, init=self.init, window=self.window)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """(B, K) logits"""
@@ -100,8 +111,13 @@ class MultiLabel:
         return text_rows(texts, pairs)
 
     def describe(self) -> dict[str, Any]:
-        thresholds = self.thresholds.tolist()
-        return {"task": self.name, "labels": self.labels, "pooling": self.pooling, "thresholds": thresholds}
+        return {
+            "task": self.name,
+            "kind": "multi_label.MultiLabel",
+            "labels": self.labels,
+            "pooling": self.pooling,
+            "thresholds": self.thresholds.tolist(),
+        }
 
 
 class ThresholdedF1(Metric):

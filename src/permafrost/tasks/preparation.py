@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -57,8 +58,10 @@ def encode_splits(
     tokenizer_print = tokenizer_fingerprint(encoding.tokenizer)
     encoded = {}
     for name, rows in splits.items():
-        key = fingerprint(CACHE_VERSION, rows.fingerprint, tokenizer_print, encoding.max_length, task.describe())
-        encoded[name] = cached_split(cache_dir / "tokens", key, partial(_encode, task, rows, encoding))
+        of_split = replace(encoding, evaluates=name != "train")
+        how = (of_split.max_length, of_split.max_windows, of_split.evaluates, task.describe())
+        key = fingerprint(CACHE_VERSION, rows.fingerprint, tokenizer_print, *how)
+        encoded[name] = cached_split(cache_dir / "tokens", key, partial(_encode, task, rows, of_split))
         if not len(encoded[name]):
             raise DataError(f"the {name} split holds no text of two tokens or more")
     return encoded

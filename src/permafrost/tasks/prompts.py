@@ -39,12 +39,14 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
 
 
-def prompt_ids(template: Template, sources: Sequence[str], tokenizer: Any, limit: int) -> tuple[list[list[int]], int]:
-    """Tokens before each answer, at most `limit`, and how many sources were too long: their ends are left out."""
+def prompt_ids(
+    template: Template, sources: Sequence[str], tokenizer: Any, limit: int
+) -> tuple[list[list[int]], list[int]]:
+    """Tokens before each answer, at most `limit`, and how many of each source's end were left out."""
     before, between = token_ids(tokenizer, template.before), token_ids(tokenizer, template.between)
     room = limit - len(before) - len(between)
     if room < 1:
         raise ConfigError(f"task.template alone has {len(before) + len(between)} tokens, and there is room for {limit}")
     ids = tokenizer([f" {source}" for source in sources], add_special_tokens=False, verbose=False)["input_ids"]
-    cut = sum(len(source) > room for source in ids)
-    return [[*before, *source[:room], *between] for source in ids], cut
+    unread = [max(0, len(source) - room) for source in ids]
+    return [[*before, *source[:room], *between] for source in ids], unread

@@ -19,6 +19,7 @@ from permafrost.tasks.base import (
     Mode,
     Outputs,
     Stage,
+    Table,
     encode_texts,
     stacked,
     text_rows,
@@ -67,21 +68,31 @@ class Regression:
         "pearson": "max",
         "spearman": "max",
     }
-    num_outputs = 1
 
-    def __init__(self, scale: Scale, *, pooling: Pooling, init: Initialization):
-        self.scale, self.pooling, self.init = scale, pooling, init
+    def __init__(self, scale: Scale, *, pooling: Pooling, init: Initialization, window: int | None = None):
+        self.scale, self.pooling, self.init, self.window = scale, pooling, init, window
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Regression":
+        scale = fit_scale(splits["train"]["target"].to_numpy(), options["scaling"])
+        return cls(scale, pooling=options["pooling"], init=options["init"], window=options["window"])
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Regression":
+        scale, pooling, window = Scale(**description["scale"]), description["pooling"], description["max_length"]
+        return cls(scale, pooling=pooling, init="normal", window=window)
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         for rows in slices:
-            ids, truncated = encode_texts(rows, encoding)
+            ids, unread = encode_texts(rows, encoding)
             labels = None
             if "target" in rows.column_names:
                 labels = self.scale.to_scaled(rows["target"].to_numpy()).astype(np.float32)
-            yield tokenized_split(ids, np.ones(len(ids)), labels, truncated_rows=truncated)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
-        return PooledHead(backbone.config.n_embd, 1, pooling=self.pooling, init=self.init)  # type: ignore[union-attr, arg-type]
+        channels: Any = backbone.config.n_embd  # type: ignore[union-attr]
+        return PooledHead(channels, 1, pooling=self.pooling, init=self.init, window=self.window)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """(B, 1), scaled"""
@@ -123,4 +134,5 @@ class Regression:
         return text_rows(texts, pairs)
 
     def describe(self) -> dict[str, Any]:
-        return {"task": self.name, "scale": asdict(self.scale), "pooling": self.pooling}
+        kind = "regression.Regression"
+        return {"task": self.name, "kind": kind, "scale": asdict(self.scale), "pooling": self.pooling}

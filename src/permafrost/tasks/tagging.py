@@ -37,7 +37,14 @@ class Tagging:
 
     def __init__(self, tags: Sequence[str], *, init: Initialization, right_context: int = 0):
         self.tags, self.init, self.right_context = list(tags), init, right_context
-        self.num_outputs = len(self.tags)
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Tagging":
+        return cls(tags_of(splits), init=options["init"], right_context=options["right_context"])
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Tagging":
+        return cls(description["tags"], init="normal", right_context=description["right_context"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number, first_row = {tag: index for index, tag in enumerate(self.tags)}, 0
@@ -49,7 +56,7 @@ class Tagging:
             first_row += rows.num_rows
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
-        return TokenHead(backbone.config.n_embd, self.num_outputs, init=self.init)  # type: ignore[union-attr, arg-type]
+        return TokenHead(backbone.config.n_embd, len(self.tags), init=self.init)  # type: ignore[union-attr, arg-type]
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """(words, K), the logits of all scored words of the batch, row by row"""
@@ -90,7 +97,8 @@ class Tagging:
         return [split_words(text) for text in texts]
 
     def describe(self) -> dict[str, Any]:
-        return {"task": self.name, "tags": self.tags, "right_context": self.right_context}
+        kind = "tagging.Tagging"
+        return {"task": self.name, "kind": kind, "tags": self.tags, "right_context": self.right_context}
 
 
 def tags_of(splits: Mapping[str, Table]) -> list[str]:

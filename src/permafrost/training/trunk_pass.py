@@ -28,7 +28,6 @@ from permafrost.model.activation_store import (
     trunk_key,
     write_entry,
 )
-from permafrost.model.backbone import trunk
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.training.hardware import autocast
 
@@ -70,6 +69,7 @@ class FrozenPart:
 
     def __init__(self, model: GPT2WithHead, *, name: str, precision: str, device: torch.device):
         self.backbone, self.depth = model.transformer, model.freezing.blocks
+        self.below_the_cut, self.window = model.below_the_cut, model.window
         self.name, self.precision, self.device = name, precision, device
         self.channels = self.backbone.config.n_embd
         model.to(device)
@@ -79,7 +79,7 @@ class FrozenPart:
         """B rows of token ids, T in the longest -> (B, T, C)"""
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         with autocast(self.precision, self.device.type):
-            return trunk(self.backbone, pad_right(rows).to(self.device), self.depth, lengths)
+            return self.below_the_cut(pad_right(rows).to(self.device), lengths)
 
 
 def open_stores(
@@ -103,6 +103,7 @@ def open_stores(
         "dtype": options.dtype,
         "precision": part.precision,
         "tokenizer": tokenizer,
+        "window": part.window if max(int(split.lengths.max()) for split in splits.values()) > part.window else None,
     }
     key = trunk_key(part.backbone, **how)
     digests = {name: row_digests(split.input_ids) for name, split in splits.items()}
