@@ -44,6 +44,18 @@ REAL: list[Row] = [
 ]
 
 
+EXPERIMENTS = (
+    *("sst5", "cuad_clauses", "unfair_tos", "wnut17", "bc5cdr", "ncbi_disease", "multi30k"),
+    *("webnlg", "scitldr", "conala", "mbpp", "dailydialog"),
+)
+TASKS: list[Row] = [
+    *((name, f"experiment={name}", (0,)) for name in EXPERIMENTS),
+    ("wnut17, causal", "experiment=wnut17 model.attention=causal", (0,)),
+    ("bc5cdr, causal", "experiment=bc5cdr model.attention=causal", (0,)),
+]
+METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity")
+METRICS += ("pearson", "spearman", "rmse")
+
 FROZEN = "freezing.blocks=4 trainer.max_epochs=3 "
 STORE: list[Row] = [
     ("computed each time", f"{FROZEN}store=off", range(5)),
@@ -58,6 +70,7 @@ def main(names: Sequence[str]) -> None:
     studies: dict[str, Callable[[], None]] = {
         "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
+        "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS),
         "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
         "padding": padding,
         "launch": launch,
@@ -74,7 +87,7 @@ def study(name: str, title: str, rows: Sequence[Row]) -> None:
     """Every row's command over the seeds; figures are means with the smallest and largest."""
     done = []
     for label, line, seeds in rows:
-        if "{shared}" in line and not SHARED.is_dir():
+        if ("{shared}" in line or "experiment=" in line) and not SHARED.is_dir():
             print(f"{label}: left out, its data are not beside this clone")
             continue
         runs = [train(f"{name}-{label}", line, seed) for seed in seeds]
@@ -101,7 +114,7 @@ def write(name: str, title: str, done: Sequence[dict]) -> None:
     lines += ["| | metric | test | validation | seeds | frozen blocks | fit, s | command |", "|---" * 8 + "|"]
     for row in done:
         runs = row["runs"]
-        for metric in [m for m in ("accuracy", "f1_macro", "pearson", "spearman", "rmse") if m in runs[0]["test"]]:
+        for metric in [metric for metric in METRICS if metric in runs[0]["test"]]:
             test, validation = ([run[stage][metric] for run in runs] for stage in ("test", "validation"))
             seconds = spread([run["seconds"]["fit"] for run in runs], 0)
             seeds = ", ".join(str(run["seed"]) for run in runs)
@@ -110,7 +123,7 @@ def write(name: str, title: str, done: Sequence[dict]) -> None:
             lines.append("| " + " | ".join([*cells, f"`{row['command']}`"]) + " |")
     for row in done:
         for yardstick, value in row["runs"][0].get("yardsticks", {}).items():
-            line = f"| {row['row']}: {yardstick} | accuracy | {value:.4f} | | | | | printed by the same run |"
+            line = f"| {row['row']}: {yardstick} | | {value:.4f} | | | | | printed by the same run |"
             lines.append(line)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -18,6 +18,7 @@ TIERS = [
     {"training"},
     {"deployment", "reporting"},
     {"config", "overrides"},
+    {"preflight"},
     {"assembly", "experiment", "cli", "launch", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

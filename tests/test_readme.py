@@ -21,6 +21,7 @@ def commands() -> list[str]:
 
 
 SMALL = ["trainer.max_steps=2", "data.max_train_rows=60", "data.max_length=32", "yardsticks=false", "logger=none"]
+SMALL += ["task.decoding.max_new_tokens=8", "task.validation_generations=4"]
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,16 @@ def workplace(tmp_path_factory, tiny_model_dir) -> Path:
     """A directory with the files that the README's examples name."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from tests.runs.conftest import write_rows
+    from tests.conftest import SHARED
+    from tests.runs.conftest import write_rows, write_sentences
 
     directory = tmp_path_factory.mktemp("readme")
     write_rows(directory, {"train": 40, "dev": 16, "test": 16, "new": 4})
+    write_sentences(directory, {"train": 40, "dev": 16, "val": 16, "test": 16})
+    for path in [*directory.glob("*.src"), *directory.glob("*.tgt")]:
+        path.rename(path.with_suffix({".src": ".en", ".tgt": ".de"}[path.suffix]))
+    (directory / "train.jsonl").rename(directory / "dialogues.jsonl")
+    (directory.parent / "shared").symlink_to(SHARED)
     (directory / "gpt2").mkdir()
     for path in tiny_model_dir.iterdir():
         (directory / "gpt2" / path.name).write_bytes(path.read_bytes())
@@ -66,6 +73,8 @@ def test_training_and_run_commands(workplace):
     executed = 0
     for line in commands():
         words = shlex.split(line)
+        if "experiment=multi30k" in words and not (workplace.parent / "shared").exists():
+            continue  # the real data sets are not beside this clone
         if words[0] == "python":
             run(training_arguments(words, workplace), workplace)
         elif words[0] == "permafrost":
@@ -95,5 +104,7 @@ def training_arguments(words: list[str], workplace: Path) -> list[str]:
 
 def run(arguments: list[str], workplace: Path) -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, cwd=workplace, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        arguments, cwd=workplace, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

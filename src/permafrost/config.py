@@ -145,6 +145,7 @@ class TrainerSection(Section):
 class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str
+    init_from: str | None
     yardsticks: bool
     debug: bool
     task: TaskSection

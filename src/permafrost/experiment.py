@@ -19,13 +19,13 @@ from permafrost.assembly import (
     make_modules,
     make_trainer,
     open_stores,
-    preflight,
     prepare,
     seed_everything,
 )
 from permafrost.atomic import complete_or_absent
 from permafrost.config import Settings, read_settings
 from permafrost.errors import ConfigError, ResourceError, TrainingError
+from permafrost.preflight import preflight
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
@@ -81,7 +81,7 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     result = describe(settings, module, trainer, scores, clock, stores)
     if trainer.is_global_zero:
         say_what_was_read(data.tokens_read, stores.tokens_computed)
-        write_run(run_dir, settings, prepared, model, result, test_answers(trainer, prepared), stores)
+        write_run(run_dir, settings, prepared, model, result, answers_to_test_rows(trainer, prepared), stores)
         close_loggers(trainer, run_dir)
     return result
 
@@ -134,7 +134,7 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> dict[
     return named
 
 
-def test_answers(trainer: "lightning.Trainer", prepared: Prepared) -> list[dict[str, Any]]:
+def answers_to_test_rows(trainer: "lightning.Trainer", prepared: Prepared) -> list[dict[str, Any]]:
     """To each test row, in their order; none from a plain language model."""
     from permafrost.training.callbacks.collect import CollectOutputs
     from permafrost.training.callbacks.written_texts import WrittenTexts
@@ -209,7 +209,7 @@ def write_run(
     write_report(run_dir)
     console.print("  test: " + "  ".join(f"{name} {value:.4f}" for name, value in result["test"].items()))
     if yardsticks:
-        console.print("  test accuracy of: " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
+        console.print("  " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
     console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
 
 
@@ -220,23 +220,19 @@ def say_what_was_read(tokens_read: int, tokens_computed: int) -> None:
 
 
 def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
-    """Test accuracies that need no GPT-2, for classifiers; kept with the cache, as every run on these rows has them."""
+    """Test scores that need no GPT-2; kept with the cache, as every run on these rows has them."""
     from permafrost.data.tokenization import fingerprint
-    from permafrost.tasks.classification import Classification
-    from permafrost.tasks.yardsticks import majority_accuracy, tfidf_accuracy
+    from permafrost.tasks.yardsticks import yardsticks_of
 
-    if not settings.yardsticks or not isinstance(prepared.task, Classification):
+    if not settings.yardsticks:
         return {}
     if prepared.rows["train"].num_rows > YARDSTICK_ROWS:
         console.print(f"  no yardsticks: TF-IDF of more than {YARDSTICK_ROWS:,} rows takes longer and more than GPT-2")
         return {}
-    key = fingerprint([rows.fingerprint for rows in prepared.rows.values()])
+    key = fingerprint(prepared.task.roles, [rows.fingerprint for rows in prepared.rows.values()])
     path = Path(settings.data.cache_dir) / "yardsticks" / f"{key}.json"
     if not path.exists():
-        measured = {
-            "majority label": majority_accuracy(prepared.rows),
-            "TF-IDF + logistic regression": tfidf_accuracy(prepared.rows),
-        }
+        measured = yardsticks_of(prepared.task, prepared.rows)
         with complete_or_absent(path) as partial:
             partial.write_text(json.dumps(measured), "utf-8")
     return json.loads(path.read_text("utf-8"))

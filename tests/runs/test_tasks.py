@@ -299,3 +299,28 @@ def test_windows_need_a_head_that_pools_them(run_tiny):
 
     with pytest.raises(ConfigError, match="head=windows"):
         run_tiny("data.max_windows=4")
+
+
+# From one run to another
+
+
+def test_a_run_begins_with_the_weights_that_another_ended_with(run_tiny, of_task, ner_run, tiny_model_dir):
+    """Everything but the new head is frozen, so that what is exported is what it began with."""
+    from safetensors.torch import load_file
+
+    _, first = ner_run
+    _, second = run_tiny(f"init_from={first}", "freezing=head_only", "freezing.blocks=all", "trainer.max_steps=2")
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (first, second))
+    names = [name for name in before if name.startswith("transformer.")]
+    assert names
+    assert all(torch.equal(before[name], after[name]) for name in names)
+    pretrained = load_file(tiny_model_dir / "model.safetensors")
+    assert not torch.equal(after["transformer.h.0.mlp.c_fc.weight"], pretrained["transformer.h.0.mlp.c_fc.weight"])
+    assert "score.weight" in after
+
+
+def test_a_run_that_is_not_there_is_a_config_error(run_tiny):
+    from permafrost.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="init_from=nowhere: no finished run"):
+        run_tiny("init_from=nowhere")

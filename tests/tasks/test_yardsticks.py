@@ -1,11 +1,20 @@
-"""The yardsticks: the commonest label by hand, and a rule of words that a linear model must find."""
+"""The yardsticks: the commonest answer by hand, and a rule of words that a linear model must find."""
 
 import random
 
 import pyarrow as pa
 import pytest
 
-from permafrost.tasks.yardsticks import majority_accuracy, tfidf_accuracy
+from permafrost.tasks.text_scores import text_scores
+from permafrost.tasks.yardsticks import (
+    majority_accuracy,
+    of_label_lists,
+    of_numbers,
+    of_tags,
+    of_texts,
+    of_turns,
+    tfidf_accuracy,
+)
 
 
 def labelled(*labels: str) -> pa.Table:
@@ -42,3 +51,41 @@ def test_tfidf_finds_no_rule_where_there_is_none():
     random.Random(9).shuffle(labels)
     splits["test"] = splits["test"].set_column(1, "label", [labels])
     assert 0.3 < tfidf_accuracy(splits) < 0.7  # chance is 0.5 +- 0.035 (one standard error of 200 rows)
+
+
+def test_each_words_commonest_tag_and_o_for_a_new_word():
+    train = pa.table({"tokens": [["a", "b", "a"], ["a", "c"]], "tags": [["B-X", "O", "B-X"], ["O", "B-X"]]})
+    test = pa.table({"tokens": [["a", "b"], ["c", "d"]], "tags": [["B-X", "O"], ["B-X", "B-X"]]})
+    # two of three spans, and nothing else
+    assert of_tags({"train": train, "test": test}) == {"span_f1 of each word's commonest tag": pytest.approx(0.8)}
+
+
+def test_the_training_mean_and_how_alike_the_words_of_a_pair_are():
+    def pairs(*rows: tuple[str, str, float]) -> pa.Table:
+        return pa.table({name: [row[i] for row in rows] for i, name in enumerate(("text", "text_pair", "target"))})
+
+    rows = pairs(("a fox", "a fox", 4.0), ("a fox", "the dog", 0.0), ("a dog", "the dog", 2.0))
+    found = of_numbers({"train": rows, "validation": rows, "test": rows})
+    assert found["rmse of the training mean"] == pytest.approx((8 / 3) ** 0.5)
+    assert found["pearson of the TF-IDF cosine"] > 0.9
+
+
+def test_the_source_itself_and_the_turn_before_are_scored_as_answers_are():
+    texts = pa.table({"source": ["a small fox", "b"], "references": [["a small fox", "x"], ["c"]]})
+    scores = text_scores(["a small fox", "b"], [["a small fox", "x"], ["c"]])
+    assert of_texts({"test": texts})["chrf of the source itself"] == scores["chrf"]
+    turns = pa.table({"turns": [["hi", "a small fox", "a small fox"], ["b", "c"]]})
+    assert (
+        of_turns({"test": turns})["bleu of the turn before"]
+        == text_scores(["a small fox", "b"], [["a small fox"], ["c"]])["bleu"]
+    )
+
+
+def test_a_planted_rule_for_each_of_several_labels():
+    def rows(seed: int) -> pa.Table:
+        generator = random.Random(seed)
+        labels = [[name for name in ("warm", "cold") if generator.random() < 0.4] for _ in range(150)]
+        return pa.table({"text": [" ".join(["sea", *row, "fox"]) for row in labels], "labels": labels})
+
+    found = of_label_lists({"train": rows(0), "validation": rows(1), "test": rows(2)})
+    assert found["f1_macro of TF-IDF + logistic regression"] == 1

@@ -51,7 +51,7 @@ def _scores(result: Mapping[str, Any], yardsticks: Mapping[str, float]) -> str:
         [name, f"{result['validation'].get(name, float('nan')):.4f}", f"{value:.4f}"]
         for name, value in result["test"].items()
     ]
-    rows += [[f"accuracy of {name}", "", f"{value:.4f}"] for name, value in yardsticks.items()]
+    rows += [[name, "", f"{value:.4f}"] for name, value in yardsticks.items()]
     return "<h2>Scores</h2>" + _table(["", "validation", "test"], rows)
 
 

@@ -39,6 +39,9 @@ class Encoding:
 class Table(Protocol):
     """Rows of which single columns are asked for: a table, or rows kept on disk."""
 
+    @property
+    def column_names(self) -> Sequence[str]: ...
+
     def __getitem__(self, name: str, /) -> pa.ChunkedArray: ...
 
 

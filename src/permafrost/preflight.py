@@ -1,0 +1,91 @@
+"""What settings say together: facts of the run that several parts need, and what is wrong before any data is read."""
+
+from pathlib import Path
+from typing import Any
+
+from permafrost.building import build
+from permafrost.config import Settings, check_agreement
+from permafrost.errors import ConfigError
+
+
+def preflight(settings: Settings, *, in_sweep: bool) -> None:
+    """Everything that can be found wrong without loading data or weights."""
+    from permafrost.tasks.binding import kind_of, predicts_tokens
+
+    options = settings.trainer
+    if in_sweep and (options.strategy.startswith(("ddp", "fsdp")) or str(options.devices) not in ("auto", "1")):
+        raise ConfigError(
+            f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
+            "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
+        )
+    if settings.model.attention == "bidirectional" and predicts_tokens(settings.task.kind):
+        raise ConfigError(
+            f"model.attention=bidirectional lets a token see the ones after it, which task={settings.task.name} is to "
+            "predict; it is for tasks that classify, such as task=ner"
+        )
+    if settings.data.max_windows > 1 and settings.head.pooling != "windows":
+        raise ConfigError(f"data.max_windows={settings.data.max_windows} needs a head that pools them: head=windows")
+    check_agreement(settings, architecture(settings).n_layer, list(kind_of(settings.task.kind).metrics_logged))
+    check_buildable(settings)
+
+
+def check_buildable(settings: Settings) -> None:
+    """Build optimizer, scheduler and loss for a lone parameter, so that bad values show before data is read."""
+    import torch
+
+    try:
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "muon": True}]
+        build(settings.scheduler, build(settings.optimizer, groups), 1_000_000, mode="min")
+        build(settings.loss)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def architecture(settings: Settings) -> Any:
+    """The GPT2Config of the run's model, with its dropout."""
+    from transformers import GPT2Config
+
+    from permafrost.model.backbone import load_config
+
+    section = settings.model
+    if section.architecture:  # a new tokenizer numbers its end of text 0
+        config = GPT2Config(**section.architecture.model_dump(), bos_token_id=0, eos_token_id=0)
+    else:
+        config = load_config(model_source(settings))
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = section.dropout
+    return config
+
+
+def model_source(settings: Settings) -> str:
+    """Where weights and tokenizer come from: another run, a directory, or a name."""
+    from permafrost.model.backbone import locate
+
+    if settings.init_from is None:
+        return locate(settings.model.path or settings.model.name)
+    for directory in (Path(settings.init_from) / "model", Path(settings.init_from)):
+        if (directory / "config.json").is_file():
+            return str(directory)
+    raise ConfigError(f"init_from={settings.init_from}: no finished run there (no model/config.json)")
+
+
+def window_length(settings: Settings) -> int:
+    """Tokens that the model sees at once."""
+    positions = architecture(settings).n_positions
+    return min(settings.data.max_length or positions, positions)
+
+
+def right_context(settings: Settings) -> int:
+    """Tokens that a window keeps to the right of what it scores, where the model looks there."""
+    if settings.model.attention == "causal":
+        return 0
+    return window_length(settings) // 4
+
+
+def monitored(settings: Settings) -> str:
+    return f"validation/{settings.task.monitor}"
+
+
+def monitor_mode(settings: Settings) -> str:
+    from permafrost.tasks.binding import kind_of
+
+    return kind_of(settings.task.kind).metrics_logged[settings.task.monitor]
