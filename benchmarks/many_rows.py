@@ -80,7 +80,8 @@ def write(runs: dict[int, dict[str, Any]]) -> None:
     ratio = {name: round(figures[many][name] / figures[few][name], 3) for name in figures[few]}
     stated = {"hardware": hardware(), "date": date.today().isoformat(), "rows": [few, many], "ratio": ratio}
     lines = ["# A row's cost by the number of rows", ""]
-    lines += [f"`python benchmarks/many_rows.py`; {stated['hardware']}; {stated['date']}; one run each.", ""]
+    command = f"python benchmarks/many_rows.py {' '.join(map(str, runs))}"
+    lines += [f"`{command}`; {stated['hardware']}; {stated['date']}; one run each.", ""]
     lines += ["| | " + " | ".join(f"{count:,} rows" for count in figures) + " | ratio |"]
     lines += ["|---" * (len(figures) + 2) + "|"]
     for name in ratio:

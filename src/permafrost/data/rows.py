@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SLICE_ROWS = 20_000
+SLICE_ROWS = 4_000
 WHERE = "where"  # the column that says file:line, for messages
 
 
