@@ -243,62 +243,9 @@ def test_labels_are_learned_and_their_thresholds_kept(run_tiny, of_task):
 
 
 def test_the_report_shows_every_tasks_rows(ner_run, translation_run, dialogue_run):
-    for _, run_dir in (ner_run, translation_run, dialogue_run):
-        page = (run_dir / "report.html").read_text()
-        assert "Written for test rows" in page or "Most wrong test rows" in page or "span_f1" in page
-
-
-# Long documents
-
-
-@pytest.fixture
-def long_documents(tmp_path) -> list[str]:
-    """Texts of some three windows whose label stands in any of them."""
-    import random
-
-    rng = random.Random(0)
-    for name, count in (("train", 64), ("validation", 24), ("test", 24)):
-        rows = []
-        for number in range(count):
-            words = ["the"] * 150
-            words[rng.randrange(150)] = "sunny" if number % 2 else "snow"
-            rows.append({"text": " ".join(words), "label": "warm" if number % 2 else "cold"})
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = [f"data.{name}={tmp_path}/{name}.jsonl" for name in ("train", "validation", "test")]
-    return [*files, "data.max_tokens_per_batch=2000"]
-
-
-def test_a_word_in_any_window_of_a_long_document_is_found(run_tiny, long_documents, capsys):
-    options = [*long_documents, *LEARNS, "optimizer.lr=1e-2"]
-    whole, run_dir = run_tiny("task=legal", *options, name="whole")
-    said = capsys.readouterr().out
-    cut, _ = run_tiny(*options, "trainer.max_epochs=2", name="cut")
-    assert whole["test"]["accuracy"] > 0.9 > cut["test"]["accuracy"]
-    assert "of them cut" not in said
-    assert "24 of them cut" in capsys.readouterr().out
-    rows = lines(run_dir / "predictions.jsonl")
-    answers = Predictor(run_dir).predict([row["text"] for row in rows])
-    assert [answer["label"] for answer in answers] == [row["prediction"]["label"] for row in rows]
-
-
-def test_long_documents_are_stored_by_their_windows(run_tiny, long_documents):
-    options = ["task=legal", *long_documents, "freezing.blocks=1", "trainer.max_epochs=1"]
-    stored, _ = run_tiny(*options, "store=on", name="on")
-    computed, _ = run_tiny(*options, "store=off", name="off")
-    assert stored["tokens"]["trunk"] > 0
-    assert stored["test"]["loss"] == pytest.approx(computed["test"]["loss"], abs=1e-5)
-
-
-def test_windows_beyond_the_last_are_left_out_and_said(run_tiny, long_documents, capsys):
-    run_tiny("task=legal", *long_documents, "data.max_windows=2", "trainer.max_steps=1")
-    assert "% read" in capsys.readouterr().out
-
-
-def test_windows_need_a_head_that_pools_them(run_tiny):
-    from permafrost.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="head=windows"):
-        run_tiny("data.max_windows=4")
+    titles = ["Most wrong test rows", "Written for test rows", "Written for test rows"]
+    for (_, run_dir), title in zip((ner_run, translation_run, dialogue_run), titles, strict=True):
+        assert f"<h2>{title}</h2>" in (run_dir / "report.html").read_text()
 
 
 # From one run to another
