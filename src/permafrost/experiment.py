@@ -79,9 +79,10 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     with clock.stage("test"):
         scores = evaluate_best(module, data, trainer)
     result = describe(settings, module, trainer, scores, clock, stores)
+    answers = answers_to_test_rows(trainer, prepared)  # of all processes, so that all must be here
     if trainer.is_global_zero:
         say_what_was_read(data.tokens_read, stores.tokens_computed)
-        write_run(run_dir, settings, prepared, model, result, answers_to_test_rows(trainer, prepared), stores)
+        write_run(run_dir, settings, prepared, model, result, answers, stores)
         close_loggers(trainer, run_dir)
     return result
 

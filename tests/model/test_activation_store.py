@@ -512,8 +512,10 @@ def test_resident_memory_stays_flat_over_a_store_of_300_megabytes(tmp_path):
     for rows in [*batches, *batches]:
         assert store.padded(rows)[-1, -1, -1] == 1
         most = max(most, resident_mb() - before)
-    # 64 MiB before the pages are let go, a batch of 6, and what the allocator keeps
-    assert 10 < most < 100
+    assert most < 40  # a batch of 6, as it is read and as it is padded, and what the allocator keeps
+    held = [store.padded(rows) for rows in batches]
+    assert resident_mb() - before > 250, "what is held would be seen"
+    del held
 
 
 def resident_mb() -> float:

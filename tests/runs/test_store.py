@@ -176,3 +176,12 @@ def test_a_run_without_a_store_looks_for_none(run_tiny, data_dir):
     predictor = Predictor(run_dir)
     assert predictor.trunk is None
     assert len(predictor.predict(texts_of(data_dir / "test.csv"))) == 16
+
+
+def test_half_precision_learns_alike_from_the_store_and_without(run_tiny):
+    """bf16 keeps 8 bits of a number: figures agree to two digits, and both sides learn."""
+    options = ["trainer.precision=bf16-mixed", "model.dropout=0", "optimizer.lr=1e-2", "trainer.max_epochs=4"]
+    (on, _), (off, _) = (run_tiny(*options, f"store={mode}", name=mode) for mode in ("on", "off"))
+    assert on["tokens"]["trunk"] > 0 == off["tokens"]["trunk"]
+    assert on["test"]["loss"] == pytest.approx(off["test"]["loss"], abs=2e-2)
+    assert on["test"]["accuracy"] == off["test"]["accuracy"] == 1
