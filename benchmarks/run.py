@@ -260,7 +260,8 @@ def precision() -> None:
     for rows, width, out in ((2048, 192, 768), (2048, 768, 192), (2048, 768, 3072), (2048, 3072, 768)):
         rates = [product_rates(rows, width, out, dtype) for dtype in (torch.float32, torch.bfloat16)]
         lines.append(f"| {rows} x {width} x {out} | " + " | ".join(spread(rate, 0) for rate in rates) + " |")
-    (RESULTS / "precision.md").write_text("\n".join(lines) + "\n")
+    name = "precision_amx" if torch.cpu._is_amx_tile_supported() else "precision"  # what the choice differs by
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -13,8 +13,8 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16 autocast where the hardware multiplies bf16 faster, else float32.
 
-    On a CPU that means AMX tiles. AVX512-BF16 alone does not pay: measured at half the rate of float32
-    (benchmarks/results/precision.md).
+    On a CPU that means AMX tiles, measured at six to eight times the rate of float32 (benchmarks/results/
+    precision_amx.md). AVX512-BF16 alone does not pay, at half of it (precision.md).
     """
     if precision != "auto":
         return precision
