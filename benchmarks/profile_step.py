@@ -177,7 +177,7 @@ def large_product(count: int = 10) -> Callable[[], float]:
 
 
 def precision() -> str:
-    return resolve_precision("auto", "cpu")
+    return resolve_precision("auto", "cpu", PRODUCT[1])
 
 
 @contextmanager

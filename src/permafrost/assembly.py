@@ -157,7 +157,7 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
     from permafrost.training.hardware import resolve_device, resolve_precision
 
     options, mode = settings.trainer, settings.store.mode
-    precision = resolve_precision(options.precision, options.accelerator)
+    precision = resolve_precision(options.precision, options.accelerator, model.transformer.config.n_embd)
     nothing_frozen = not model.freezing.embeddings
     if mode == "off" or (nothing_frozen and mode == "auto"):
         return trunk_pass.Stores()
@@ -247,7 +247,8 @@ def make_trainer(
     from permafrost.training.loggers import MetricsFile
     from permafrost.training.trainer import make_trainer
 
-    precision = resolve_precision(settings.trainer.precision, settings.trainer.accelerator)
+    options, channels = settings.trainer, architecture(settings).n_embd
+    precision = resolve_precision(options.precision, options.accelerator, channels)
     console.print(f"  precision {precision}")
     callbacks = [
         build(node, monitor=monitored(settings), mode=monitor_mode(settings), dirpath=run_dir / CHECKPOINTS)
@@ -263,8 +264,8 @@ def make_trainer(
     ]
     for logger in loggers:
         logger.log_hyperparams(plain_config)
-    options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
-    return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
+    given = options.model_dump() | {"accumulate_grad_batches": accumulate}
+    return make_trainer(given, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
 
 
 def callbacks_of_task(settings: Settings, prepared: Prepared) -> list[Any]:
