@@ -2,8 +2,9 @@
 
 One real batch of ag_news through the part that is trained, its input being what lies below. FLOPs of forward and
 backward, counted as they are computed, over the median seconds of a whole step (forward, backward, optimizer), against
-the rate of one large product measured between the steps. Then where the time goes. Writes results/profile_step.md and
-.json.
+the rate of one large product of the same type measured between the steps. Then where the time goes. Each model is
+measured in float32, and in what `trainer.precision=auto` takes on this CPU. Writes results/profile_step.md, or
+profile_step_amx.md where the CPU has AMX, and .json.
 """
 
 import csv
@@ -11,8 +12,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
@@ -34,9 +34,11 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
 from permafrost.tasks.base import Encoding, encode_texts, tokenized_split
 from permafrost.tasks.preparation import load_tokenizer
-from permafrost.training.hardware import resolve_precision, use_all_cores
+from permafrost.training.hardware import autocast, resolve_precision, use_all_cores
 
 CASES = (("gpt2-shape", 10), ("gpt2-shape", 0), ("mini", 0))  # model, frozen blocks
+AMX = torch.cpu._is_amx_tile_supported()
+PRECISIONS = list(dict.fromkeys(["32-true", resolve_precision("auto", "cpu")]))
 LABELS, LR, DROPOUT, MAX_LENGTH = 4, 1e-3, 0.1, 512
 REPEATS, WARMUP = 7, 2
 PRODUCT = (2048, 768, 3072)  # rows x in x out: a batch through the MLP of GPT-2 small
@@ -61,40 +63,41 @@ def main() -> None:
     use_all_cores()
     quiet_transformers()
     torch.manual_seed(0)
-    measured = [measure(name, blocks) for name, blocks in CASES]
+    measured = [measure(name, blocks, precision) for name, blocks in CASES for precision in PRECISIONS]
     lines = [
         "# A training step beside the machine's matrix products",
         "",
         f"`python benchmarks/profile_step.py`; {hardware()}; {date.today()}; {torch.get_num_threads()} threads,"
-        f" {precision()}; medians of {REPEATS} steps on a batch of ag_news. The rate beside is that of a product of"
-        f" {' x '.join(map(str, PRODUCT))}, measured between the steps.",
+        f" {'AMX' if AMX else 'no AMX'}; medians of {REPEATS} steps on a batch of ag_news. The rate beside is that of a"
+        f" product of {' x '.join(map(str, PRODUCT))} in the same type, measured between the steps.",
         "",
         *shares_table(measured),
         *(line for case in measured for line in operations_table(case)),
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "profile_step.md").write_text("\n".join(lines) + "\n")
-    stated = {"hardware": hardware(), "date": date.today().isoformat(), "precision": precision(), "steps": measured}
-    (RESULTS / "profile_step.json").write_text(json.dumps(stated, indent=1) + "\n")
+    path = RESULTS / ("profile_step_amx" if AMX else "profile_step")
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    stated = {"hardware": hardware(), "date": date.today().isoformat(), "amx": AMX, "steps": measured}
+    path.with_suffix(".json").write_text(json.dumps(stated, indent=1) + "\n")
     print("\n".join(lines))
     print(json.dumps({case["step"]: round(case["share_of_peak"], 3) for case in measured}))
 
 
-def measure(name: str, blocks: int) -> dict[str, Any]:
+def measure(name: str, blocks: int, precision: str) -> dict[str, Any]:
     model, source = build_model(name, blocks)
     batch = one_batch(source)
     with torch.no_grad():  # as the activation store holds it
         below = trunk(model.transformer, batch.input_ids, blocks).half() if blocks else None
     optimizer = torch.optim.AdamW([parameter for _, parameter in trainable(model)], lr=LR, fused=True)
-    with FlopCounterMode(display=False) as counter, autocast():
+    with FlopCounterMode(display=False) as counter, autocast(precision, "cpu"):
         loss_of(model, batch, below).backward()
     optimizer.zero_grad()
-    step, rates = timed_steps(model, batch, below, optimizer)
+    step, rates = timed_steps(model, batch, below, optimizer, precision)
     seconds, rate = statistics.median(step.whole), statistics.median(rates)
     with profile() as profiler:
-        one_step(model, batch, below, optimizer)
+        one_step(model, batch, below, optimizer, precision)
     return {
-        "step": f"{name}, {blocks} of {len(model.transformer.h)} blocks frozen",
+        "step": f"{name}, {blocks} of {len(model.transformer.h)} blocks frozen, {precision}",
         "tokens": int(batch.lengths.sum()),
         "computed_tokens": batch.input_ids.numel(),
         "gflop": counter.get_total_flops() / 1e9,
@@ -136,10 +139,12 @@ def loss_of(model: GPT2WithHead, batch: Batch, below: Tensor | None) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % LABELS)
 
 
-def one_step(model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer) -> list[float]:
+def one_step(
+    model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer, precision: str
+) -> list[float]:
     """Seconds of forward, backward and optimizer."""
     marks = [time.perf_counter()]
-    with autocast():
+    with autocast(precision, "cpu"):
         loss = loss_of(model, batch, below)
     marks.append(time.perf_counter())
     loss.backward()
@@ -151,20 +156,20 @@ def one_step(model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer:
 
 
 def timed_steps(
-    model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer
+    model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer, precision: str
 ) -> tuple[Step, list[float]]:
     """Steps and large products by turns, so that both meet the same machine; the first of each do not count."""
-    product, times, rates = large_product(), [], []
+    product, times, rates = large_product(precision), [], []
     for _ in range(WARMUP + REPEATS):
-        times.append(one_step(model, batch, below, optimizer))
+        times.append(one_step(model, batch, below, optimizer, precision))
         rates.append(product())
     return Step(*(list(part) for part in zip(*times[WARMUP:], strict=True))), rates[WARMUP:]
 
 
-def large_product(count: int = 10) -> Callable[[], float]:
+def large_product(precision: str, count: int = 10) -> Callable[[], float]:
     """A function that measures GFLOP/s, with nothing to allocate."""
     rows, width, out = PRODUCT
-    dtype = torch.bfloat16 if precision().startswith("bf16") else torch.float32
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
     left, right, into = (torch.randn(*shape, dtype=dtype) for shape in ((rows, width), (width, out), (rows, out)))
 
     def rate() -> float:
@@ -174,16 +179,6 @@ def large_product(count: int = 10) -> Callable[[], float]:
         return count * 2 * rows * width * out / (time.perf_counter() - start) / 1e9
 
     return rate
-
-
-def precision() -> str:
-    return resolve_precision("auto", "cpu", PRODUCT[1])
-
-
-@contextmanager
-def autocast() -> Iterator[None]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision().startswith("bf16")):
-        yield
 
 
 def operations(profiler: Any) -> list[dict[str, Any]]:

@@ -75,6 +75,7 @@ def main(names: Sequence[str]) -> None:
         "padding": padding,
         "launch": launch,
         "precision": precision,
+        "attention_types": attention_types,
         "freeze_curve": freeze_curve,
     }
     for name in names or list(studies):
@@ -263,6 +264,41 @@ def precision() -> None:
     name = "precision_amx" if torch.cpu._is_amx_tile_supported() else "precision"  # what the choice differs by
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def attention_types() -> None:
+    """Milliseconds of torch's fused attention by type: why model/block.py trains in float32 there on a CPU."""
+    import torch
+
+    lines = ["# Fused attention by type", ""]
+    lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py attention_types`; rows of 64 channels a head."]
+    lines += [f"AMX: {torch.cpu._is_amx_tile_supported()}. Median of 9 (smallest to largest), ms.", ""]
+    lines += ["| rows x heads x tokens | pass | float32 | bfloat16 |", "|---" * 4 + "|"]
+    for shape in ((39, 12, 50), (16, 12, 128), (4, 12, 512)):
+        times = [attention_ms(shape, dtype) for dtype in (torch.float32, torch.bfloat16)]
+        for index, name in enumerate(("forward", "backward")):
+            cells = [
+                f"{statistics.median(t):.2f} ({min(t):.2f} to {max(t):.2f})" for t in (time[index] for time in times)
+            ]
+            lines.append("| " + " | ".join([" x ".join(map(str, shape)), name, *cells]) + " |")
+    (RESULTS / "attention_types.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def attention_ms(shape: Sequence[int], dtype: Any, repeats: int = 9) -> tuple[list[float], list[float]]:
+    """Of each repeat the milliseconds of the forward and of the backward pass; the first does not count."""
+    import torch
+
+    parts = [torch.randn(*shape, 64, dtype=dtype, requires_grad=True) for _ in range(3)]
+    forward, backward = [], []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        attended = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
+        middle = time.perf_counter()
+        attended.backward(attended.detach())
+        forward.append(1000 * (middle - start))
+        backward.append(1000 * (time.perf_counter() - middle))
+    return forward[1:], backward[1:]
 
 
 def product_rates(rows: int, width: int, out: int, dtype: Any, repeats: int = 9) -> list[float]:

@@ -154,10 +154,10 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
     """What is kept of the frozen part's output; nothing where nothing is frozen, or `store=off`."""
     from permafrost.tasks.preparation import tokenizer_fingerprint
     from permafrost.training import trunk_pass
-    from permafrost.training.hardware import resolve_device, resolve_precision
+    from permafrost.training.hardware import resolve_device
 
     options, mode = settings.trainer, settings.store.mode
-    precision = resolve_precision(options.precision, options.accelerator, model.transformer.config.n_embd)
+    precision = precision_of(settings)
     nothing_frozen = not model.freezing.embeddings
     if mode == "off" or (nothing_frozen and mode == "auto"):
         return trunk_pass.Stores()
@@ -243,12 +243,10 @@ def make_trainer(
     sweep: str | None,
 ) -> "lightning.Trainer":
     from permafrost.training.checkpoints import CHECKPOINTS
-    from permafrost.training.hardware import resolve_precision
     from permafrost.training.loggers import MetricsFile
     from permafrost.training.trainer import make_trainer
 
-    options, channels = settings.trainer, architecture(settings).n_embd
-    precision = resolve_precision(options.precision, options.accelerator, channels)
+    precision = precision_of(settings)
     console.print(f"  precision {precision}")
     callbacks = [
         build(node, monitor=monitored(settings), mode=monitor_mode(settings), dirpath=run_dir / CHECKPOINTS)
@@ -264,8 +262,15 @@ def make_trainer(
     ]
     for logger in loggers:
         logger.log_hyperparams(plain_config)
-    given = options.model_dump() | {"accumulate_grad_batches": accumulate}
-    return make_trainer(given, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
+    options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
+    return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
+
+
+def precision_of(settings: Settings) -> str:
+    """The one that the frozen part and the trainer share."""
+    from permafrost.training.hardware import resolve_precision
+
+    return resolve_precision(settings.trainer.precision, settings.trainer.accelerator)
 
 
 def callbacks_of_task(settings: Settings, prepared: Prepared) -> list[Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Visible = Tensor | BlockMask | None
 
+SHORT_ROW = 256  # tokens; below it a CPU trains attention faster in float32 than in bfloat16
 DROPOUT_STEPS = 2**16  # the fast dropout draws 16 random bits an element
 
 
@@ -124,9 +125,29 @@ def _attend(attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tenso
     p = attention.attn_dropout.p if attention.attn_dropout.training else 0.0
     if p and query.device.type == "cpu" and not torch.compiler.is_compiling():
         return _attend_with_dropout(attention, query, key, value, visible)
+    is_short = key.shape[-2] < SHORT_ROW and not torch.compiler.is_compiling()
+    if is_short and query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
+        return _attend_in_float32(attention, query, key, value, visible)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=visible, dropout_p=p, is_causal=visible is None, scale=attention.scaling
     )
+
+
+def _attend_in_float32(
+    attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
+) -> Tensor:
+    """The backward pass of torch's fused attention takes two to four times as long in bfloat16 for short rows
+    (benchmarks/results/attention_types.md)."""
+    with torch.autocast("cpu", enabled=False):
+        attended = functional.scaled_dot_product_attention(
+            query.float(),
+            key.float(),
+            value.float(),
+            attn_mask=visible,
+            is_causal=visible is None,
+            scale=attention.scaling,
+        )
+    return attended.to(query.dtype)
 
 
 def _attend_with_dropout(

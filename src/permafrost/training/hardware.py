@@ -10,19 +10,15 @@ import torch
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-WIDE_CHANNELS = 512  # on a CPU with AMX a training step is slower in bf16 at 192 channels, by 0.7, and faster at 768
-
-
-def resolve_precision(precision: str, accelerator: str, channels: int) -> str:
+def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16 autocast where the hardware multiplies bf16 faster, else float32.
 
-    On a CPU that means AMX tiles, measured at six to eight times the rate of float32 (benchmarks/results/
-    precision_amx.md), and a model wide enough for products to outweigh casting its weights in every step. AVX512-BF16
-    alone does not pay, at half of float32's rate (precision.md).
+    On a CPU that means AMX tiles, whose products run at six to eight times the rate of float32 (benchmarks/results/
+    precision_amx.md). AVX512-BF16 alone does not pay, at half of it (precision.md).
     """
     if precision != "auto":
         return precision
-    return "bf16-mixed" if _bf16_pays(accelerator, channels) else "32-true"
+    return "bf16-mixed" if _bf16_pays(accelerator) else "32-true"
 
 
 def autocast(precision: str, device_type: str) -> torch.autocast:
@@ -65,7 +61,7 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _bf16_pays(accelerator: str, channels: int) -> bool:
+def _bf16_pays(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_amx_tile_supported() and channels >= WIDE_CHANNELS
+    return torch.cpu._is_amx_tile_supported()
