@@ -31,6 +31,7 @@ class Contest:
     is_default: bool = False  # `python train.py` with no recipe on its command line
     peer: str = "trainer"
     trials: int = 1
+    side_by_side: int = 1  # trials at a time, each with its share of the cores
 
     @property
     def metric(self) -> str:
@@ -70,7 +71,7 @@ CONTESTS = {
         data="ag_news",
         task="language_modeling",
     ),
-    "sweep": replace(FROZEN, title=f"16 trials, `{SWEEP}`, each as in `frozen`", trials=TRIALS),
+    "sweep": replace(FROZEN, title=f"16 trials, `{SWEEP}`, each as in `frozen`", trials=TRIALS, side_by_side=2),
     "tutorial": replace(FROZEN, peer="tutorial"),
 }
 
@@ -93,7 +94,8 @@ def our_command(contest: Contest, material: Mapping[str, Any], run: Path, seed: 
     if contest.frozen_blocks:
         cold += f" store=on store.dir={run}/activations"
     if contest.trials > 1:
-        return joined("python train.py -m", SWEEP, recipe, quiet, cold, f"hydra.sweep.dir={run}")
+        jobs = f"hydra.launcher.n_jobs={contest.side_by_side}"
+        return joined("python train.py -m", SWEEP, recipe, quiet, cold, f"hydra.sweep.dir={run}", jobs)
     return joined("python train.py", recipe, quiet, cold, f"seed={seed} hydra.run.dir={run}")
 
 

@@ -32,6 +32,8 @@ from transformers import (
     set_seed,
 )
 
+from permafrost.training.hardware import keep_freed_buffers
+
 BYTE_0 = "Ā"  # stands for no printed character: a pad token for a tokenizer that has none of its own
 Rows = Sequence[Mapping[str, str]]  # `text` and, for classification, `label`
 
@@ -54,7 +56,8 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     tokenizer = load_tokenizer(options.model, padding=True)
     encode = encode_classified if is_classifier else encode_windows
     splits = encode(read_splits(options), tokenizer, options.max_length)
-    model = load_model(options, tokenizer, len(set(splits["train"]["labels"])) if is_classifier else None)
+    num_labels = 1 + max(max(rows["labels"]) for rows in splits.values()) if is_classifier else None
+    model = load_model(options, tokenizer, num_labels)
     freeze_(model, options.frozen_blocks)
     epochs = EpochSeconds()
     by_task = {
@@ -235,13 +238,18 @@ def read_splits(options: argparse.Namespace) -> dict[str, Rows]:
 
 
 def encode_classified(splits: Mapping[str, Rows], tokenizer: Any, limit: int) -> dict[str, Dataset]:
-    names = sorted({row["label"] for row in splits["train"]})
+    names = label_names(splits)
     encoded = {}
     for split, rows in splits.items():
         texts, labels = [row["text"] for row in rows], [names.index(row["label"]) for row in rows]
         ids = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=limit - 1)["input_ids"]
         encoded[split] = as_dataset([[*row, tokenizer.eos_token_id] for row in ids], labels=labels)
     return encoded
+
+
+def label_names(splits: Mapping[str, Rows]) -> list[str]:
+    """Of all splits: the first rows of the training split may lack some."""
+    return sorted({row["label"] for rows in splits.values() for row in rows})
 
 
 def encode_windows(splits: Mapping[str, Rows], tokenizer: Any, limit: int) -> dict[str, Dataset]:
@@ -270,7 +278,8 @@ def stage_seconds(ends: Mapping[str, float]) -> dict[str, float]:
 
 
 def use_all_cores() -> None:
-    """As train.py does it."""
+    """As train.py does it, and buffers are kept as it keeps them."""
+    keep_freed_buffers()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 

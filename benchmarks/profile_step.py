@@ -34,7 +34,7 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
 from permafrost.tasks.base import Encoding, encode_texts, tokenized_split
 from permafrost.tasks.preparation import load_tokenizer
-from permafrost.training.hardware import autocast, resolve_precision, use_all_cores
+from permafrost.training.hardware import autocast, keep_freed_buffers, resolve_precision, use_all_cores
 
 CASES = (("gpt2-shape", 10), ("gpt2-shape", 0), ("mini", 0))  # model, frozen blocks
 AMX = torch.cpu._is_amx_tile_supported()
@@ -61,14 +61,15 @@ class Step:
 def main() -> None:
     os.chdir(ROOT)
     use_all_cores()
+    keep_freed_buffers()
     quiet_transformers()
     torch.manual_seed(0)
     measured = [measure(name, blocks, precision) for name, blocks in CASES for precision in PRECISIONS]
     lines = [
         "# A training step beside the machine's matrix products",
         "",
-        f"`python benchmarks/profile_step.py`; {hardware()}; {date.today()}; {torch.get_num_threads()} threads,"
-        f" {'AMX' if AMX else 'no AMX'}; medians of {REPEATS} steps on a batch of ag_news. The rate beside is that of a"
+        f"`python benchmarks/profile_step.py`; {hardware()}; {date.today()}; {torch.get_num_threads()} threads;"
+        f" medians of {REPEATS} steps on a batch of ag_news. The rate beside is that of a"
         f" product of {' x '.join(map(str, PRODUCT))} in the same type, measured between the steps.",
         "",
         *shares_table(measured),

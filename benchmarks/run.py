@@ -16,6 +16,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SHARED = ROOT.parent / "shared" / "data"
@@ -327,7 +329,8 @@ def hardware() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    return f"{os.cpu_count()} cores of {cpu}, Python {platform.python_version()}"
+    tiles = "with AMX" if torch.cpu._is_amx_tile_supported() else "without AMX"
+    return f"{os.cpu_count()} cores of {cpu} {tiles}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from itertools import pairwise
@@ -82,8 +83,9 @@ Both sides have the same weights, rows, tokens, optimizer, schedule and number o
 in a trial before.
 """
 SWEEP_IS_EXTRAPOLATED = f"""\
-Trainer's {TRIALS} trials are extrapolated: {TRIALS} times the mean of {len(MEASURED_SEEDS)} runs, by stage and as
-processes. Metrics are those of adamw with cosine.
+Both sides run two trials at a time, with one core each. Trainer's {TRIALS} trials are extrapolated:
+{TRIALS // len(MEASURED_SEEDS)} times {len(MEASURED_SEEDS)} runs side by side. A stage's seconds are the sum over all
+trials, halved. Memory is that of one process; metrics are those of adamw with cosine.
 """
 TUTORIAL_IS_EXTRAPOLATED = f"""\
 Both sides have the same weights, rows and number of epochs; the tutorial's script trains all parameters by AdamW at
@@ -177,7 +179,7 @@ def our_figures(contest: Contest, command: str, run: Path, log: Path) -> Figures
         for path in list(run.rglob(name)):
             shutil.rmtree(path)
     return {
-        **combined(trials, contest.trials),
+        **combined(trials, contest),
         "process_seconds": process_seconds,
         "later_epoch_seconds": mean(later_epoch_seconds(lines)),
         "later_training_epoch_seconds": mean(training),
@@ -205,25 +207,25 @@ def trial_figures(contest: Contest, path: Path) -> Figures:
 
 def peer_figures(contest: Contest, commands: Sequence[str], material: Mapping[str, Any], log: Path) -> Figures:
     runs = []
-    for command in commands:
-        process_seconds, lines = run_stamped(command, log)
+    for process_seconds, lines in run_side_by_side(commands, log):
         run = json.loads(lines[-1][1]) | {"process_seconds": process_seconds, "is_peers_recipe": True}
         runs.append(run | {stage: run[stage][contest.metric] for stage in ("validation", "test")})
     if contest.peer == "tutorial":
         return extrapolated(contest, runs[0], material)
     return {
-        **combined(runs, contest.trials),
+        **combined(runs, contest),
         "later_epoch_seconds": mean([s for run in runs for s in run["epoch_seconds"][1:]]),
         "later_training_epoch_seconds": mean([s for run in runs for s in run["training_epoch_seconds"][1:]]),
     }
 
 
-def combined(runs: Sequence[Figures], count: int) -> Figures:
-    """`count` runs, by those measured: totals by their mean, the largest memory, metrics of the peer's recipe."""
-    totals = [key for key in ("fit_seconds", "trunk_seconds", "process_seconds", "tokens_trained") if key in runs[0]]
+def combined(runs: Sequence[Figures], contest: Contest) -> Figures:
+    """All trials, by those measured: totals by their mean, the largest memory, metrics of the peer's recipe."""
+    seconds, count = ("fit_seconds", "trunk_seconds", "process_seconds"), contest.trials
+    counts = dict.fromkeys(seconds, count / contest.side_by_side) | {"tokens_trained": count}
     alike = [run for run in runs if run["is_peers_recipe"]]
     return {
-        **{key: count * statistics.mean(run[key] for run in runs) for key in totals},
+        **{key: count * statistics.mean(run[key] for run in runs) for key, count in counts.items() if key in runs[0]},
         **{key: mean([run[key] for run in alike]) for key in ("validation", "test")},
         "memory_mb": max(run["memory_mb"] for run in runs),
     }
@@ -248,11 +250,22 @@ def mean(values: Sequence[float]) -> float | None:
     return statistics.mean(values) if values else None
 
 
-def run_stamped(command: str, log: Path) -> tuple[float, list[tuple[float, str]]]:
+Stamped = tuple[float, list[tuple[float, str]]]
+
+
+def run_side_by_side(commands: Sequence[str], log: Path) -> list[Stamped]:
+    """All at once, each with its share of the cores, as a sweep's workers have it."""
+    shares = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(commands)))} if len(commands) > 1 else {}
+    with ThreadPoolExecutor(len(commands)) as pool:
+        logs = [log.with_suffix(f".{number}.log") for number in range(len(commands))]
+        return list(pool.map(lambda command, path: run_stamped(command, path, shares), commands, logs))
+
+
+def run_stamped(command: str, log: Path, variables: Mapping[str, str] | None = None) -> Stamped:
     """Run it; seconds of the whole process, and its lines, each with the second at which it came."""
     log.parent.mkdir(parents=True, exist_ok=True)
     arguments = [sys.executable, *shlex.split(command)[1:]]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # else lines wait in the pipe
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | (variables or {})  # unbuffered: else lines wait in the pipe
     start, lines = time.perf_counter(), []
     with (
         log.open("w") as copy,

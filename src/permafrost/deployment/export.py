@@ -56,15 +56,15 @@ def export_model(
 
 
 def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
-    """The stock class that holds the same weights, of those for sequences, for tokens and for language models."""
+    """The stock class over the same tensors, not copies: of those for sequences, for tokens and for language models."""
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
     config = GPT2Config(**model.transformer.config.to_dict())
     if isinstance(model.head, TokenHead):
         return to_token_classification(model, task, config)
     if not isinstance(model.head, PooledHead):
-        stock: PreTrainedModel = GPT2LMHeadModel(config)
-        stock.transformer.load_state_dict(model.transformer.state_dict())  # type: ignore[union-attr]
+        stock = _empty(GPT2LMHeadModel, config)
+        _share(stock.transformer, model.transformer)
         stock.tie_weights()
         return stock.eval()
     labels = getattr(task, "labels", None)
@@ -73,10 +73,9 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = PROBLEM_TYPES.get(task.name, "regression")  # type: ignore[assignment]
-    stock = GPT2ForSequenceClassification(config)
-    stock.transformer.load_state_dict(model.transformer.state_dict())
-    with torch.no_grad():
-        stock.score.weight.copy_(model.head.score.weight)
+    stock = _empty(GPT2ForSequenceClassification, config)
+    _share(stock.transformer, model.transformer)
+    stock.score.load_state_dict({"weight": model.head.score.weight}, assign=True)  # it has no bias
     return stock.eval()
 
 
@@ -86,10 +85,20 @@ def to_token_classification(model: GPT2WithHead, task: Task, config: "GPT2Config
     tags = task.describe()["tags"]
     config.num_labels, config.id2label = len(tags), dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
-    stock = GPT2ForTokenClassification(config)
-    stock.transformer.load_state_dict(model.transformer.state_dict())
-    stock.classifier.load_state_dict(model.head.classifier.state_dict())
+    stock = _empty(GPT2ForTokenClassification, config)
+    _share(stock.transformer, model.transformer)
+    _share(stock.classifier, model.head.classifier)
     return stock.eval()
+
+
+def _empty(kind: type["PreTrainedModel"], config: "GPT2Config") -> Any:
+    """Without memory for its weights, and without drawing them: at GPT-2's size that took seconds and 500 MB."""
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _share(stock: torch.nn.Module, trained: torch.nn.Module) -> None:
+    stock.load_state_dict(trained.state_dict(), assign=True)
 
 
 def copy_model(source: Path, directory: Path, dtype: str) -> None:

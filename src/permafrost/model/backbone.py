@@ -14,6 +14,7 @@ from torch import Tensor
 
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.block import drop, run_block, take
+from permafrost.model.flat_rows import flat_where_it_pays
 from permafrost.model.packing import pack_where_it_pays
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def run_blocks(blocks: Any, hidden: Tensor, lengths: Tensor | None, visible: Ten
         return hidden
     dropout = blocks[0].attn.attn_dropout
     has_dropout = dropout.training and dropout.p > 0
-    packing = pack_where_it_pays(lengths, hidden, attention_dropout=has_dropout, causal=visible is None)
+    packed_on_gpu = pack_where_it_pays(lengths, hidden, attention_dropout=has_dropout, causal=visible is None)
+    packing = packed_on_gpu or flat_where_it_pays(hidden, visible)
     if packing is None:
         for block in blocks:
             hidden = run_block(block, hidden, visible=visible)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from permafrost.model.flat_rows import FlatRows, filled_up, is_to_fill_up
 from permafrost.model.packing import attend_packed
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
     from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
-    Visible = Tensor | BlockMask | None
+    Visible = Tensor | BlockMask | FlatRows | None
 
 SHORT_ROW = 256  # tokens; below it a CPU trains attention faster in float32 than in bfloat16
 DROPOUT_STEPS = 2**16  # the fast dropout draws 16 random bits an element
@@ -27,7 +28,7 @@ def run_block(block: Any, hidden: Tensor, positions: Tensor | None = None, visib
 
     Exact in both cases: keys and values come from all positions, while queries, attention's output and the MLP, five
     sixths of the work, are computed where they are read. Attention is causal where `visible` is not given: (B, 1, 1, T)
-    for the keys that all positions of a row see, or the mask of rows that are packed.
+    for the keys that all positions of a row see, or how the rows lie in a packed (1, N, C).
     """
     normed = block.ln_1(hidden)
     if positions is None:
@@ -47,7 +48,15 @@ def take(hidden: Tensor, positions: Tensor) -> Tensor:
 
 def attend_everywhere(attention: "GPT2Attention", normed: Tensor, visible: "Visible" = None) -> Tensor:
     """(B, T, C) -> (B, T, C), heads side by side, before the output projection."""
-    query, key, value = (_heads(part, attention) for part in project(normed, attention.c_attn).chunk(3, dim=-1))
+    projected = project(normed, attention.c_attn)
+    if isinstance(visible, FlatRows):
+        return visible.pack(_attend_within(attention, visible.unpack(projected), visible.visible))
+    return _attend_within(attention, projected, visible)
+
+
+def _attend_within(attention: "GPT2Attention", projected: Tensor, visible: "Tensor | BlockMask | None") -> Tensor:
+    """(B, T, 3C) -> (B, T, C)"""
+    query, key, value = (_heads(part, attention) for part in projected.chunk(3, dim=-1))
     if visible is not None and not isinstance(visible, Tensor):
         return _side_by_side(attend_packed(query, key, value, visible, attention.scaling))
     return _side_by_side(_attend(attention, query, key, value, visible))
@@ -60,7 +69,9 @@ def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor, vis
     else:
         visible = visible[:, 0].expand(-1, positions.shape[1], -1)
     if positions.shape[1] == 1:
-        return _attend_once(attention, normed, take(normed, positions), visible)
+        # These small products, of another shape in each batch, are faster in float32 on a CPU.
+        with torch.autocast(normed.device.type, enabled=normed.device.type != "cpu" and torch.is_autocast_enabled()):
+            return _attend_once(attention, normed, take(normed, positions), visible)
     channels = normed.shape[-1]
     weight, bias = attention.c_attn.weight, attention.c_attn.bias
     query = _affine(take(normed, positions), weight[:, :channels], bias[:channels])
@@ -166,7 +177,10 @@ def _attend_with_dropout(
 
 def _affine(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(..., in), (in, out), (out,) -> (..., out)"""
-    return torch.addmm(bias, hidden.flatten(0, -2), weight).unflatten(0, hidden.shape[:-1])
+    flat = hidden.flatten(0, -2)
+    if is_to_fill_up(flat):
+        return torch.addmm(bias, filled_up(flat), weight)[: len(flat)].unflatten(0, hidden.shape[:-1])
+    return torch.addmm(bias, flat, weight).unflatten(0, hidden.shape[:-1])
 
 
 def _heads(part: Tensor, attention: "GPT2Attention") -> Tensor:
