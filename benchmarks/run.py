@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def main(names: Sequence[str]) -> None:
         "launch": launch,
         "precision": precision,
         "attention_types": attention_types,
+        "trunk_pass": trunk_pass,
         "freeze_curve": freeze_curve,
     }
     for name in names or list(studies):
@@ -269,25 +271,49 @@ def precision() -> None:
 
 
 def attention_types() -> None:
-    """Milliseconds of torch's fused attention by type: why model/block.py trains in float32 there on a CPU."""
+    """Milliseconds of attention's passes, fused by torch and written out: why model/block.py does not fuse in bf16."""
     import torch
 
-    lines = ["# Fused attention by type", ""]
-    lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py attention_types`; rows of 64 channels a head."]
-    lines += [f"AMX: {torch.cpu._is_amx_tile_supported()}. Median of 9 (smallest to largest), ms.", ""]
-    lines += ["| rows x heads x tokens | pass | float32 | bfloat16 |", "|---" * 4 + "|"]
-    for shape in ((39, 12, 50), (16, 12, 128), (4, 12, 512)):
-        times = [attention_ms(shape, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    from permafrost.training.hardware import keep_freed_buffers, use_all_cores
+
+    use_all_cores()
+    keep_freed_buffers()
+    ways = {
+        "fused, float32": (torch.float32, fused_attention),
+        "fused, bfloat16": (torch.bfloat16, fused_attention),
+        "written out, bfloat16": (torch.bfloat16, written_out_attention),
+    }
+    lines = ["# Attention by type, and fused or not", ""]
+    lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py attention_types`; heads of 64 channels."]
+    lines += ["Median of 9 (smallest to largest), ms; causal, in training, no dropout.", ""]
+    lines += [f"| rows x heads x tokens | pass | {' | '.join(ways)} |", "|---" * (2 + len(ways)) + "|"]
+    for shape in ((39, 12, 50), (16, 12, 128), (4, 12, 512), (2, 12, 1024)):
+        times = [attention_ms(shape, *way) for way in ways.values()]
         for index, name in enumerate(("forward", "backward")):
-            cells = [
-                f"{statistics.median(t):.2f} ({min(t):.2f} to {max(t):.2f})" for t in (time[index] for time in times)
-            ]
-            lines.append("| " + " | ".join([" x ".join(map(str, shape)), name, *cells]) + " |")
+            cells = [" x ".join(map(str, shape)), name, *(median_and_ends(time[index]) for time in times)]
+            lines.append("| " + " | ".join(cells) + " |")
     (RESULTS / "attention_types.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
-def attention_ms(shape: Sequence[int], dtype: Any, repeats: int = 9) -> tuple[list[float], list[float]]:
+def fused_attention(query: Any, key: Any, value: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def written_out_attention(query: Any, key: Any, value: Any) -> Any:
+    import torch
+
+    from permafrost.model.block import attend_written_out
+
+    without_dropout = SimpleNamespace(attn_dropout=torch.nn.Dropout(0.0), scaling=query.shape[-1] ** -0.5)
+    return attend_written_out(without_dropout, query, key, value, None)
+
+
+def attention_ms(
+    shape: Sequence[int], dtype: Any, attend: Callable[..., Any], repeats: int = 9
+) -> tuple[list[float], list[float]]:
     """Of each repeat the milliseconds of the forward and of the backward pass; the first does not count."""
     import torch
 
@@ -295,12 +321,56 @@ def attention_ms(shape: Sequence[int], dtype: Any, repeats: int = 9) -> tuple[li
     forward, backward = [], []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        attended = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
+        attended = attend(*parts)
         middle = time.perf_counter()
         attended.backward(attended.detach())
         forward.append(1000 * (middle - start))
         backward.append(1000 * (time.perf_counter() - middle))
     return forward[1:], backward[1:]
+
+
+def trunk_pass() -> None:
+    """Microseconds a token of ten frozen blocks of GPT-2's shape, by precision, batch, and who multiplies."""
+    from permafrost.model import block
+
+    by_onednn, ways = block.is_inference_by_onednn, []
+    ways.append(("32-true, torch", "32-true", lambda hidden: False))
+    ways.append(("bf16-mixed, torch", "bf16-mixed", lambda hidden: False))
+    ways.append(("bf16-mixed, oneDNN's bias and GELU", "bf16-mixed", by_onednn))
+    lines = ["# The frozen part's pass over the data", ""]
+    lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py trunk_pass`; 10 blocks of GPT-2's shape,"]
+    lines += ["rows of 52 tokens. Median of 5 (smallest to largest), us a token, by tokens in a batch.", ""]
+    lines += ["| | 2,048 | 4,096 | 8,192 |", "|---" * 4 + "|"]
+    for name, precision, is_by_onednn in ways:
+        block.is_inference_by_onednn = is_by_onednn
+        cells = [median_and_ends(trunk_microseconds(tokens, precision)) for tokens in (2048, 4096, 8192)]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    (RESULTS / "trunk_pass.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def trunk_microseconds(tokens: int, precision: str, repeats: int = 5) -> list[float]:
+    import materials
+    import torch
+
+    from permafrost.model.backbone import load_backbone, load_config, trunk
+    from permafrost.training.hardware import autocast, keep_freed_buffers, use_all_cores
+
+    use_all_cores()
+    keep_freed_buffers()
+    source = str(materials.gpt2_shape())
+    backbone = load_backbone(source, load_config(source), pretrained=True).eval()
+    input_ids, times = torch.randint(0, 50_000, (tokens // 52, 52)), []
+    with torch.inference_mode(), autocast(precision, "cpu"):
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            trunk(backbone, input_ids, 10)
+            times.append(1e6 * (time.perf_counter() - start) / input_ids.numel())
+    return times[1:]
+
+
+def median_and_ends(times: Sequence[float]) -> str:
+    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
 
 
 def product_rates(rows: int, width: int, out: int, dtype: Any, repeats: int = 9) -> list[float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from permafrost.model.flat_rows import FlatRows, filled_up, is_to_fill_up
+from permafrost.model.onednn import is_inference_by_onednn, onednn_linear
 from permafrost.model.packing import attend_packed
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Visible = Tensor | BlockMask | FlatRows | None
 
-SHORT_ROW = 256  # tokens; below it a CPU trains attention faster in float32 than in bfloat16
+SHORT_ROW = 512  # tokens; up to it a CPU trains attention in bfloat16 faster where it is written out
 DROPOUT_STEPS = 2**16  # the fast dropout draws 16 random bits an element
 
 
@@ -81,10 +82,12 @@ def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor, vis
 
 
 def feed_forward(mlp: Any, normed: Tensor) -> Tensor:
+    # Transformers writes GPT-2's own activation in seven operations; `tanh` is the same function in one
+    is_tanh_gelu = type(mlp.act).__name__ in ("NewGELUActivation", "GELUTanh")
+    if is_tanh_gelu and is_inference_by_onednn(normed):
+        return project(onednn_linear(normed, mlp.c_fc.weight, mlp.c_fc.bias, gelu=True), mlp.c_proj)
     inner = project(normed, mlp.c_fc)
-    # Transformers writes GPT-2's own activation in seven operations; this is the same function in one
-    is_gelu_new = type(mlp.act).__name__ == "NewGELUActivation"
-    return project(functional.gelu(inner, approximate="tanh") if is_gelu_new else mlp.act(inner), mlp.c_proj)
+    return project(functional.gelu(inner, approximate="tanh") if is_tanh_gelu else mlp.act(inner), mlp.c_proj)
 
 
 def project(hidden: Tensor, conv1d: Any) -> Tensor:
@@ -134,49 +137,37 @@ def _attend_once(attention: "GPT2Attention", normed: Tensor, read: Tensor, visib
 def _attend(attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
     """(B, H, Q, D), (B, H, T, D) twice -> (B, H, Q, D); causal where `visible` is not given."""
     p = attention.attn_dropout.p if attention.attn_dropout.training else 0.0
-    if p and query.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _attend_with_dropout(attention, query, key, value, visible)
-    is_short = key.shape[-2] < SHORT_ROW and not torch.compiler.is_compiling()
-    if is_short and query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
-        return _attend_in_float32(attention, query, key, value, visible)
+    if query.device.type == "cpu" and not torch.compiler.is_compiling() and (p or _fused_is_slow(query, key)):
+        return attend_written_out(attention, query, key, value, visible)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=visible, dropout_p=p, is_causal=visible is None, scale=attention.scaling
     )
 
 
-def _attend_in_float32(
-    attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
-) -> Tensor:
-    """The backward pass of torch's fused attention takes two to four times as long in bfloat16 for short rows
-    (benchmarks/results/attention_types.md)."""
-    with torch.autocast("cpu", enabled=False):
-        attended = functional.scaled_dot_product_attention(
-            query.float(),
-            key.float(),
-            value.float(),
-            attn_mask=visible,
-            is_causal=visible is None,
-            scale=attention.scaling,
-        )
-    return attended.to(query.dtype)
+def _fused_is_slow(query: Tensor, key: Tensor) -> bool:
+    """In the backward pass in bfloat16, up to rows of some hundred tokens (benchmarks/results/attention_types.md)."""
+    return query.requires_grad and query.dtype == torch.bfloat16 and key.shape[-2] <= SHORT_ROW
 
 
-def _attend_with_dropout(
+def attend_written_out(
     attention: "GPT2Attention", query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
 ) -> Tensor:
-    """Written out, as torch has no fused attention with dropout on a CPU either; the mask comes with the product."""
+    """On a CPU torch has no fused attention with dropout either; the mask comes with the product."""
     if visible is None:
         visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     hidden_from = torch.zeros(visible.shape, dtype=query.dtype).masked_fill_(~visible, float("-inf"))
     masks = hidden_from.expand(*query.shape[:2], -1, -1).flatten(0, 1)
     query, key, values = (part.flatten(0, 1) for part in (query, key, value))
     scores = torch.baddbmm(masks, query, key.transpose(1, 2), alpha=attention.scaling)
-    shares = drop(scores.float().softmax(-1), attention.attn_dropout)
-    return torch.bmm(shares.to(value.dtype), values).unflatten(0, value.shape[:2])
+    with torch.autocast("cpu", enabled=False):  # else bfloat16 goes to float32 and back; softmax sums in float32 anyway
+        shares = scores.softmax(-1)
+    return torch.bmm(drop(shares, attention.attn_dropout), values).unflatten(0, value.shape[:2])
 
 
 def _affine(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(..., in), (in, out), (out,) -> (..., out)"""
+    if is_inference_by_onednn(hidden):
+        return onednn_linear(hidden, weight, bias)
     flat = hidden.flatten(0, -2)
     if is_to_fill_up(flat):
         return torch.addmm(bias, filled_up(flat), weight)[: len(flat)].unflatten(0, hidden.shape[:-1])

@@ -38,7 +38,8 @@ def flat_where_it_pays(hidden: Tensor, visible: Tensor | None) -> FlatRows | Non
 
 def filled_up(flat: Tensor) -> Tensor:
     """(M, C) -> (N, C), zeros at the end"""
-    return functional.pad(flat, (0, 0, 0, -len(flat) % MULTIPLE))
+    missing = -len(flat) % MULTIPLE
+    return functional.pad(flat, (0, 0, 0, missing)) if missing else flat  # by 0 it would copy
 
 
 def is_to_fill_up(flat: Tensor) -> bool:
