@@ -38,6 +38,7 @@ def workplace(tmp_path_factory, tiny_model_dir) -> Path:
     for path in [*directory.glob("*.src"), *directory.glob("*.tgt")]:
         path.rename(path.with_suffix({".src": ".en", ".tgt": ".de"}[path.suffix]))
     (directory / "train.jsonl").rename(directory / "dialogues.jsonl")
+    (directory / "contract.txt").write_text("This Agreement ends after two (2) years.\nThe laws of Delaware apply.\n")
     (directory.parent / "shared").symlink_to(SHARED)
     (directory / "gpt2").mkdir()
     for path in tiny_model_dir.iterdir():
@@ -73,7 +74,7 @@ def test_training_and_run_commands(workplace):
     executed = 0
     for line in commands():
         words = shlex.split(line)
-        if "experiment=multi30k" in words and not (workplace.parent / "shared").exists():
+        if "experiment=" in line and not (workplace.parent / "shared").exists():
             continue  # the real data sets are not beside this clone
         if words[0] == "python":
             run(training_arguments(words, workplace), workplace)

@@ -1,6 +1,7 @@
 """From settings to the parts of a run: data, model, modules, trainer. Heavy imports wait until they are needed."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -128,27 +129,30 @@ def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "St
     return sources.split_rows(given, roles, data.columns.model_dump(), plan, notes, Path(data.cache_dir) / "rows")
 
 
-def make_model(settings: Settings, prepared: Prepared) -> "GPT2WithHead":
+def make_models(settings: Settings, prepared: Mapping[str, Prepared]) -> dict[str, "GPT2WithHead"]:
+    """One for each part: heads of their own over one trunk, and over one branch unless those are separate."""
     from permafrost.model.backbone import load_backbone
     from permafrost.model.freezing import Freezing
     from permafrost.model.gpt2 import GPT2WithHead
+    from permafrost.model.several import backbone_for_another
 
-    config = architecture(settings)
-    config.pad_token_id, config.eos_token_id = (
-        prepared.encoding.tokenizer.pad_token_id,
-        prepared.encoding.tokenizer.eos_token_id,
-    )
+    config, tokenizer = architecture(settings), next(iter(prepared.values())).encoding.tokenizer
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     backbone = load_backbone(model_source(settings), config, pretrained=settings.model.init == "pretrained")
     blocks = config.n_layer if settings.freezing.blocks == "all" else settings.freezing.blocks
     embeddings = blocks > 0 if settings.freezing.embeddings == "with_blocks" else settings.freezing.embeddings
     freezing = Freezing(embeddings=embeddings, blocks=blocks, final_norm=settings.freezing.final_norm)
-    return GPT2WithHead(
-        backbone,
-        prepared.task.build_head(backbone),
-        freezing,
-        bidirectional=settings.model.attention == "bidirectional",
-        window=window_length(settings),
-    )
+    models: dict[str, GPT2WithHead] = {}
+    for name, of_part in settings.by_part().items():
+        own = backbone_for_another(backbone, blocks, settings.task.branches) if models else backbone
+        models[name] = GPT2WithHead(
+            own,
+            prepared[name].task.build_head(own),
+            freezing,
+            bidirectional=settings.model.attention == "bidirectional",
+            window=window_length(of_part),
+        )
+    return models
 
 
 def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *, in_sweep: bool) -> "Stores":
@@ -185,30 +189,36 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
 
 
 def make_modules(
-    settings: Settings, prepared: Prepared, model: "GPT2WithHead", stores: "Stores"
+    settings: Settings,
+    prepared: Mapping[str, Prepared],
+    models: Mapping[str, "GPT2WithHead"],
+    stores: Mapping[str, "Stores"],
 ) -> tuple["FineTuning", "DataModule"]:
     from permafrost.data.batching import RowBatching, TokenBatching
+    from permafrost.model.several import Several
     from permafrost.training.datamodule import DataModule
-    from permafrost.training.module import FineTuning
+    from permafrost.training.module import FineTuning, Part
     from permafrost.training.optimizers import clippable_, parameter_groups
 
     options = settings.data
     by_tokens = TokenBatching(max_tokens=options.max_tokens_per_batch)
     data = DataModule(
-        prepared.splits,
-        stores.by_split,
+        {name: part.splits for name, part in prepared.items()},
+        {name: of_part.by_split for name, of_part in stores.items()},
         batching=RowBatching(batch_size=options.batch_size) if options.batch_size else by_tokens,
         evaluation_batching=by_tokens,
         accumulate=settings.trainer.accumulate_grad_batches,
         num_workers=options.num_workers,
         seed=settings.seed,
+        temperature=settings.task.mixing_temperature,
     )
+    num_blocks = architecture(settings).n_layer
     total_steps = data.total_steps(settings.trainer.max_epochs, settings.trainer.max_steps)
 
     def make_optimizer(model: Any) -> Any:
         groups = parameter_groups(
             model,
-            len(model.transformer.h),
+            num_blocks,
             lr=settings.optimizer["lr"],
             weight_decay=settings.optimizer.get("weight_decay", 0.0),
             layer_lr_decay=settings.freezing.layer_lr_decay,
@@ -222,10 +232,13 @@ def make_modules(
             raise ConfigError(str(error)) from error
         return made if isinstance(made, list) else [made]
 
+    parts = {
+        name: Part(models[name], prepared[name].task, build(of_part.loss))
+        for name, of_part in settings.by_part().items()
+    }
     module = FineTuning(
-        model,
-        prepared.task,
-        build(settings.loss),
+        Several(models) if settings.parts else models[""],
+        parts,
         make_optimizer=make_optimizer,
         make_schedulers=make_schedulers,
         monitor=monitored(settings),
@@ -236,7 +249,7 @@ def make_modules(
 
 def make_trainer(
     settings: Settings,
-    prepared: Prepared,
+    prepared: Mapping[str, Prepared],
     run_dir: Path,
     plain_config: dict[str, Any],
     *,
@@ -254,7 +267,8 @@ def make_trainer(
         for node in settings.callbacks.values()
         if node is not None and (console.is_terminal or not node["_target_"].endswith("RichProgressBar"))
     ]
-    callbacks += callbacks_of_task(settings, prepared)
+    for name, part in settings.by_part().items():
+        callbacks += callbacks_of_task(name, part, prepared[name])
     loggers = [MetricsFile(run_dir / "metrics.jsonl")]
     loggers += [
         build(node, run_dir=run_dir, name=run_dir.name, group=sweep)
@@ -264,6 +278,10 @@ def make_trainer(
     for logger in loggers:
         logger.log_hyperparams(plain_config)
     options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
+    if settings.parts and options["strategy"] == "ddp":
+        options["strategy"] = (
+            "ddp_find_unused_parameters_true"  # a batch is of one part: the others' heads have no loss
+        )
     return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
 
 
@@ -274,14 +292,16 @@ def precision_of(settings: Settings) -> str:
     return resolve_precision(settings.trainer.precision, settings.trainer.accelerator)
 
 
-def callbacks_of_task(settings: Settings, prepared: Prepared) -> list[Any]:
-    """What keeps the answers to the test rows: as texts where the task writes them, else as outputs."""
-    from permafrost.tasks.base import Writes
+def callbacks_of_task(name: str, settings: Settings, prepared: Prepared) -> list[Any]:
+    """What keeps the answers to a part's test rows, if there are any: as texts that the task writes, or as outputs."""
+    from permafrost.tasks.base import Answers, Writes
     from permafrost.training.callbacks.collect import CollectOutputs
     from permafrost.training.callbacks.written_texts import WrittenTexts
 
+    if isinstance(prepared.task, Answers):
+        return [CollectOutputs(name, prepared.task)]
     if not isinstance(prepared.task, Writes):
-        return [CollectOutputs()]
+        return []
     sample = list(islice(prepared.rows["validation"], settings.task.validation_generations))
-    writer = WrittenTexts(prepared.task, prepared.encoding, validation=sample, test=list(prepared.rows["test"]))
-    return [writer]
+    test = list(prepared.rows["test"])
+    return [WrittenTexts(name, prepared.task, prepared.encoding, validation=sample, test=test)]

@@ -48,8 +48,12 @@ def predict(
         print(json.dumps(Predictor(run).predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
         return
     predictor = Predictor(run)
-    asked = ["source"] if "source" in predictor.task.roles else ["text"]
+    asked = [role for role in predictor.task.roles if role in ("source", "turns")] or ["text"]
     table = read_table(input, asked, text_column)  # type: ignore[arg-type]
+    if asked == ["turns"]:
+        rows = table.to_pylist()
+        write_answers([row | answer for row, answer in zip(rows, predictor.answer(rows), strict=True)], output)
+        return
     pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
     answers = predictor.predict(table[asked[0]].to_pylist(), pairs)
     write_answers([row | answer for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
@@ -71,6 +75,23 @@ def evaluate(
     if "label" in table.column_names:
         labels_of({"train": table, "validation": table.slice(0, 0), "test": table.slice(0, 0)}, predictor.task.labels)  # type: ignore[attr-defined]
     print(json.dumps(predictor.evaluate(table), indent=2))
+
+
+@app.command()
+def review(
+    run: Run,
+    document: Annotated[Path, typer.Argument(help="a text file")],
+    category: Annotated[list[str] | None, typer.Option(help="of those the run knows; all unless given")] = None,
+    top: Annotated[int, typer.Option(min=1, help="passages of each category at most")] = 3,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="below it a passage is no evidence")] = 0.5,
+) -> None:
+    """Find the clauses of a contract: the passages of each category, with their places, as JSON lines."""
+    from permafrost.deployment.predictor import Predictor
+    from permafrost.deployment.review import review
+
+    text = read_document(document)
+    for found in review(Predictor(run), text, top=top, min_score=min_score, categories=category):
+        print(json.dumps(found, ensure_ascii=False))
 
 
 @app.command()
@@ -137,6 +158,18 @@ def read_table(path: Path, roles: Any, text: list[str] | None, label: str | None
     for line in notes.lines:
         print(line, file=sys.stderr)
     return table
+
+
+def read_document(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # as it is: an offset counts every character
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from None
+    if not text.strip():
+        raise DataError(f"{path}: the document has no text")
+    return text
 
 
 def write_answers(rows: list[dict[str, Any]], output: Path | None) -> None:

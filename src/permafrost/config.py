@@ -43,6 +43,9 @@ class TaskSection(Section):
     template: str
     replies: str
     parses: bool
+    parts: dict[str, str]
+    mixing_temperature: Annotated[float, Field(gt=0)]
+    branches: Literal["shared", "separate"]
     validation_generations: Annotated[int, Field(ge=0)]
     decoding: DecodingSection
 
@@ -53,6 +56,7 @@ class ColumnsSection(Section):
     target: str | None
     source: str | None
     turns: str | None
+    act: str | None
     token: str | int | None
     tag: str | int | None
 
@@ -142,6 +146,13 @@ class TrainerSection(Section):
     deterministic: bool
 
 
+class PartSection(Section):
+    task: TaskSection
+    data: DataSection
+    head: HeadSection
+    loss: Node
+
+
 class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str
@@ -158,8 +169,16 @@ class Settings(Section):
     optimizer: Node
     scheduler: Node
     loss: Node
+    parts: dict[Annotated[str, Field(pattern=r"^[a-z]\w*$")], PartSection]
     callbacks: dict[str, Node | None]
     logger: dict[str, Node | None]
+
+    def by_part(self) -> dict[str, "Settings"]:
+        """Of several tasks each one's settings, as if it were trained alone; else these, under the name ""."""
+        if not self.parts:
+            return {"": self}
+        own = {name: {key: getattr(part, key) for key in PartSection.model_fields} for name, part in self.parts.items()}
+        return {name: self.model_copy(update=sections | {"parts": {}}) for name, sections in own.items()}
 
 
 def read_settings(cfg: DictConfig) -> Settings:
@@ -178,6 +197,8 @@ def read_settings(cfg: DictConfig) -> Settings:
         raise ConfigError("\n".join(_explain(problem, Settings) for problem in error.errors())) from None
     for name in ("optimizer", "scheduler", "loss"):
         check_node(getattr(settings, name), name)
+    for name, part in settings.parts.items():
+        check_node(part.loss, f"parts.{name}.loss")
     for group in ("callbacks", "logger"):
         for name, node in getattr(settings, group).items():
             if node is not None:

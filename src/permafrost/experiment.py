@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from permafrost.assembly import (
     Prepared,
     console,
     is_first_process,
-    make_model,
+    make_models,
     make_modules,
     make_trainer,
     open_stores,
@@ -63,14 +63,17 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         settings = read_settings(cfg)
         preflight(settings, in_sweep=sweep is not None)
         seed_everything(settings.seed)
-        prepared = prepare(settings)
+        prepared = {name: prepare(part) for name, part in settings.by_part().items()}
         if is_first_process():
             claim(run_dir, settings, cfg)
-        model = make_model(settings, prepared)
+        models = make_models(settings, prepared)
     with clock.stage("trunk"):
-        stores = open_stores(settings, prepared, model, in_sweep=sweep is not None)
+        stores = {
+            name: open_stores(part, prepared[name], models[name], in_sweep=sweep is not None)
+            for name, part in settings.by_part().items()
+        }
     with clock.stage("setup"):
-        module, data = make_modules(settings, prepared, model, stores)
+        module, data = make_modules(settings, prepared, models, stores)
         accumulate = data.accumulate(settings.trainer.max_epochs)
         plain_config: Any = OmegaConf.to_container(cfg, resolve=True)
         trainer = make_trainer(settings, prepared, run_dir, plain_config, accumulate=accumulate, sweep=sweep)
@@ -78,11 +81,12 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         trainer.fit(module, data, ckpt_path=checkpoint_to_resume(settings.resume, run_dir), weights_only=True)
     with clock.stage("test"):
         scores = evaluate_best(module, data, trainer)
-    result = describe(settings, module, trainer, scores, clock, stores)
+    tokens_computed = sum(of_part.tokens_computed for of_part in stores.values())
+    result = describe(settings, module, trainer, scores, clock, tokens_computed)
     answers = answers_to_test_rows(trainer, prepared)  # of all processes, so that all must be here
     if trainer.is_global_zero:
-        say_what_was_read(data.tokens_read, stores.tokens_computed)
-        write_run(run_dir, settings, prepared, model, result, answers, stores)
+        say_what_was_read(data.tokens_read, tokens_computed)
+        write_run(run_dir, settings, prepared, models, result, answers, stores)
         close_loggers(trainer, run_dir)
     return result
 
@@ -135,17 +139,21 @@ def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> dict[
     return named
 
 
-def answers_to_test_rows(trainer: "lightning.Trainer", prepared: Prepared) -> list[dict[str, Any]]:
-    """To each test row, in their order; none from a plain language model."""
+def answers_to_test_rows(
+    trainer: "lightning.Trainer", prepared: Mapping[str, Prepared]
+) -> dict[str, list[dict[str, Any]]]:
+    """Of each part, to each test row, in their order; none from a plain language model."""
     from permafrost.training.callbacks.collect import CollectOutputs
     from permafrost.training.callbacks.written_texts import WrittenTexts
 
+    answers: dict[str, list[dict[str, Any]]] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WrittenTexts):
-            return [{"text": text} for text in callback.written["test"]]
+            answers[callback.part] = [{"text": text} for text in callback.written["test"]]
         if isinstance(callback, CollectOutputs) and (outputs := callback.in_order()):
-            return prepared.task.answers(outputs, prepared.rows["test"])
-    return []
+            part, task = prepared[callback.part], callback.task
+            answers[callback.part] = task.answers(outputs, part.rows["test"])
+    return answers
 
 
 def describe(
@@ -154,7 +162,7 @@ def describe(
     trainer: "lightning.Trainer",
     scores: dict[str, Any],
     clock: Clock,
-    stores: "Stores",
+    tokens_computed: int,
 ) -> Result:
     """The contract of result.json."""
     from permafrost.training.hardware import peak_memory_mb
@@ -164,7 +172,7 @@ def describe(
     parameters = list(model.parameters())
     return {
         "task": settings.task.name,
-        "data": settings.data.name,
+        "data": "+".join(part.data.name for part in settings.by_part().values()),
         "model": settings.model.name,
         "seed": settings.seed,
         "status": "done",
@@ -176,7 +184,7 @@ def describe(
         },
         "frozen_blocks": model.freezing.blocks,
         "seconds": clock.report(),
-        "tokens": {"trained": int(trained_tokens), "trunk": stores.tokens_computed},
+        "tokens": {"trained": int(trained_tokens), "trunk": tokens_computed},
         "peak_memory_mb": round(peak_memory_mb(), 1),
         **scores,
         "compression": [],
@@ -186,24 +194,27 @@ def describe(
 def write_run(
     run_dir: Path,
     settings: Settings,
-    prepared: Prepared,
-    model: "GPT2WithHead",
+    prepared: Mapping[str, Prepared],
+    models: Mapping[str, "GPT2WithHead"],
     result: Result,
-    answers: list[dict[str, Any]],
-    stores: "Stores",
+    answers: Mapping[str, list[dict[str, Any]]],
+    stores: Mapping[str, "Stores"],
 ) -> None:
-    """The model directory, the test predictions, the yardsticks, result.json, and the report made of them."""
+    """The model directory, the test predictions, the yardsticks, result.json, and the report made of them.
+
+    Of several parts each has a model directory of its own, model/PART, and is named in its predictions.
+    """
     from permafrost.deployment.export import export_model, model_card
     from permafrost.reporting.html import write_report
 
-    task = prepared.task
-    card = model_card(settings.model_dump(), result, task.describe())
-    export_model(model, task, prepared.encoding, run_dir / "model", card, stores.trunk)
-    if answers:
-        with (run_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for row, answer in zip(prepared.rows["test"], answers, strict=True):
-                file.write(json.dumps(row | {"prediction": answer}, ensure_ascii=False) + "\n")
-    yardsticks = measure_yardsticks(settings, prepared)
+    yardsticks: dict[str, float] = {}
+    for name, of_part in settings.by_part().items():
+        part = prepared[name]
+        card = model_card(of_part.model_dump(), scores_of_part(result["test"], name), part.task.describe())
+        export_model(models[name], part.task, part.encoding, run_dir / "model" / name, card, stores[name].trunk)
+        measured = measure_yardsticks(of_part, part)
+        yardsticks |= {f"{name}/{key}" if name else key: value for key, value in measured.items()}
+    write_predictions(run_dir / "predictions.jsonl", prepared, answers)
     if yardsticks:
         (run_dir / "yardsticks.json").write_text(json.dumps(yardsticks, indent=2) + "\n", "utf-8")
     (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
@@ -212,6 +223,23 @@ def write_run(
     if yardsticks:
         console.print("  " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
     console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
+
+
+def scores_of_part(scores: Mapping[str, float], name: str) -> dict[str, float]:
+    prefix = f"{name}/" if name else ""
+    return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
+
+
+def write_predictions(
+    path: Path, prepared: Mapping[str, Prepared], answers: Mapping[str, list[dict[str, Any]]]
+) -> None:
+    if not answers:
+        return
+    with path.open("w", encoding="utf-8") as file:
+        for name, of_part in answers.items():
+            named = {"part": name} if name else {}
+            for row, answer in zip(prepared[name].rows["test"], of_part, strict=True):
+                file.write(json.dumps({**named, **row, "prediction": answer}, ensure_ascii=False) + "\n")
 
 
 def say_what_was_read(tokens_read: int, tokens_computed: int) -> None:

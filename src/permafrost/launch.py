@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from permafrost.errors import PermafrostError, ResourceError, TrainingError
+from permafrost.errors import ConfigError, PermafrostError, ResourceError, TrainingError
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
 
 Result = dict[str, Any]
+OF_A_PART = ("task", "data", "head", "loss")  # groups; the others are shared by all parts of task=multi
 
 
 def run_program(main: Callable[[], Any], config_dir: Path) -> None:
@@ -56,6 +58,11 @@ def run_job(cfg: DictConfig) -> float | None:
     from hydra.types import RunMode
 
     job = HydraConfig.get()
+    (config_dir,) = (source.path for source in job.runtime.config_sources if source.provider == "main")
+    try:
+        cfg = with_parts(cfg, config_dir)
+    except ConfigError as error:
+        raise SystemExit(failure(error, debug=bool(cfg.debug))["exit_code"]) from None
     in_sweep = job.mode == RunMode.MULTIRUN
     result = run_trial(cfg, job) if in_sweep else attempt(cfg, Path(job.runtime.output_dir))
     if result["status"] == "done":
@@ -63,6 +70,30 @@ def run_job(cfg: DictConfig) -> float | None:
     if not in_sweep:
         raise SystemExit(result["exit_code"])
     return None
+
+
+def with_parts(cfg: DictConfig, config_dir: str) -> DictConfig:
+    """The configuration with that of each of its `task.parts`, composed of what the part's command line would be.
+
+    Raises:
+        ConfigError: a part sets what all parts share.
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    parts = {}
+    for name, line in cfg.task.parts.items():
+        overrides = shlex.split(str(line))
+        for override in overrides:
+            if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):
+                raise ConfigError(
+                    f"task.parts.{name}: {override} is of the whole run; a part has {', '.join(OF_A_PART)} of its own"
+                )
+        with initialize_config_dir(config_dir, version_base="1.3"):
+            part = compose("train", overrides=overrides)
+        part.data.cache_dir = cfg.data.cache_dir
+        parts[name] = {key: part[key] for key in OF_A_PART}
+    return OmegaConf.create({**cfg, "parts": parts}) if parts else cfg
 
 
 def run_trial(cfg: DictConfig, job: "HydraConf") -> Result:
@@ -95,9 +126,10 @@ def as_pairs(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def mode_of(cfg: DictConfig) -> str:
-    from permafrost.tasks.binding import kind_of
+    from permafrost.tasks.binding import metrics_logged
 
-    return kind_of(cfg.task.kind).metrics_logged[cfg.task.monitor]
+    kinds = {name: part.task.kind for name, part in cfg.parts.items()} or {"": cfg.task.kind}
+    return metrics_logged(kinds)[cfg.task.monitor]
 
 
 def earlier_or_new(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> Result:

@@ -7,17 +7,33 @@ from permafrost.building import build
 from permafrost.config import Settings, check_agreement
 from permafrost.errors import ConfigError
 
+SEVERAL = "multi"  # in place of a task's kind
+
 
 def preflight(settings: Settings, *, in_sweep: bool) -> None:
     """Everything that can be found wrong without loading data or weights."""
-    from permafrost.tasks.binding import kind_of, predicts_tokens
-
     options = settings.trainer
     if in_sweep and (options.strategy.startswith(("ddp", "fsdp")) or str(options.devices) not in ("auto", "1")):
         raise ConfigError(
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
         )
+    if settings.task.kind == SEVERAL and not settings.parts:
+        raise ConfigError(
+            "task=multi has no parts; give each task a name and what you would type for it alone: "
+            "'task.parts={films: experiment=sst5, names: experiment=wnut17}'"
+        )
+    if settings.parts and settings.model.tokenizer == "train":
+        raise ConfigError("model.tokenizer=train would give each part of task=multi a tokenizer of its own; give a DIR")
+    for part in settings.by_part().values():
+        check_part(part)
+    check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings)))
+    check_buildable(settings)
+
+
+def check_part(settings: Settings) -> None:
+    from permafrost.tasks.binding import predicts_tokens
+
     if settings.model.attention == "bidirectional" and predicts_tokens(settings.task.kind):
         raise ConfigError(
             f"model.attention=bidirectional lets a token see the ones after it, which task={settings.task.name} is to "
@@ -25,8 +41,6 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         )
     if settings.data.max_windows > 1 and settings.head.pooling != "windows":
         raise ConfigError(f"data.max_windows={settings.data.max_windows} needs a head that pools them: head=windows")
-    check_agreement(settings, architecture(settings).n_layer, list(kind_of(settings.task.kind).metrics_logged))
-    check_buildable(settings)
 
 
 def check_buildable(settings: Settings) -> None:
@@ -36,7 +50,8 @@ def check_buildable(settings: Settings) -> None:
     try:
         groups = [{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "muon": True}]
         build(settings.scheduler, build(settings.optimizer, groups), 1_000_000, mode="min")
-        build(settings.loss)
+        for part in settings.by_part().values():
+            build(part.loss)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 
@@ -86,6 +101,11 @@ def monitored(settings: Settings) -> str:
 
 
 def monitor_mode(settings: Settings) -> str:
-    from permafrost.tasks.binding import kind_of
+    return metrics_of(settings)[settings.task.monitor]
 
-    return kind_of(settings.task.kind).metrics_logged[settings.task.monitor]
+
+def metrics_of(settings: Settings) -> dict[str, Any]:
+    """Metric -> min or max, of all that the run logs."""
+    from permafrost.tasks.binding import metrics_logged
+
+    return metrics_logged({name: part.task.kind for name, part in settings.by_part().items()})

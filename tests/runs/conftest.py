@@ -52,6 +52,7 @@ def write_sentences(directory: Path, counts: dict[str, int]) -> None:
             {
                 "turns": [" ".join(words), " ".join(word[::-1] for word in words), words[0], words[0][::-1]],
                 "text": " ".join(words),
+                "acts": ["say", "mirror", "say", "mirror"],
                 "labels": sorted({kind for word in words if (kind := kind_of(word))}),
             }
             for words in drawn
@@ -89,7 +90,7 @@ def of_task(data_dir):
         if task in ("generation", "translation"):
             files = [f"data.{name}=[{data_dir}/{name}.src,{data_dir}/{name}.tgt]" for name in SPLITS]
             return [f"task={task}", *files, "task.decoding.max_new_tokens=24", "task.validation_generations=4"]
-        if task in ("dialogue", "multi_label"):
+        if task in ("dialogue", "multi_label", "acts"):
             files = [f"data.{name}={data_dir}/{name}.jsonl" for name in SPLITS]
             return [f"task={task}", *files, "task.decoding.max_new_tokens=8", "task.validation_generations=4"]
         return [f"task={task}"]

@@ -63,7 +63,7 @@ CONFIG_FAULTS = [
 def test_config_faults_are_found_before_a_model_loads(overrides, message, tiny, tmp_path, monkeypatch):
     from permafrost.experiment import run
 
-    monkeypatch.setattr("permafrost.assembly.make_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("permafrost.assembly.make_models", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError) as raised:
         run(compose_config(*tiny, *overrides), tmp_path / "run")
     assert message in str(raised.value)

@@ -158,7 +158,7 @@ def stored_batch(model: GPT2WithHead, root: Path, labels: torch.Tensor | None = 
         reads={"train": 1},
         say=print,
     )
-    batch = Batches(split, stores.by_split["train"])[PlannedBatch(np.array([3, 4, 0, 1, 2]), 1.0)]
+    batch = Batches({"": split}, {"": stores.by_split["train"]})[PlannedBatch(np.array([3, 4, 0, 1, 2]), 1.0)]
     assert batch.trunk_states is not None
     return batch if labels is None else batch._replace(labels=labels[batch.row_ids])
 

@@ -15,7 +15,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("task", ["ner", "translation", "dialogue", "multi_label"])
+@pytest.mark.parametrize("task", ["ner", "translation", "dialogue", "multi_label", "acts"])
 def test_figures_are_the_same_with_the_store_and_without(run_tiny, of_task, task):
     options = [*of_task(task), "trainer.max_epochs=1"]
     stored, _ = run_tiny(*options, "store=on", name="on")

@@ -8,8 +8,9 @@ from transformers import GPT2LMHeadModel
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding
 from permafrost.tasks.base import Encoding
-from permafrost.tasks.dialogue import Dialogue, Turn, oldest_that_fits, reply_prompt, speakers_of, turn_windows
+from permafrost.tasks.dialogue import Dialogue, reply_prompt, speakers_of
 from permafrost.tasks.preparation import encode_table
+from permafrost.tasks.turns import Turn, oldest_that_fits, turn_windows
 
 END = "<|endoftext|>"
 

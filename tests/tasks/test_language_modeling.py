@@ -102,13 +102,23 @@ def test_positions_scored_are_all_that_have_a_label():
 
 
 def test_perplexity_is_exp_of_the_loss():
-    perplexity = LanguageModeling().metrics_of_loss(torch.tensor(math.log(50.0)))
+    perplexity = LanguageModeling().metrics_of_loss(torch.tensor(math.log(50.0)), torch.tensor(7), "test")
+    assert perplexity.keys() == {"perplexity"}  # the words of a text that was not seen are not known
     assert perplexity["perplexity"].item() == pytest.approx(50.0, rel=1e-6)  # float32
 
 
+def test_word_perplexity_shares_the_same_losses_out_over_words():
+    """Three tokens at 1/8 over two words: 8^3 = 512, and its square root."""
+    tables = {name: pa.table({"text": texts}) for name, texts in {"validation": ["a"], "test": ["a", " b\n"]}.items()}
+    task = LanguageModeling.from_rows(tables, {})
+    values = task.metrics_of_loss(torch.tensor(math.log(8.0)), torch.tensor(3), "test")
+    assert values["word_perplexity"].item() == pytest.approx(math.sqrt(512), rel=1e-6)
+
+
 def test_the_metrics_that_are_announced_are_computed():
-    task = LanguageModeling()
-    computed = {"loss", *task.build_metrics("test").keys(), *task.metrics_of_loss(torch.tensor(0.0))}
+    task = LanguageModeling({"test": 1})
+    of_loss = task.metrics_of_loss(torch.tensor(0.0), torch.tensor(1), "test")
+    computed = {"loss", *of_loss}
     assert computed == LanguageModeling.metrics_logged.keys()
 
 

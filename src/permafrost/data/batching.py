@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     source_rows: Tensor  # (B,) int64, position in the source: several windows may be of one row
     loss_scale: Tensor  # () float32
     trunk_states: Tensor | None = None  # (B, T, C), what the frozen part makes of the tokens, where that is stored
+    part: str = ""  # which of several tasks its rows are of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +73,13 @@ def padding_share(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
     return 1 - float(lengths.sum()) / computed if computed else 0.0
 
 
-def loss_scales(batches: Sequence[np.ndarray], num_targets: np.ndarray, accumulate: int, world_size: int) -> np.ndarray:
-    """Per batch, `accumulate * world_size / targets of its optimizer step`.
+def loss_scales(per_batch: np.ndarray, accumulate: int, world_size: int) -> np.ndarray:
+    """Per batch, of its number of targets: `accumulate * world_size / targets of its optimizer step`.
 
     The trainer divides each loss by `accumulate` and averages gradients over processes; with these factors on loss
     *sums*, the step's gradient is the plain mean over all its targets, however unequal the batches are.
     """
-    per_batch = np.array([num_targets[rows].sum() for rows in batches], dtype=np.float64)
-    step = np.arange(len(batches)) // accumulate
+    step = np.arange(len(per_batch)) // accumulate
     per_step = np.bincount(step, weights=per_batch)
     return accumulate * world_size / np.maximum(per_step[step], 1)
 
@@ -108,6 +108,7 @@ def _labels_of(labels: np.ndarray | RaggedArray, rows: np.ndarray) -> Tensor:
 class PlannedBatch(NamedTuple):
     rows: np.ndarray  # (B,) int64, positions in the split
     loss_scale: float
+    part: str = ""
 
 
 class PlannedBatches(Sampler[PlannedBatch]):
@@ -126,7 +127,10 @@ class PlannedBatches(Sampler[PlannedBatch]):
         for batch in self.batches[self.start :]:
             share = batch.rows[self.rank :: self.world_size]
             # A process left without a row repeats the first one at no weight, so that all take part in every step.
-            yield PlannedBatch(share, batch.loss_scale) if len(share) else PlannedBatch(batch.rows[:1], 0.0)
+            if len(share):
+                yield batch._replace(rows=share)
+            else:
+                yield batch._replace(rows=batch.rows[:1], loss_scale=0.0)
 
 
 def pad_right(sequences: Sequence[np.ndarray], fill: int = 0) -> Tensor:

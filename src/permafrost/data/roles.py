@@ -84,6 +84,17 @@ def read_turns(row: Row, names: Names) -> Fields:
     }
 
 
+def read_acts(row: Row, names: Names) -> Fields:
+    """One label for each turn; that there are as many is for the task to see, which has the turns."""
+    value = row.get(names[0])
+    if not isinstance(value, list):
+        raise DataError(f"{row['where']}: column {names[0]!r} holds no list; it has to hold a label for each turn")
+    acts = [str(act).strip() for act in value]
+    if "" in acts:
+        raise DataError(f"{row['where']}: turn {acts.index('') + 1} of column {names[0]!r} has no label")
+    return {"acts": acts}
+
+
 def read_tagged(row: Row, names: Names) -> Fields:
     """Words and their tags, brought to BIO whatever the scheme."""
     tokens, tags = (row.get(name) for name in names)
@@ -145,6 +156,12 @@ ROLES: Mapping[str, Role] = {
         column=("turns",),
         common=(("turns",), ("messages",), ("dialog",), ("dialogue",), ("conversations",)),
         read=read_turns,
+    ),
+    "acts": Role(
+        fields={"acts": TEXTS},
+        column=("act",),
+        common=(("acts",), ("act",), ("dialog_act",), ("intents",)),
+        read=read_acts,
     ),
     "tagged": Role(
         fields={"tokens": TEXTS, "tags": TEXTS},

@@ -82,7 +82,8 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
 def to_token_classification(model: GPT2WithHead, task: Task, config: "GPT2Config") -> "PreTrainedModel":
     from transformers import GPT2ForTokenClassification
 
-    tags = task.describe()["tags"]
+    described = task.describe()
+    tags = described.get("tags") or described["labels"]
     config.num_labels, config.id2label = len(tags), dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
     stock = _empty(GPT2ForTokenClassification, config)
@@ -121,9 +122,9 @@ def copy_model(source: Path, directory: Path, dtype: str) -> None:
     (directory / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n", "utf-8")
 
 
-def model_card(settings: Mapping[str, Any], result: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+def model_card(settings: Mapping[str, Any], scores: Mapping[str, float], description: Mapping[str, Any]) -> str:
     """The README of an exported model: what it was trained on, what it reached, how to load it."""
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in result["test"].items())
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     pooling = description.get("pooling", "last")
     if settings["model"]["attention"] == "bidirectional":
         loading = (

@@ -15,13 +15,13 @@ from torch import Tensor
 from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padded_batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
-from permafrost.errors import ResourceError
+from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import ActivationStore, known_rows, row_digests, trunk_key
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
-from permafrost.tasks.base import LOSS, Encoding, Outputs, Task, Writes
+from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Task, Writes
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared
 from permafrost.tasks.preparation import encode_table, load_tokenizer
@@ -59,8 +59,12 @@ class Predictor:
         """One answer for each row of the task's roles."""
         if isinstance(self.task, Writes):
             return [{"text": text} for text in self.task.write(self.model.transformer, rows, self.encoding)]
+        return self.answering.answers(self.outputs_of(rows), rows)
+
+    def outputs_of(self, rows: Sequence[Mapping[str, Any]]) -> Outputs:
+        """What the task keeps of each row: a classifier its logits."""
         table = pa.Table.from_pylist([dict(row) for row in rows])
-        return self.task.answers(self.outputs(encode_table(self.task, table, self.encoding)), rows)
+        return self.outputs(encode_table(self.task, table, self.encoding))
 
     @torch.inference_mode()
     def outputs(self, split: TokenizedSplit) -> Outputs:
@@ -74,10 +78,15 @@ class Predictor:
 
     def by_row(self, batch: Batch) -> list[tuple[int, int, Tensor]]:
         """Source row, row of the split, and what the task keeps of it."""
-        outputs = self.task.outputs(self.model, batch)
-        assert outputs is not None, "tasks without outputs are not asked for answers"
-        by_row = [output.float() for output in self.task.by_row(outputs, batch)]
+        task = self.answering
+        by_row = [output.float() for output in task.by_row(task.outputs(self.model, batch), batch)]
         return list(zip(batch.source_rows.tolist(), batch.row_ids.tolist(), by_row, strict=True))
+
+    @property
+    def answering(self) -> Answers:
+        if not isinstance(self.task, Answers):
+            raise ConfigError(f"a run of task={self.task.name} has no answers; it scores texts: permafrost evaluate")
+        return self.task
 
     def known_rows(self, split: TokenizedSplit) -> list[tuple[ActivationStore, np.ndarray, np.ndarray]]:
         """Per entry of the store: which rows of the split it has, and where; none if the weights have changed since."""
@@ -91,14 +100,17 @@ class Predictor:
     @torch.inference_mode()
     def evaluate(self, table: pa.Table) -> dict[str, float]:
         """The task's metrics and its plain loss over labelled rows."""
-        metrics, total, count = self.task.build_metrics("test"), 0.0, 0
+        metrics = self.task.build_metrics("test") if isinstance(self.task, Answers) else None
+        total, count = 0.0, 0
         for batch in batches(encode_table(self.task, table, self.encoding)):
-            loss_sum, logits = self.task.loss_sum(self.model, batch, self.loss)
-            self.task.update_metrics(metrics, logits, batch)
+            loss_sum, outputs = self.task.loss_sum(self.model, batch, self.loss)
+            if isinstance(self.task, Answers) and outputs is not None:
+                self.task.update_metrics(metrics, outputs, batch)
             total += float(loss_sum)
             count += int(batch.num_targets)
         mean = torch.tensor(total / count)
-        values = {LOSS: mean, **self.task.metrics_of_loss(mean), **metrics.compute()}
+        of_loss = self.task.metrics_of_loss(mean, torch.tensor(count), "test")
+        values = {LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}
         if isinstance(self.task, Writes):
             rows = table.to_pylist()
             values |= self.task.score(self.task.write(self.model.transformer, rows, self.encoding), rows)
@@ -109,13 +121,18 @@ def model_directory(run: Path) -> Path:
     for directory in (run / "model", run):
         if (directory / DESCRIPTION).is_file():
             return directory
+    if parts := sorted(str(path.parent) for path in run.glob(f"model/*/{DESCRIPTION}")):
+        raise ResourceError(f"{run} has a model for each of its tasks; give one: {', '.join(parts)}")
     raise ResourceError(f"{run}: no finished run and no exported model (no model/{DESCRIPTION}); give a run directory")
 
 
 def store_directory(run: Path) -> Path | None:
-    """Where the run kept the frozen part's output, by its config.yaml; None for a model without its run."""
-    path = run / "config.yaml"
-    if not path.is_file():
+    """Where the run kept the frozen part's output, by its config.yaml; None for a model without its run.
+
+    `run` is its directory, or in it the model of one of several tasks, RUN/model/PART.
+    """
+    path = next((path for path in (run / "config.yaml", run.parent.parent / "config.yaml") if path.is_file()), None)
+    if path is None:
         return None
     directory = Path(yaml.safe_load(path.read_text("utf-8"))["store"]["dir"])
     return directory if directory.is_dir() else None

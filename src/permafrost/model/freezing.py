@@ -24,7 +24,8 @@ class Freezing:
 
 
 def depth_of(name: str, num_blocks: int) -> int:
-    """Depth group of a parameter, by its name in `GPT2WithHead`."""
+    """Depth group of a parameter, by its name in `GPT2WithHead`, be it one of several (model/several.py)."""
+    name = re.sub(r"^of\.\w+\.", "", name)
     if re.match(r"transformer\.(wte|wpe)\.", name):
         return 0
     if block := re.match(r"transformer\.h\.(\d+)\.", name):
@@ -55,7 +56,9 @@ def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def frozen_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
+    """Under each of their names, as in a `state_dict`: what several models share has several."""
+    named = model.named_parameters(remove_duplicate=False)
+    return ((name, parameter) for name, parameter in named if not parameter.requires_grad)
 
 
 def weights_fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +83,21 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _errors(predictions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    if not predictions:
-        return
+    """Part by part, where there are several."""
+    for name, rows in groupby(predictions, key=lambda row: row.get("part", "")):
+        yield from _errors_of_part(list(rows), f", {name}" if name else "")
+
+
+def _errors_of_part(predictions: Sequence[Mapping[str, Any]], named: str) -> Iterable[str]:
     if "label" in predictions[0]:
         labels, matrix = confusion(predictions)
-        yield "<h2>Confusion on test</h2>" + confusion_svg(matrix, labels)
+        yield f"<h2>Confusion on test{named}</h2>" + confusion_svg(matrix, labels)
     rows = [
         [row["where"], true_of(row)[:300], answer_of(row)[:300], asked_of(row)[:300]]
         for row in most_wrong(predictions, 20)
     ]
     title = "Written for test rows" if "text" in predictions[0]["prediction"] else "Most wrong test rows"
-    yield f"<h2>{title}</h2>" + _table(["row", "true", "predicted", "text"], rows)
+    yield f"<h2>{title}{named}</h2>" + _table(["row", "true", "predicted", "text"], rows)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

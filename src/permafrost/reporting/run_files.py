@@ -40,6 +40,8 @@ def error_of(row: Row) -> float:
         return 0.0 if row["label"] == answer["label"] else answer["score"]
     if "labels" in row:
         return len(set(row["labels"]) ^ set(answer["labels"]))
+    if "acts" in row:
+        return sum(true != given for true, given in zip(row["acts"], answer["acts"], strict=True))
     if "tags" in row:
         return len(set(true_spans(row)) ^ set(named_spans(answer["spans"])))
     return 1.0  # what is written is shown as it comes
@@ -48,6 +50,8 @@ def error_of(row: Row) -> float:
 def true_of(row: Row) -> str:
     if "tags" in row:
         return "; ".join(true_spans(row))
+    if "acts" in row:
+        return ", ".join(row["acts"])
     if "turns" in row:
         return row["turns"][-1]
     if "labels" in row:
@@ -61,8 +65,8 @@ def answer_of(row: Row) -> str:
         return f"{answer['value']:.3f}"
     if "spans" in answer:
         return "; ".join(named_spans(answer["spans"]))
-    if "labels" in answer:
-        return ", ".join(answer["labels"])
+    if "labels" in answer or "acts" in answer:
+        return ", ".join(answer.get("labels") or answer.get("acts") or [])
     return answer.get("text", "") if "text" in answer else f"{answer['label']} ({answer['score']:.2f})"
 
 

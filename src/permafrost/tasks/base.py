@@ -46,8 +46,29 @@ class Table(Protocol):
 
 
 @runtime_checkable
+class Answers(Protocol):
+    """A task whose answers are read off the model's outputs, and scored by them."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What metrics and answers need; no label is read but for which tokens have one."""
+        ...
+
+    def build_metrics(self, stage: Stage) -> "MetricCollection": ...
+
+    def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None: ...
+
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        """What answers need of each row of the batch."""
+        ...
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One answer a source row, in the user's words and units."""
+        ...
+
+
+@runtime_checkable
 class Writes(Protocol):
-    """A task whose answers are texts."""
+    """A task whose answers are texts, which the model writes."""
 
     def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]: ...
 
@@ -55,7 +76,10 @@ class Writes(Protocol):
 
 
 class Task(Protocol):
-    """One instance is bound to its data: it knows the labels or the target's scale, read from the training rows."""
+    """One instance is bound to its data: it knows the labels or the target's scale, read from the training rows.
+
+    It may answer, as `Answers` or as `Writes` has it.
+    """
 
     @property
     def name(self) -> str: ...
@@ -85,28 +109,12 @@ class Task(Protocol):
 
     def build_head(self, backbone: nn.Module) -> nn.Module: ...
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        """What metrics and answers need, if they do; no label is read but for which tokens have one."""
-        ...
-
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor | None]:
-        """(): the losses of all targets, summed; and the outputs."""
+        """(): the losses of all targets, summed; and the outputs of a task that answers by them."""
         ...
 
-    def build_metrics(self, stage: Stage) -> "MetricCollection": ...
-
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None: ...
-
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
-        """Metrics that are functions of the mean loss."""
-        ...
-
-    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
-        """What answers need of each row of the batch."""
-        ...
-
-    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One answer a source row, in the user's words and units."""
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
+        """Metrics that are functions of the mean loss over so many targets."""
         ...
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from permafrost.errors import ConfigError
-from permafrost.tasks.base import Task
+from permafrost.tasks.base import LOSS, Mode, Task
 
 KIND = re.compile(r"[a-z_]+\.[A-Z][A-Za-z]*")
 
@@ -25,6 +25,18 @@ def kind_of(path: str) -> Any:
     if not hasattr(found, "from_rows"):
         raise ConfigError(f"task.kind={path}: no such task; give MODULE.Class of src/permafrost/tasks/")
     return found
+
+
+def metrics_logged(kinds: Mapping[str, str]) -> dict[str, Mode]:
+    """Metric -> whether less or more is better, of the kind of each part; of several each is PART/METRIC."""
+    if list(kinds) == [""]:
+        return dict(kind_of(kinds[""]).metrics_logged)
+    of_parts = {
+        f"{name}/{metric}": mode
+        for name, kind in kinds.items()
+        for metric, mode in kind_of(kind).metrics_logged.items()
+    }
+    return {LOSS: "min", **of_parts}
 
 
 def predicts_tokens(kind: str) -> bool:

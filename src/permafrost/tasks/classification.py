@@ -98,11 +98,10 @@ class Classification:
             compute_groups=False,
         )
 
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
-        assert outputs is not None
+    def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None:
         metrics.update(outputs.float().softmax(-1), batch.labels)
 
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {}
 
     def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
@@ -133,7 +132,7 @@ def labels_of(splits: Mapping[str, Table], order: Sequence[str] | None = None) -
     seen = _distinct(splits["train"])
     if order is not None and (extra := sorted(seen - set(order))):
         raise DataError(f"train has the label {extra[0]!r}, which task.labels does not name{nearest(extra[0], order)}")
-    labels = list(order) if order is not None else sorted(seen, key=_sort_key)
+    labels = list(order) if order is not None else sorted(seen, key=sort_key)
     if len(labels) < 2:
         raise DataError(f"train has one label only ({labels[0]!r}); a classifier needs two or more")
     for name in ("validation", "test"):
@@ -148,7 +147,7 @@ def _distinct(rows: Table) -> set[str]:
     return set(rows["label"].unique().to_pylist())
 
 
-def _sort_key(label: str) -> tuple[int, float, str]:
+def sort_key(label: str) -> tuple[int, float, str]:
     """Numbers by value, then words; "nan" is a word, as it would sort differently each time."""
     try:
         number = float(label)

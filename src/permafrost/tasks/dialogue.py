@@ -5,8 +5,8 @@ in exactly one window.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,30 +17,13 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, nearest
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
-from permafrost.tasks.prompts import token_ids
 from permafrost.tasks.text_scores import SCORES, text_scores
-
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
+from permafrost.tasks.turns import Turn, encode_turns, oldest_that_fits, turn_windows
 
 ALL = "all"
-
-
-@dataclass(frozen=True)
-class Turn:
-    marker: list[int]  # token ids of `SPEAKER:`
-    text: list[int]  # and of what is said, with end of text
-    is_reply: bool
-
-    def __len__(self) -> int:
-        return len(self.marker) + len(self.text)
-
-    @property
-    def labels(self) -> list[int]:
-        return [NOT_SCORED] * len(self.marker) + (self.text if self.is_reply else [NOT_SCORED] * len(self.text))
 
 
 class Dialogue:
@@ -74,42 +57,20 @@ class Dialogue:
             first_row += rows.num_rows
 
     def turns_of(self, row: Mapping[str, Any], encoding: Encoding) -> list[Turn]:
-        tokenizer = encoding.tokenizer
-        texts = tokenizer([f" {text}" for text in row["turns"]], add_special_tokens=False, verbose=False)["input_ids"]
-        return [
-            Turn(
-                token_ids(tokenizer, f"{speaker}:"),
-                [*ids, tokenizer.eos_token_id],
-                is_reply=number > 0 if self.replies == ALL else speaker == self.replies,
-            )
-            for number, (speaker, ids) in enumerate(zip(row["speakers"], texts, strict=True))
+        is_reply = [
+            number > 0 if self.replies == ALL else speaker == self.replies
+            for number, speaker in enumerate(row["speakers"])
         ]
+        return encode_turns(row, encoding.tokenizer, is_reply)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
 
-    def outputs(self, model: nn.Module, batch: Batch) -> None:
-        """A vocabulary for every token is more than anyone reads."""
-
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
         return next_token_loss_sum(model, batch, loss), None
 
-    def build_metrics(self, stage: Stage) -> "MetricCollection":
-        from torchmetrics import MetricCollection
-
-        return MetricCollection({})
-
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
-        """What is written is scored when all of it is there."""
-
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {"perplexity": loss.exp()}
-
-    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
-        return []
-
-    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return []
 
     def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
         """Each dialogue's last turn, whatever stands there, from those before it."""
@@ -176,31 +137,6 @@ def encode_dialogues(dialogues: Sequence[Sequence[Turn]], max_length: int, first
         source_rows=np.array(source_rows, np.int64),
         unread=unread,
     )
-
-
-def turn_windows(lengths: Sequence[int], limit: int) -> list[tuple[int, int, int]]:
-    """(first turn, first scored turn, end) of each window of at most `limit` tokens, one turn at least.
-
-    What stands before the scored turns has half the window at most, and is cut from the oldest turn.
-    """
-    found, scored = [], 0
-    while scored < len(lengths):
-        start = oldest_that_fits(lengths[:scored], min(limit // 2, limit - lengths[scored]))
-        end = scored + 1
-        while end < len(lengths) and sum(lengths[start : end + 1]) <= limit:
-            end += 1
-        found.append((start, scored, end))
-        scored = end
-    return found
-
-
-def oldest_that_fits(lengths: Sequence[int], room: int) -> int:
-    """The first of the turns that, with all after it, take no more than `room` tokens."""
-    first, taken = len(lengths), 0
-    while first > 0 and taken + lengths[first - 1] <= room:
-        first -= 1
-        taken += lengths[first]
-    return first
 
 
 def reply_prompt(turns: Sequence[Turn], limit: int) -> list[int]:

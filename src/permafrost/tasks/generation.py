@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,11 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.prompts import prompt_ids, read_template
 from permafrost.tasks.text_scores import SCORES, parses_as_python, text_scores
-
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
 
 
 class Generation:
@@ -55,28 +52,11 @@ class Generation:
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
 
-    def outputs(self, model: nn.Module, batch: Batch) -> None:
-        """A vocabulary for every token is more than anyone reads."""
-
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
         return next_token_loss_sum(model, batch, loss), None
 
-    def build_metrics(self, stage: Stage) -> "MetricCollection":
-        from torchmetrics import MetricCollection
-
-        return MetricCollection({})
-
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
-        """What is written is scored when all of it is there."""
-
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {"perplexity": loss.exp()}
-
-    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
-        return []
-
-    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return []
 
     def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
         """The answer to each row's `source`."""

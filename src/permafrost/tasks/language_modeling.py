@@ -1,7 +1,7 @@
 """Language modelling: each token from those before it, over texts joined end to end and cut into windows."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -11,28 +11,29 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, text_rows, tokenized_split
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, text_rows, tokenized_split
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
-
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
 
 
 class LanguageModeling:
     """Rows are windows of up to `max_length` tokens; texts are separated by the end-of-text token.
 
     `perplexity` is exp of the mean loss per token, each scored once from at least half a window before it:
-    comparable between runs of one tokenizer and window, and with nothing else.
+    comparable between runs of one tokenizer and window, and with nothing else. `word_perplexity` is exp of the same
+    sum of losses per word between blanks, ends of texts included: comparable between tokenizers too, on one text.
     """
 
     name = "language_modeling"
     roles = ("text",)
-    metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min"}
+    metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min", "word_perplexity": "min"}
+
+    def __init__(self, words: Mapping[str, int] | None = None):
+        self.words = words or {}  # of each split that is scored
 
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "LanguageModeling":
-        return cls()
+        return cls({stage: count_words(splits[stage]) for stage in get_args(Stage)})
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "LanguageModeling":
@@ -56,34 +57,23 @@ class LanguageModeling:
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
 
-    def outputs(self, model: nn.Module, batch: Batch) -> None:
-        """A vocabulary for every token is more than anyone reads."""
-
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
         return next_token_loss_sum(model, batch, loss), None
 
-    def build_metrics(self, stage: Stage) -> "MetricCollection":
-        from torchmetrics import MetricCollection
-
-        return MetricCollection({})
-
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
-        """All there is follows from the loss."""
-
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
-        return {"perplexity": loss.exp()}
-
-    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
-        return []
-
-    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return []
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
+        of_tokens = {"perplexity": loss.exp()}
+        words = self.words.get(stage)  # of a model that was loaded none are known
+        return of_tokens | ({"word_perplexity": (loss * num_targets / words).exp()} if words else {})
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
         return text_rows(texts, None)
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "kind": "language_modeling.LanguageModeling"}
+
+
+def count_words(rows: Table) -> int:
+    return sum(len(text.split()) for text in rows["text"].to_pylist())
 
 
 def token_stream(rows: pa.Table, encoding: Encoding) -> np.ndarray:

@@ -88,11 +88,10 @@ class MultiLabel:
 
         return MetricCollection([ThresholdedF1(self, chooses=stage == "validation")])
 
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
-        assert outputs is not None
+    def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None:
         metrics.update(outputs.float().sigmoid(), batch.labels)
 
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {}
 
     def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:

@@ -120,7 +120,7 @@ class Regression:
         assert outputs is not None
         metrics.update(self.scale.unit * outputs.float().squeeze(-1), self.scale.unit * batch.labels)
 
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {}
 
     def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:

@@ -19,7 +19,7 @@ from permafrost.data.windows import windows
 from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
-from permafrost.tasks.positions import NOT_SCORED, positions_scored
+from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, split_by_row
 from permafrost.tasks.spans import SpanF1, best_paths, spans_of
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ class Tagging:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """(words, K), the logits of all scored words of the batch, row by row"""
-        positions = positions_scored(batch.labels)
-        hidden = model.hidden_states(batch.input_ids, batch.lengths, positions, batch.trunk_states)  # type: ignore[operator]
-        labels = batch.labels if positions is None else batch.labels.gather(1, positions)
-        return model.head(hidden[labels != NOT_SCORED])  # type: ignore[operator]
+        return logits_of_scored(model, batch)
 
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
         logits = self.outputs(model, batch)
@@ -74,19 +71,18 @@ class Tagging:
 
         return MetricCollection([SpanF1(self.tags)])
 
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
-        assert outputs is not None
+    def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None:
         rows, order = torch.nonzero(batch.labels != NOT_SCORED, as_tuple=True)
         # windows stand in the order of the words, and positions within them
         place = torch.stack([batch.source_rows[rows], batch.row_ids[rows], order], dim=1)
         metrics.update(outputs.float(), batch.labels[rows, order], place)
 
-    def metrics_of_loss(self, loss: Tensor) -> dict[str, Tensor]:
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {}
 
     def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
         """(words, K) of each window."""
-        return list(outputs.split((batch.labels != NOT_SCORED).sum(1).tolist()))
+        return split_by_row(outputs, batch)
 
     def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`{"spans": [{"type", "start", "end", "text"}]}`, characters of the words joined by blanks, or of the text."""

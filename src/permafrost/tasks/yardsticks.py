@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from permafrost.data.roles import to_bio
 from permafrost.tasks.base import Table, Task
@@ -92,6 +93,17 @@ def of_tags(splits: Splits) -> Scores:
     return {"span_f1 of each word's commonest tag": span_scores(splits["test"]["tags"].to_pylist(), answers)["span_f1"]}
 
 
+def of_acts(splits: Splits) -> Scores:
+    """Of each turn alone, without those before it."""
+    turns = {name: _by_turn(rows) for name, rows in splits.items()}
+    return of_labels(turns)
+
+
+def _by_turn(rows: Table) -> Table:
+    columns = {"text": rows["turns"], "label": rows["acts"]}
+    return pa.table({name: [one for row in column.to_pylist() for one in row] for name, column in columns.items()})
+
+
 def of_texts(splits: Splits) -> Scores:
     """The source itself."""
     return _copied(splits["test"]["source"].to_pylist(), splits["test"]["references"].to_pylist(), "the source itself")
@@ -136,6 +148,7 @@ YARDSTICKS: Mapping[str, Callable[[Splits], Scores]] = {
     "labels": of_label_lists,
     "number": of_numbers,
     "tagged": of_tags,
+    "acts": of_acts,
     "references": of_texts,
     "turns": of_turns,
 }

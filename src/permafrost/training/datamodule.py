@@ -1,4 +1,7 @@
-"""Tokenised splits to batches: the order of the rows, the place in the epoch, and the number of steps to come."""
+"""Tokenised splits to batches: the order of the rows, the place in the epoch, and the number of steps to come.
+
+A part is one of the tasks that are trained together; a run of one task has one part, with the name "".
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +19,8 @@ from permafrost.data.batching import (
     loss_scales,
     ordered_batches,
     padded_batch,
-    padding_share,
-    shuffled_batches,
 )
+from permafrost.data.mixing import mixed_batches
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.activation_store import ActivationStore
 
@@ -26,36 +28,38 @@ EVERY_BATCH = "epoch"  # accumulate over the whole epoch: one optimizer step, tr
 
 
 class Batches(Dataset[Batch]):
-    """A split that is indexed by a whole batch: row positions and their loss scale -> a padded `Batch`."""
+    """A split of every part, indexed by a whole batch: part, row positions and loss scale -> a padded `Batch`."""
 
-    def __init__(self, split: TokenizedSplit, store: ActivationStore | None):
-        self.split, self.store = split, store
+    def __init__(self, splits: Mapping[str, TokenizedSplit], stores: Mapping[str, ActivationStore]):
+        self.splits, self.stores = splits, stores
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        batch = padded_batch(self.split, planned.rows, planned.loss_scale)
-        return batch if self.store is None else batch._replace(trunk_states=self.store.padded(planned.rows))
+        split, store = self.splits[planned.part], self.stores.get(planned.part)
+        batch = padded_batch(split, planned.rows, planned.loss_scale)._replace(part=planned.part)
+        return batch if store is None else batch._replace(trunk_states=store.padded(planned.rows))
 
 
 class DataModule(lightning.LightningDataModule):
     """Batches of one epoch at a time; every epoch's order is a function of the seed and the epoch.
 
     The place within the epoch is part of its state, counted in batches done, so that a resumed run goes on with the
-    next batch. `accumulate` is in batches per optimizer step, or "epoch".
+    next batch. `accumulate` is in batches per optimizer step, or "epoch"; `temperature` mixes several parts.
     """
 
     def __init__(
         self,
-        splits: Mapping[str, TokenizedSplit],
-        stores: Mapping[str, ActivationStore] | None = None,
+        parts: Mapping[str, Mapping[str, TokenizedSplit]],
+        stores: Mapping[str, Mapping[str, ActivationStore]] | None = None,
         *,
         batching: Batching,
         evaluation_batching: Batching,
         accumulate: int | str,
         num_workers: int,
         seed: int,
+        temperature: float = 1.0,
     ):
         super().__init__()
-        self.splits, self.stores = splits, stores or {}
+        self.parts, self.stores, self.temperature = parts, stores or {}, temperature
         self.batching, self.evaluation_batching = batching, evaluation_batching
         self.num_workers, self.seed = num_workers, seed
         self.accumulate_as_set = accumulate
@@ -79,17 +83,12 @@ class DataModule(lightning.LightningDataModule):
         steps = sum(-(-len(self._planned(epoch)) // accumulate) for epoch in range(max_epochs))
         return steps if max_steps < 0 else min(steps, max_steps)
 
-    def padding_share(self, epoch: int) -> float:
-        return padding_share(self._planned(epoch), self.splits["train"].lengths)
-
     def train_dataloader(self) -> DataLoader:
         epoch = self.attached.current_epoch
-        batches = self._planned(epoch)
-        world_size = self.attached.world_size
-        scales = loss_scales(
-            batches, self.splits["train"].num_targets, self.accumulate(self.attached.max_epochs or 1), world_size
-        )
-        planned = [PlannedBatch(rows, float(scale)) for rows, scale in zip(batches, scales, strict=True)]
+        batches, world_size = self._planned(epoch), self.attached.world_size
+        targets = np.array([self.parts[part]["train"].num_targets[rows].sum() for part, rows in batches], np.float64)
+        scales = loss_scales(targets, self.accumulate(self.attached.max_epochs or 1), world_size)
+        planned = [PlannedBatch(rows, float(scale), part) for (part, rows), scale in zip(batches, scales, strict=True)]
         start = self.resume_at[1] if self.resume_at[0] == epoch else 0
         rank = self.attached.global_rank
         return self._loader("train", PlannedBatches(planned, start=start, rank=rank, world_size=world_size))
@@ -101,9 +100,13 @@ class DataModule(lightning.LightningDataModule):
         return self.evaluation_loader("test", self.attached.global_rank, self.attached.world_size)
 
     def evaluation_loader(self, name: str, rank: int = 0, world_size: int = 1) -> DataLoader:
-        """All rows of a split once; processes take turns at the batches."""
-        batches = ordered_batches(self.splits[name].lengths, self.evaluation_batching)[rank::world_size]
-        return self._loader(name, PlannedBatches([PlannedBatch(rows, 1.0) for rows in batches]))
+        """All rows of a split once, part by part; processes take turns at the batches."""
+        batches = [
+            PlannedBatch(rows, 1.0, part)
+            for part, splits in self.parts.items()
+            for rows in ordered_batches(splits[name].lengths, self.evaluation_batching)
+        ]
+        return self._loader(name, PlannedBatches(batches[rank::world_size]))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Counts here, as a store in a loader's worker counts for itself alone."""
@@ -118,12 +121,16 @@ class DataModule(lightning.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.resume_at = (state["epoch"], state["batches_done"])
 
-    def _planned(self, epoch: int) -> list[np.ndarray]:
-        return shuffled_batches(self.splits["train"].lengths, self.batching, seed=self.seed, epoch=epoch)
+    def _planned(self, epoch: int) -> list[tuple[str, np.ndarray]]:
+        lengths = {part: splits["train"].lengths for part, splits in self.parts.items()}
+        return mixed_batches(lengths, self.batching, temperature=self.temperature, seed=self.seed, epoch=epoch)
 
     def _loader(self, name: str, sampler: PlannedBatches) -> DataLoader:
         return DataLoader(
-            Batches(self.splits[name], self.stores.get(name)),
+            Batches(
+                {part: splits[name] for part, splits in self.parts.items()},
+                {part: stores[name] for part, stores in self.stores.items() if name in stores},
+            ),
             sampler=sampler,
             batch_size=None,  # the sampler hands out whole batches
             collate_fn=_as_it_is,

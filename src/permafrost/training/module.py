@@ -1,32 +1,41 @@
-"""The one LightningModule: a model, a task and a loss; the same step for training, validation and test."""
+"""The one LightningModule: the same step for training, validation and test, of one task or of several together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import lightning.pytorch as lightning
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import SumMetric
+from torchmetrics import MetricCollection, SumMetric
 
 from permafrost.data.batching import Batch
-from permafrost.tasks.base import LOSS, LossFunction, Stage, Task
+from permafrost.tasks.base import LOSS, Answers, LossFunction, Stage, Task
 from permafrost.training.checkpoints import frozen_fingerprint, leave_out_frozen_, put_in_frozen_
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeSchedulers = Callable[[Optimizer], list[LRScheduler]]
 
 
+class Part(NamedTuple):
+    model: nn.Module
+    task: Task
+    loss: LossFunction
+
+
 class FineTuning(lightning.LightningModule):
-    """Logs `train/loss` per step, and `validation/...` and `test/...` for the loss and each metric of the task."""
+    """Logs `train/loss` per step, and `validation/...` and `test/...` for the loss and each metric of the task.
+
+    `model` holds all that is trained. Of several `parts` each is run on its own batches and logs under its name, as
+    `validation/PART/...`; `validation/loss` is then the mean of their losses. A single part has the name "".
+    """
 
     def __init__(
         self,
         model: nn.Module,
-        task: Task,
-        loss: LossFunction,
+        parts: Mapping[str, Part],
         *,
         make_optimizer: MakeOptimizer,
         make_schedulers: MakeSchedulers,
@@ -34,14 +43,24 @@ class FineTuning(lightning.LightningModule):
         compile: bool,
     ):
         super().__init__()
-        self.model, self.task, self.loss = model, task, loss
+        self.model, self.parts, self.losses = model, parts, nn.ModuleList(part.loss for part in parts.values())
         self.make_optimizer, self.make_schedulers, self.monitor = make_optimizer, make_schedulers, monitor
-        self.loss_sum = torch.compile(task.loss_sum, dynamic=False) if compile else task.loss_sum
+        self.loss_sums = {
+            name: torch.compile(part.task.loss_sum, dynamic=False) if compile else part.task.loss_sum
+            for name, part in parts.items()
+        }
         self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all parts of a resumed run
-        self.metrics = nn.ModuleDict({stage: _stage_metrics(task, stage) for stage in get_args(Stage)})
+        self.metrics = nn.ModuleDict(
+            {
+                f"{stage}/{name}": _stage_metrics(part.task, stage)
+                for stage in get_args(Stage)
+                for name, part in parts.items()
+            }
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss_sum, _ = self.loss_sum(self.model, batch, self.loss)
+        part = self.parts[batch.part]
+        loss_sum, _ = self.loss_sums[batch.part](part.model, batch, part.loss)
         self.trained_tokens = self.trained_tokens + batch.lengths.sum()
         self.log("train/loss", loss_sum.detach() / batch.num_targets, batch_size=1)
         return loss_sum * batch.loss_scale
@@ -63,10 +82,10 @@ class FineTuning(lightning.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """Of each row its place in the source and in the split, and what answers need; nothing where they need none."""
-        outputs = self._evaluate(batch, "test")
-        if outputs is None:
+        outputs, task = self._evaluate(batch, "test"), self.parts[batch.part].task
+        if not isinstance(task, Answers) or outputs is None:
             return None
-        by_row = [output.float().cpu() for output in self.task.by_row(outputs, batch)]
+        by_row = [output.float().cpu() for output in task.by_row(outputs, batch)]
         return list(zip(batch.source_rows.tolist(), batch.row_ids.tolist(), by_row, strict=True))
 
     def on_validation_epoch_end(self) -> None:
@@ -80,26 +99,42 @@ class FineTuning(lightning.LightningModule):
         return [optimizer], [_scheduler_config(s, self.monitor) for s in self.make_schedulers(optimizer)]
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor | None:
-        loss_sum, logits = self.task.loss_sum(self.model, batch, self.loss)
-        metrics = self.metrics[stage]
+        model, task, loss = self.parts[batch.part]
+        loss_sum, outputs = task.loss_sum(model, batch, loss)
+        metrics = self.metrics[f"{stage}/{batch.part}"]
         metrics["loss_sum"].update(loss_sum)  # type: ignore[index]
         metrics["num_targets"].update(batch.num_targets)  # type: ignore[index]
-        self.task.update_metrics(metrics["task"], logits, batch)  # type: ignore[index]
-        return logits
+        if isinstance(task, Answers) and outputs is not None:
+            task.update_metrics(metrics["task"], outputs, batch)  # type: ignore[index]
+        return outputs
 
-    def _log_metrics(self, stage: str) -> None:
-        metrics = self.metrics[stage]
-        loss = metrics["loss_sum"].compute() / metrics["num_targets"].compute()  # type: ignore[index]
-        values = {LOSS: loss, **self.task.metrics_of_loss(loss), **metrics["task"].compute()}  # type: ignore[index]
-        for metric in metrics.values():  # type: ignore[operator]
-            metric.reset()
+    def _log_metrics(self, stage: Stage) -> None:
+        by_part = {name: self._metrics_of(name, stage) for name in self.parts}
+        values = {in_part(name, key): value for name, of in by_part.items() for key, value in of.items()}
+        values |= {LOSS: torch.stack([of[LOSS] for of in by_part.values()]).mean()}
         self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
+
+    def _metrics_of(self, name: str, stage: Stage) -> dict[str, Tensor]:
+        metrics: Any = self.metrics[f"{stage}/{name}"]
+        num_targets, task = metrics["num_targets"].compute(), self.parts[name].task
+        loss = metrics["loss_sum"].compute() / num_targets
+        values = {LOSS: loss, **task.metrics_of_loss(loss, num_targets, stage), **metrics["task"].compute()}
+        for metric in metrics.values():
+            metric.reset()
+        return values
+
+
+def in_part(part: str, metric: str) -> str:
+    """`PART/METRIC`, or as it is where there is one part alone."""
+    return f"{part}/{metric}" if part else metric
 
 
 def _stage_metrics(task: Task, stage: Stage) -> nn.ModuleDict:
     # a loss that is not a number is to be seen, not left out
     sums = {name: SumMetric(nan_strategy="disable") for name in ("loss_sum", "num_targets")}
-    return nn.ModuleDict({**sums, "task": task.build_metrics(stage)})
+    return nn.ModuleDict(
+        {**sums, "task": task.build_metrics(stage) if isinstance(task, Answers) else MetricCollection({})}
+    )
 
 
 def _scheduler_config(scheduler: LRScheduler, monitor: str) -> dict[str, Any]:

@@ -7,12 +7,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from permafrost.tasks.base import Answers
+
 
 class CollectOutputs(Callback):
-    """What the task keeps of each source row of the test split, on every process alike."""
+    """What a part's task keeps of each source row of the test split, on every process alike."""
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[int, int, Tensor]] = []  # source row, row of the split, output
+    def __init__(self, part: str, task: Answers) -> None:
+        self.part, self.task = part, task
+        self.kept: list[tuple[int, int, Tensor]] = []  # source row, row of the split, output
 
     def on_test_batch_end(
         self,
@@ -23,11 +26,12 @@ class CollectOutputs(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.parts += outputs or []
+        if batch.part == self.part:
+            self.kept += outputs or []
 
     def in_order(self) -> list[list[Tensor]]:
         """Of each source row its windows' outputs, in the order of the source."""
-        parts = self.parts
+        parts = self.kept
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, parts)

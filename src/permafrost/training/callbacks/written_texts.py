@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from permafrost.tasks.base import Encoding, Writes, asked_of
+from permafrost.training.module import in_part
 
 Row = Mapping[str, Any]
 SHOWN = 80  # characters
@@ -17,8 +18,8 @@ SHOWN = 80  # characters
 class WrittenTexts(Callback):
     """Logs the task's scores of what was written. `test` keeps the answers to the test rows, in their order."""
 
-    def __init__(self, task: Writes, encoding: Encoding, *, validation: Sequence[Row], test: Sequence[Row]):
-        self.task, self.encoding = task, encoding
+    def __init__(self, part: str, task: Writes, encoding: Encoding, *, validation: Sequence[Row], test: Sequence[Row]):
+        self.part, self.task, self.encoding = part, task, encoding
         self.rows = {"validation": list(validation), "test": list(test)}
         self.written: dict[str, list[str]] = {}
         self.console = Console(highlight=False, soft_wrap=True)
@@ -41,10 +42,12 @@ class WrittenTexts(Callback):
         if not rows:
             return
         mine = rows[trainer.global_rank :: trainer.world_size]
-        written = self.task.write(module.model.transformer, mine, self.encoding) if mine else []  # type: ignore[union-attr]
+        backbone = module.parts[self.part].model.transformer  # type: ignore[index, union-attr]
+        written = self.task.write(backbone, mine, self.encoding) if mine else []
         self.written[stage] = _in_turns(written, len(rows), trainer.world_size)
         scores = self.task.score(self.written[stage], rows)
-        module.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, rank_zero_only=False)
+        logged = {f"{stage}/{in_part(self.part, name)}": value for name, value in scores.items()}
+        module.log_dict(logged, rank_zero_only=False)
 
 
 def _in_turns(mine: list[str], count: int, world_size: int) -> list[str]:

@@ -1,0 +1,158 @@
+"""A label for every turn of a dialogue: what it does (an act, an intent) or how it feels.
+
+It sits on the turn's end-of-text token, which in a causal model has seen the turn and all before it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from permafrost.data.batching import Batch
+from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import DataError, nearest
+from permafrost.model.heads import Initialization, TokenHead
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
+from permafrost.tasks.classification import sort_key
+from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, split_by_row
+from permafrost.tasks.turns import Turn, encode_turns, turn_windows
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+class Acts:
+    """`labels` in the order of the outputs. A turn is never left out: of one longer than the window the end is cut."""
+
+    name = "acts"
+    roles = ("turns", "acts")
+    metrics_logged: Mapping[str, Mode] = {LOSS: "min", "accuracy": "max", "f1_macro": "max"}
+
+    def __init__(self, labels: Sequence[str], *, init: Initialization):
+        self.labels, self.init = list(labels), init
+
+    @classmethod
+    def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Acts":
+        return cls(acts_of(splits), init=options["init"])
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Acts":
+        return cls(description["labels"], init="normal")
+
+    def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        number, first_row = {label: index for index, label in enumerate(self.labels)}, 0
+        for rows in slices:
+            parts: list[TokenizedWindow] = []
+            for row, dialogue in enumerate(rows.to_pylist(), first_row):
+                labels = (
+                    [number[act] for act in dialogue["acts"]] if "acts" in dialogue else [0] * len(dialogue["turns"])
+                )
+                parts += [(row, *window) for window in encode_dialogue(dialogue, labels, encoding)]
+            yield as_split(parts)
+            first_row += rows.num_rows
+
+    def build_head(self, backbone: nn.Module) -> nn.Module:
+        return TokenHead(backbone.config.n_embd, len(self.labels), init=self.init)  # type: ignore[union-attr, arg-type]
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(turns, K), of all turns of the batch, row by row"""
+        return logits_of_scored(model, batch)
+
+    def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
+        logits = self.outputs(model, batch)
+        return loss(logits, batch.labels[batch.labels != NOT_SCORED]).sum(), logits
+
+    def build_metrics(self, stage: Stage) -> "MetricCollection":
+        from torchmetrics import ClasswiseWrapper, MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+        classes = len(self.labels)
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(classes, average="micro"),
+                "f1_macro": MulticlassF1Score(classes, average="macro"),
+                "f1": ClasswiseWrapper(MulticlassF1Score(classes, average=None), labels=self.labels, prefix="f1/"),
+            },
+            compute_groups=False,
+        )
+
+    def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None:
+        metrics.update(outputs.float(), batch.labels[batch.labels != NOT_SCORED])
+
+    def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
+        return {}
+
+    def by_row(self, outputs: Tensor, batch: Batch) -> list[Tensor]:
+        """(turns, K) of each window."""
+        return split_by_row(outputs, batch)
+
+    def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """`{"acts"}`: the likeliest label of each turn."""
+        return [{"acts": [self.labels[i] for i in torch.cat(list(row)).argmax(-1).tolist()]} for row in outputs]
+
+    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        """A text is a dialogue of one turn."""
+        return [{"speakers": ["A"], "turns": [text]} for text in texts]
+
+    def describe(self) -> dict[str, Any]:
+        return {"task": self.name, "kind": "acts.Acts", "labels": self.labels}
+
+
+TokenizedWindow = tuple[int, np.ndarray, np.ndarray]  # source row, token ids, labels
+
+
+def acts_of(splits: Mapping[str, Table]) -> list[str]:
+    """Those of the training rows, sorted, numbers by value.
+
+    Raises:
+        DataError: dialogues with more or fewer labels than turns, or labels elsewhere that train does not have; all
+            of them, each with its place.
+    """
+    faults, known = [], {act for row in splits["train"]["acts"].to_pylist() for act in row}
+    for name, rows in splits.items():
+        columns = (rows[column].to_pylist() for column in ("turns", "acts", "where"))
+        for turns, acts, where in zip(*columns, strict=True):
+            if len(turns) != len(acts):
+                faults.append(f"{where}: {len(turns)} turns, and {len(acts)} labels for them")
+            for act in sorted(set(acts) - known):
+                faults.append(f"{where}: {name} has the label {act!r}, which train has not{nearest(act, known)}")
+    if len(known) < 2:
+        faults.append("train has one label only; a classifier needs two or more")
+    if faults:
+        raise DataError("\n".join(faults[:20]))
+    return sorted(known, key=sort_key)
+
+
+def encode_dialogue(
+    row: Mapping[str, Any], labels: Sequence[int], encoding: Encoding
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Token ids and labels of each window: a turn's label on its last token, in exactly one window."""
+    turns = [
+        within(turn, encoding.max_length) for turn in encode_turns(row, encoding.tokenizer, [False] * len(row["turns"]))
+    ]
+    for start, scored, end in turn_windows([len(turn) for turn in turns], encoding.max_length):
+        ids = [token for turn in turns[start:end] for token in (*turn.marker, *turn.text)]
+        of_tokens = np.full(len(ids), NOT_SCORED, np.int32)
+        ends = np.cumsum([len(turn) for turn in turns[start:end]]) - 1
+        of_tokens[ends[scored - start :]] = labels[scored:end]
+        yield np.array(ids, np.int32), of_tokens
+
+
+def within(turn: Turn, limit: int) -> Turn:
+    """The turn with the end of its text cut, but for the end-of-text token, to `limit` tokens."""
+    room = limit - len(turn.marker)
+    return turn if len(turn) <= limit else replace(turn, text=[*turn.text[: room - 1], turn.text[-1]])
+
+
+def as_split(windows: Sequence[TokenizedWindow]) -> TokenizedSplit:
+    labels = [of_tokens for *_, of_tokens in windows]
+    return tokenized_split(
+        [ids for _, ids, _ in windows],
+        np.array([(of_tokens != NOT_SCORED).sum() for of_tokens in labels]),
+        labels,
+        source_rows=np.array([row for row, *_ in windows], np.int64),
+    )
