@@ -107,6 +107,7 @@ def measure(name: str, blocks: int, precision: str) -> dict[str, Any]:
         "gflop_per_second": counter.get_total_flops() / 1e9 / seconds,
         "product_gflop_per_second": rate,
         "share_of_peak": counter.get_total_flops() / 1e9 / seconds / rate,
+        "compiled": compiled_step(model, batch, below, optimizer, precision),
         "operations": operations(profiler),
     }
 
@@ -141,7 +142,12 @@ def loss_of(model: GPT2WithHead, batch: Batch, below: Tensor | None) -> Tensor:
 
 
 def one_step(
-    model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer, precision: str
+    model: GPT2WithHead,
+    batch: Batch,
+    below: Tensor | None,
+    optimizer: torch.optim.Optimizer,
+    precision: str,
+    loss_of: Callable[..., Tensor] = loss_of,
 ) -> list[float]:
     """Seconds of forward, backward and optimizer."""
     marks = [time.perf_counter()]
@@ -165,6 +171,14 @@ def timed_steps(
         times.append(one_step(model, batch, below, optimizer, precision))
         rates.append(product())
     return Step(*(list(part) for part in zip(*times[WARMUP:], strict=True))), rates[WARMUP:]
+
+
+def compiled_step(*step: Any) -> dict[str, float]:
+    """Seconds of the first step with `torch.compile`, which compiles, and of a later one, all of the same shape."""
+    torch._dynamo.reset()
+    compiled = torch.compile(loss_of, dynamic=False)
+    times = [sum(one_step(*step, compiled)) for _ in range(WARMUP + REPEATS)]
+    return {"first": times[0], "later": statistics.median(times[WARMUP:])}
 
 
 def large_product(precision: str, count: int = 10) -> Callable[[], float]:
@@ -200,13 +214,14 @@ def operations(profiler: Any) -> list[dict[str, Any]]:
 
 def shares_table(measured: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["| step | tokens (with padding) | GFLOP | forward, ms | backward, ms | optimizer, ms |"]
-    lines[0] += " GFLOP/s | of the product's |"
-    lines.append("|---" * 8 + "|")
+    lines[0] += " GFLOP/s | of the product's | compiled, s | a step then, ms |"
+    lines.append("|---" * 10 + "|")
     for case in measured:
         parts = [f"{1000 * seconds:,.1f}" for seconds in case["seconds"].values()]
         tokens = f"{case['tokens']:,} ({case['computed_tokens']:,})"
         rate = f"{case['gflop_per_second']:.0f} of {case['product_gflop_per_second']:.0f}"
         cells = [case["step"], tokens, f"{case['gflop']:,.1f}", *parts, rate, f"{case['share_of_peak']:.0%}"]
+        cells += [f"{case['compiled']['first']:.0f}", f"{1000 * case['compiled']['later']:,.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

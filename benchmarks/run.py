@@ -11,11 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 
@@ -48,8 +46,9 @@ REAL: list[Row] = [
 
 
 EXPERIMENTS = (
-    *("sst5", "cuad_clauses", "unfair_tos", "wnut17", "bc5cdr", "ncbi_disease", "multi30k"),
-    *("webnlg", "scitldr", "conala", "mbpp", "dailydialog"),
+    *("sst2", "sst5", "cfimdb", "ag_news", "cuad_clauses", "unfair_tos", "stsb", "wnut17", "bc5cdr", "ncbi_disease"),
+    *("multi30k", "webnlg", "scitldr", "conala", "mbpp", "poems", "wikitext2", "dailydialog", "dailydialog_acts"),
+    "films_and_names",
 )
 TASKS: list[Row] = [
     *((name, f"experiment={name}", (0,)) for name in EXPERIMENTS),
@@ -57,7 +56,7 @@ TASKS: list[Row] = [
     ("bc5cdr, causal", "experiment=bc5cdr model.attention=causal", (0,)),
 ]
 METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity")
-METRICS += ("pearson", "spearman", "rmse")
+METRICS += ("word_perplexity", "pearson", "spearman", "rmse")
 
 FROZEN = "freezing.blocks=4 trainer.max_epochs=3 "
 STORE: list[Row] = [
@@ -70,6 +69,8 @@ STORE: list[Row] = [
 
 
 def main(names: Sequence[str]) -> None:
+    import operations  # which writes where this module says
+
     studies: dict[str, Callable[[], None]] = {
         "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
@@ -77,9 +78,9 @@ def main(names: Sequence[str]) -> None:
         "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
         "padding": padding,
         "launch": launch,
-        "precision": precision,
-        "attention_types": attention_types,
-        "trunk_pass": trunk_pass,
+        "precision": operations.precision,
+        "attention_types": operations.attention_types,
+        "trunk_pass": operations.trunk_pass,
         "freeze_curve": freeze_curve,
     }
     for name in names or list(studies):
@@ -119,7 +120,7 @@ def write(name: str, title: str, done: Sequence[dict]) -> None:
     lines += ["| | metric | test | validation | seeds | frozen blocks | fit, s | command |", "|---" * 8 + "|"]
     for row in done:
         runs = row["runs"]
-        for metric in [metric for metric in METRICS if metric in runs[0]["test"]]:
+        for metric in reported(runs[0]["test"]):
             test, validation = ([run[stage][metric] for run in runs] for stage in ("test", "validation"))
             seconds = spread([run["seconds"]["fit"] for run in runs], 0)
             seeds = ", ".join(str(run["seed"]) for run in runs)
@@ -132,6 +133,11 @@ def write(name: str, title: str, done: Sequence[dict]) -> None:
             lines.append(line)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def reported(scores: Mapping[str, float]) -> list[str]:
+    """Those of METRICS, in their order, of all parts where there are several."""
+    return [name for metric in METRICS for name in scores if name.rpartition("/")[2] == metric]
 
 
 def freeze_curve() -> None:
@@ -249,142 +255,6 @@ def padding() -> None:
         lines.append(f"| {name} | {len(texts):,} | {int(lengths.sum()):,} | {percent} |")
     (RESULTS / "padding.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-
-
-def precision() -> None:
-    """GFLOP/s of matrix products in float32 and bfloat16: what `trainer.precision=auto` goes by on a CPU."""
-    import torch
-
-    lines = [
-        "# Matrix products by precision",
-        "",
-        f"{hardware()}; {date.today()}; `python benchmarks/run.py precision`.",
-    ]
-    lines += [f"AMX: {torch.cpu._is_amx_tile_supported()}, AVX512-BF16: {torch.cpu._is_avx512_bf16_supported()}.", ""]
-    lines += ["| rows x in x out | float32, GFLOP/s | bfloat16, GFLOP/s |", "|---" * 3 + "|"]
-    for rows, width, out in ((2048, 192, 768), (2048, 768, 192), (2048, 768, 3072), (2048, 3072, 768)):
-        rates = [product_rates(rows, width, out, dtype) for dtype in (torch.float32, torch.bfloat16)]
-        lines.append(f"| {rows} x {width} x {out} | " + " | ".join(spread(rate, 0) for rate in rates) + " |")
-    name = "precision_amx" if torch.cpu._is_amx_tile_supported() else "precision"  # what the choice differs by
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def attention_types() -> None:
-    """Milliseconds of attention's passes, fused by torch and written out: why model/block.py does not fuse in bf16."""
-    import torch
-
-    from permafrost.training.hardware import keep_freed_buffers, use_all_cores
-
-    use_all_cores()
-    keep_freed_buffers()
-    ways = {
-        "fused, float32": (torch.float32, fused_attention),
-        "fused, bfloat16": (torch.bfloat16, fused_attention),
-        "written out, bfloat16": (torch.bfloat16, written_out_attention),
-    }
-    lines = ["# Attention by type, and fused or not", ""]
-    lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py attention_types`; heads of 64 channels."]
-    lines += ["Median of 9 (smallest to largest), ms; causal, in training, no dropout.", ""]
-    lines += [f"| rows x heads x tokens | pass | {' | '.join(ways)} |", "|---" * (2 + len(ways)) + "|"]
-    for shape in ((39, 12, 50), (16, 12, 128), (4, 12, 512), (2, 12, 1024)):
-        times = [attention_ms(shape, *way) for way in ways.values()]
-        for index, name in enumerate(("forward", "backward")):
-            cells = [" x ".join(map(str, shape)), name, *(median_and_ends(time[index]) for time in times)]
-            lines.append("| " + " | ".join(cells) + " |")
-    (RESULTS / "attention_types.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def fused_attention(query: Any, key: Any, value: Any) -> Any:
-    import torch
-
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-
-
-def written_out_attention(query: Any, key: Any, value: Any) -> Any:
-    import torch
-
-    from permafrost.model.block import attend_written_out
-
-    without_dropout = SimpleNamespace(attn_dropout=torch.nn.Dropout(0.0), scaling=query.shape[-1] ** -0.5)
-    return attend_written_out(without_dropout, query, key, value, None)
-
-
-def attention_ms(
-    shape: Sequence[int], dtype: Any, attend: Callable[..., Any], repeats: int = 9
-) -> tuple[list[float], list[float]]:
-    """Of each repeat the milliseconds of the forward and of the backward pass; the first does not count."""
-    import torch
-
-    parts = [torch.randn(*shape, 64, dtype=dtype, requires_grad=True) for _ in range(3)]
-    forward, backward = [], []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        attended = attend(*parts)
-        middle = time.perf_counter()
-        attended.backward(attended.detach())
-        forward.append(1000 * (middle - start))
-        backward.append(1000 * (time.perf_counter() - middle))
-    return forward[1:], backward[1:]
-
-
-def trunk_pass() -> None:
-    """Microseconds a token of ten frozen blocks of GPT-2's shape, by precision, batch, and who multiplies."""
-    from permafrost.model import block
-
-    by_onednn, ways = block.is_inference_by_onednn, []
-    ways.append(("32-true, torch", "32-true", lambda hidden: False))
-    ways.append(("bf16-mixed, torch", "bf16-mixed", lambda hidden: False))
-    ways.append(("bf16-mixed, oneDNN's bias and GELU", "bf16-mixed", by_onednn))
-    lines = ["# The frozen part's pass over the data", ""]
-    lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py trunk_pass`; 10 blocks of GPT-2's shape,"]
-    lines += ["rows of 52 tokens. Median of 5 (smallest to largest), us a token, by tokens in a batch.", ""]
-    lines += ["| | 2,048 | 4,096 | 8,192 |", "|---" * 4 + "|"]
-    for name, precision, is_by_onednn in ways:
-        block.is_inference_by_onednn = is_by_onednn
-        cells = [median_and_ends(trunk_microseconds(tokens, precision)) for tokens in (2048, 4096, 8192)]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    (RESULTS / "trunk_pass.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def trunk_microseconds(tokens: int, precision: str, repeats: int = 5) -> list[float]:
-    import materials
-    import torch
-
-    from permafrost.model.backbone import load_backbone, load_config, trunk
-    from permafrost.training.hardware import autocast, keep_freed_buffers, use_all_cores
-
-    use_all_cores()
-    keep_freed_buffers()
-    source = str(materials.gpt2_shape())
-    backbone = load_backbone(source, load_config(source), pretrained=True).eval()
-    input_ids, times = torch.randint(0, 50_000, (tokens // 52, 52)), []
-    with torch.inference_mode(), autocast(precision, "cpu"):
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            trunk(backbone, input_ids, 10)
-            times.append(1e6 * (time.perf_counter() - start) / input_ids.numel())
-    return times[1:]
-
-
-def median_and_ends(times: Sequence[float]) -> str:
-    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
-
-
-def product_rates(rows: int, width: int, out: int, dtype: Any, repeats: int = 9) -> list[float]:
-    """GFLOP/s of `repeats` timings of 20 products each."""
-    import torch
-
-    left, right = torch.randn(rows, width, dtype=dtype), torch.randn(width, out, dtype=dtype)
-    rates = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(20):
-            left @ right
-        rates.append(20 * 2 * rows * width * out / (time.perf_counter() - start) / 1e9)
-    return rates[1:]
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:

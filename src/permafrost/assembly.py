@@ -262,8 +262,10 @@ def make_trainer(
 
     precision = precision_of(settings)
     console.print(f"  precision {precision}")
+    known = {"monitor": monitored(settings), "mode": monitor_mode(settings), "dirpath": run_dir / CHECKPOINTS}
+    known["of_parts"] = [f"validation/{name}/{part.task.monitor}" for name, part in settings.by_part().items() if name]
     callbacks = [
-        build(node, monitor=monitored(settings), mode=monitor_mode(settings), dirpath=run_dir / CHECKPOINTS)
+        build(node, **known)
         for node in settings.callbacks.values()
         if node is not None and (console.is_terminal or not node["_target_"].endswith("RichProgressBar"))
     ]

@@ -240,14 +240,17 @@ def check_agreement(settings: Settings, num_blocks: int, metrics: Sequence[str])
             f"freezing.blocks={settings.freezing.blocks}, but {settings.model.name} has {num_blocks} blocks; "
             f"give 0 to {num_blocks}, or all"
         )
-    if settings.task.monitor not in metrics:
-        raise ConfigError(
-            f"task.monitor={settings.task.monitor}: task={settings.task.name} logs no such metric"
-            f"{nearest(settings.task.monitor, metrics)}"
-        )
+    check_monitor(settings.task, metrics)
     logged = ["train/loss", *(f"validation/{metric}" for metric in metrics)]
     for name, node in settings.callbacks.items():
         if node and node.get("monitor") is not None and node["monitor"] not in logged:
             raise ConfigError(
                 f"callbacks.{name}.monitor={node['monitor']}: nothing logs it{nearest(node['monitor'], logged)}"
             )
+
+
+def check_monitor(task: TaskSection, metrics: Sequence[str]) -> None:
+    if task.monitor not in metrics:
+        raise ConfigError(
+            f"task.monitor={task.monitor}: task={task.name} logs no such metric{nearest(task.monitor, metrics)}"
+        )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.building import build
-from permafrost.config import Settings, check_agreement
+from permafrost.config import Settings, check_agreement, check_monitor
 from permafrost.errors import ConfigError
 
 SEVERAL = "multi"  # in place of a task's kind
@@ -27,6 +27,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         raise ConfigError("model.tokenizer=train would give each part of task=multi a tokenizer of its own; give a DIR")
     for part in settings.by_part().values():
         check_part(part)
+        check_monitor(part.task, list(metrics_of(part)))
     check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings)))
     check_buildable(settings)
 

@@ -1,5 +1,6 @@
 """One line per validation: what a person wants to see of a run."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,10 +9,13 @@ from rich.console import Console
 
 
 class EpochLine(Callback):
-    """Prints epoch, mean training loss, validation loss, the monitored metric and tokens per second."""
+    """Prints epoch, mean training loss, validation loss, the monitored metrics and tokens per second.
 
-    def __init__(self, monitor: str):
-        self.monitor = monitor
+    `monitor` is the run's, `of_parts` are those of its parts where it trains several tasks.
+    """
+
+    def __init__(self, monitor: str, of_parts: Sequence[str] = ()):
+        self.monitors = list(dict.fromkeys([monitor, *of_parts]))
         self.console = Console(highlight=False, soft_wrap=True)
         self.losses: list[Any] = []
 
@@ -29,8 +33,9 @@ class EpochLine(Callback):
         if self.losses:
             parts.append(f"train loss {float(sum(self.losses)) / len(self.losses):.4f}")
         parts.append(f"validation loss {seen['validation/loss']:.4f}")
-        if self.monitor != "validation/loss":
-            parts.append(f"{self.monitor.removeprefix('validation/')} {seen[self.monitor]:.4f}")
+        for monitor in self.monitors:
+            if monitor != "validation/loss":
+                parts.append(f"{monitor.removeprefix('validation/')} {seen[monitor]:.4f}")
         if "train/tokens_per_second" in seen:
             parts.append(f"{seen['train/tokens_per_second']:,.0f} tokens/s, {seen['train/padding_share']:.1%} padding")
         self.losses.clear()
