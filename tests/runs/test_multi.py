@@ -114,8 +114,11 @@ def test_what_is_wrong_with_parts_is_said(tiny, overrides, message):
 
 
 @pytest.mark.slow
-def test_the_command_as_a_user_types_it(tiny, parts, tmp_path):
-    given = [*tiny, *parts, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_the_command_as_a_user_types_it(tiny, parts, tmp_path, trainer):
+    """On one process and on two, of which a batch gives no loss to the other parts' heads."""
+    given = [*tiny, *parts, f"trainer={trainer}", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
     done = command(*given)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model" / "season" / "model.safetensors").exists()
+    assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 4 * 16
