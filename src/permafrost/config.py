@@ -43,7 +43,7 @@ class TaskSection(Section):
     template: str
     replies: str
     parses: bool
-    parts: dict[str, str]
+    parts: dict[str, str] | None
     mixing_temperature: Annotated[float, Field(gt=0)]
     branches: Literal["shared", "separate"]
     validation_generations: Annotated[int, Field(ge=0)]

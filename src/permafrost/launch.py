@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,17 +80,19 @@ def with_parts(cfg: DictConfig, config_dir: str) -> DictConfig:
         ConfigError: a part sets what all parts share.
     """
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     parts = {}
-    for name, line in cfg.task.parts.items():
+    for name, line in (cfg.task.parts or {}).items():
         overrides = shlex.split(str(line))
         for override in overrides:
             if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):
                 raise ConfigError(
                     f"task.parts.{name}: {override} is of the whole run; a part has {', '.join(OF_A_PART)} of its own"
                 )
-        with initialize_config_dir(config_dir, version_base="1.3"):
+        is_at_work = GlobalHydra.instance().is_initialized()  # not in a sweep's worker
+        with nullcontext() if is_at_work else initialize_config_dir(config_dir, version_base="1.3"):
             part = compose("train", overrides=overrides)
         part.data.cache_dir = cfg.data.cache_dir
         parts[name] = {key: part[key] for key in OF_A_PART}

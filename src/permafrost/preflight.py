@@ -21,7 +21,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     if settings.task.kind == SEVERAL and not settings.parts:
         raise ConfigError(
             "task=multi has no parts; give each task a name and what you would type for it alone: "
-            "'task.parts={films: experiment=sst5, names: experiment=wnut17}'"
+            """'task.parts={films: "experiment=sst5", names: "experiment=wnut17"}'"""
         )
     if settings.parts and settings.model.tokenizer == "train":
         raise ConfigError("model.tokenizer=train would give each part of task=multi a tokenizer of its own; give a DIR")

@@ -24,7 +24,7 @@ def parts(data_dir) -> list[str]:
         "names": f"task=ner data=files {conll}",
         "mirror": f"task=translation data=files {pairs} task.decoding.max_new_tokens=8 task.validation_generations=2",
     }
-    return ["task=multi", *(f"+task.parts.{name}='{line}'" for name, line in lines.items())]
+    return ["task=multi", f"task.parts={{{', '.join(f'{name}: {line!r}' for name, line in lines.items())}}}"]
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_a_run_can_be_resumed(tiny, parts, tmp_path):
     ("overrides", "message"),
     [
         ([], "task=multi has no parts"),
-        (["+task.parts.a='optimizer=sgd'"], "task.parts.a: optimizer=sgd is of the whole run; a part has task, data"),
-        (["+task.parts.a=''", "task.monitor=a/accurcy"], "did you mean 'a/accuracy'"),
+        (["task.parts={a: 'optimizer=sgd'}"], "task.parts.a: optimizer=sgd is of the whole run; a part has task, data"),
+        (["task.parts={a: ''}", "task.monitor=a/accurcy"], "did you mean 'a/accuracy'"),
     ],
 )
 def test_what_is_wrong_with_parts_is_said(tiny, overrides, message):
