@@ -8,7 +8,6 @@ weights as `python train.py`, and trains the same rows: each ends with the end-o
 import argparse
 import csv
 import json
-import os
 import resource
 import statistics
 import time
@@ -32,7 +31,7 @@ from transformers import (
     set_seed,
 )
 
-from permafrost.training.hardware import keep_freed_buffers
+from permafrost.training.hardware import keep_freed_buffers, use_all_cores
 
 BYTE_0 = "Ā"  # stands for no printed character: a pad token for a tokenizer that has none of its own
 Rows = Sequence[Mapping[str, str]]  # `text` and, for classification, `label`
@@ -40,7 +39,8 @@ Rows = Sequence[Mapping[str, str]]  # `text` and, for classification, `label`
 
 def main() -> None:
     options = read_options()
-    use_all_cores()
+    use_all_cores()  # both as train.py does
+    keep_freed_buffers()
     set_seed(options.seed)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -275,13 +275,6 @@ def stage_seconds(ends: Mapping[str, float]) -> dict[str, float]:
     """From the second at which each stage ended, the first being the start."""
     seconds = {f"{stage}_seconds": ends[stage] - ends[before] for before, stage in pairwise(ends)}
     return seconds | {"total_seconds": sum(seconds.values())}
-
-
-def use_all_cores() -> None:
-    """As train.py does it, and buffers are kept as it keeps them."""
-    keep_freed_buffers()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -280,10 +280,8 @@ def make_trainer(
     for logger in loggers:
         logger.log_hyperparams(plain_config)
     options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
-    if settings.parts and options["strategy"] == "ddp":
-        options["strategy"] = (
-            "ddp_find_unused_parameters_true"  # a batch is of one part: the others' heads have no loss
-        )
+    if settings.parts and options["strategy"] == "ddp":  # a batch is of one part, and the others' heads have no loss
+        options["strategy"] = "ddp_find_unused_parameters_true"
     return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
 
 

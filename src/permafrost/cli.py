@@ -50,13 +50,13 @@ def predict(
     predictor = Predictor(run)
     asked = [role for role in predictor.task.roles if role in ("source", "turns")] or ["text"]
     table = read_table(input, asked, text_column)  # type: ignore[arg-type]
-    if asked == ["turns"]:
-        rows = table.to_pylist()
-        write_answers([row | answer for row, answer in zip(rows, predictor.answer(rows), strict=True)], output)
-        return
-    pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
-    answers = predictor.predict(table[asked[0]].to_pylist(), pairs)
-    write_answers([row | answer for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
+    rows = table.to_pylist()
+    if asked == ["text"]:  # which a task may want in another form, as words
+        pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
+        answers = predictor.predict(table["text"].to_pylist(), pairs)
+    else:
+        answers = predictor.answer(rows)
+    write_answers([row | answer for row, answer in zip(rows, answers, strict=True)], output)
 
 
 @app.command()

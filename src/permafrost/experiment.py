@@ -26,6 +26,7 @@ from permafrost.atomic import complete_or_absent
 from permafrost.config import Settings, read_settings
 from permafrost.errors import ConfigError, ResourceError, TrainingError
 from permafrost.preflight import preflight
+from permafrost.tasks.base import in_part
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
@@ -213,7 +214,7 @@ def write_run(
         card = model_card(of_part.model_dump(), scores_of_part(result["test"], name), part.task.describe())
         export_model(models[name], part.task, part.encoding, run_dir / "model" / name, card, stores[name].trunk)
         measured = measure_yardsticks(of_part, part)
-        yardsticks |= {f"{name}/{key}" if name else key: value for key, value in measured.items()}
+        yardsticks |= {in_part(name, key): value for key, value in measured.items()}
     write_predictions(run_dir / "predictions.jsonl", prepared, answers)
     if yardsticks:
         (run_dir / "yardsticks.json").write_text(json.dumps(yardsticks, indent=2) + "\n", "utf-8")
@@ -226,7 +227,7 @@ def write_run(
 
 
 def scores_of_part(scores: Mapping[str, float], name: str) -> dict[str, float]:
-    prefix = f"{name}/" if name else ""
+    prefix = in_part(name, "")
     return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
 
 

@@ -59,13 +59,8 @@ def run_job(cfg: DictConfig) -> float | None:
     from hydra.types import RunMode
 
     job = HydraConfig.get()
-    (config_dir,) = (source.path for source in job.runtime.config_sources if source.provider == "main")
-    try:
-        cfg = with_parts(cfg, config_dir)
-    except ConfigError as error:
-        raise SystemExit(failure(error, debug=bool(cfg.debug))["exit_code"]) from None
     in_sweep = job.mode == RunMode.MULTIRUN
-    result = run_trial(cfg, job) if in_sweep else attempt(cfg, Path(job.runtime.output_dir))
+    result = run_trial(cfg, job) if in_sweep else run_alone(cfg, job)
     if result["status"] == "done":
         return result["validation"][cfg.task.monitor]
     if not in_sweep:
@@ -73,30 +68,55 @@ def run_job(cfg: DictConfig) -> float | None:
     return None
 
 
-def with_parts(cfg: DictConfig, config_dir: str) -> DictConfig:
+def run_alone(cfg: DictConfig, job: "HydraConf") -> Result:
+    try:
+        cfg = with_parts(cfg, config_dir_of(job))
+    except ConfigError as error:
+        return failure(error, debug=bool(cfg.debug))
+    return attempt(cfg, Path(job.runtime.output_dir))
+
+
+def config_dir_of(job: "HydraConf") -> Path:
+    (directory,) = (source.path for source in job.runtime.config_sources if source.provider == "main")
+    return Path(directory)
+
+
+def with_parts(cfg: DictConfig, config_dir: Path) -> DictConfig:
     """The configuration with that of each of its `task.parts`, composed of what the part's command line would be.
 
     Raises:
-        ConfigError: a part sets what all parts share.
+        ConfigError: a part sets what all parts share, or what there is not.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     parts = {}
     for name, line in (cfg.task.parts or {}).items():
-        overrides = shlex.split(str(line))
-        for override in overrides:
-            if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):
-                raise ConfigError(
-                    f"task.parts.{name}: {override} is of the whole run; a part has {', '.join(OF_A_PART)} of its own"
-                )
-        is_at_work = GlobalHydra.instance().is_initialized()  # not in a sweep's worker
-        with nullcontext() if is_at_work else initialize_config_dir(config_dir, version_base="1.3"):
-            part = compose("train", overrides=overrides)
+        part = composed_part(name, shlex.split(str(line)), config_dir)
         part.data.cache_dir = cfg.data.cache_dir
         parts[name] = {key: part[key] for key in OF_A_PART}
     return OmegaConf.create({**cfg, "parts": parts}) if parts else cfg
+
+
+def composed_part(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from permafrost.overrides import explain
+
+    for override in overrides:
+        if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):
+            raise ConfigError(
+                f"task.parts.{name}: {override} is of the whole run; a part has {', '.join(OF_A_PART)} of its own"
+            )
+    is_at_work = GlobalHydra.instance().is_initialized()  # not in a sweep's worker
+    try:
+        with nullcontext() if is_at_work else initialize_config_dir(str(config_dir), version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        explained = explain(error, overrides, config_dir).removeprefix("error: ")
+        raise ConfigError(f"task.parts.{name}: {explained}") from None
 
 
 def run_trial(cfg: DictConfig, job: "HydraConf") -> Result:
@@ -109,7 +129,11 @@ def run_trial(cfg: DictConfig, job: "HydraConf") -> Result:
     overrides = list(job.overrides.task)
     print(f"trial {job.job.num}: {' '.join(overrides)}")
     run_dir, sweep_dir = Path(job.runtime.output_dir), Path(job.sweep.dir)
-    result = earlier_or_new(cfg, run_dir, sweep_dir)
+    try:
+        cfg = with_parts(cfg, config_dir_of(job))
+        result = earlier_or_new(cfg, run_dir, sweep_dir)
+    except ConfigError as error:  # in a part: of a run's own settings `attempt` tells
+        result = failure(error, debug=bool(cfg.debug))
     trial = Trial(
         number=job.job.num,
         directory=os.path.relpath(run_dir, sweep_dir),

@@ -23,6 +23,8 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
             "task=multi has no parts; give each task a name and what you would type for it alone: "
             """'task.parts={films: "experiment=sst5", names: "experiment=wnut17"}'"""
         )
+    if settings.parts and settings.task.kind != SEVERAL:
+        raise ConfigError(f"task.parts: only task=multi has parts; this is task={settings.task.name}")
     if settings.parts and settings.model.tokenizer == "train":
         raise ConfigError("model.tokenizer=train would give each part of task=multi a tokenizer of its own; give a DIR")
     for part in settings.by_part().values():

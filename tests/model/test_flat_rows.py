@@ -27,7 +27,10 @@ def test_states_and_gradients_are_those_of_rows_side_by_side(tiny_backbone, monk
     backbone = tiny_backbone.eval()
     plain = states_and_gradient(backbone, positions, bidirectional=bidirectional)
     monkeypatch.setattr(flat_rows, "keeps_code_by_shape", lambda hidden: True)  # else float32 is left as it is
+    packed, pack = [], FlatRows.pack
+    monkeypatch.setattr(FlatRows, "pack", lambda rows, hidden: packed.append(rows) or pack(rows, hidden))
     flat = states_and_gradient(backbone, positions, bidirectional=bidirectional)
+    assert packed
     for one, other in zip(plain, flat, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
@@ -41,7 +44,9 @@ def test_rows_are_filled_up_to_a_multiple_and_come_back_whole():
     assert torch.equal(rows.unpack(packed), hidden)
 
 
-@pytest.mark.parametrize(("dtype", "enabled", "pays"), [("bfloat16", True, True), ("bfloat16", False, False)])
+@pytest.mark.parametrize(
+    ("dtype", "enabled", "pays"), [("bfloat16", True, True), ("bfloat16", False, False), ("float16", True, False)]
+)
 def test_only_bfloat16_on_a_cpu_keeps_code_by_shape(dtype, enabled, pays):
     hidden = torch.zeros(2, 5, 4)
     with torch.autocast("cpu", dtype=getattr(torch, dtype), enabled=enabled):

@@ -31,10 +31,10 @@ def test_it_is_for_inference_in_bfloat16_alone():
 
 
 def test_states_without_gradients_are_those_with(tiny_backbone):
-    """Within 1 % by the norm: both round to bfloat16, at other places."""
+    """Within 1 % by the norm, and not the same: both round to bfloat16, at other places."""
     backbone, ids = tiny_backbone.eval(), torch.arange(2, 14).view(2, 6)
     with torch.autocast("cpu", torch.bfloat16):
         trained = trunk(backbone, ids, 2).detach()
         with torch.inference_mode():
             inferred = trunk(backbone, ids, 2)
-    assert (trained - inferred).norm() < 0.01 * trained.norm()
+    assert 0 < (trained - inferred).norm() < 0.01 * trained.norm()

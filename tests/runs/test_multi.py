@@ -31,7 +31,7 @@ def parts(data_dir) -> list[str]:
 def run_parts(tiny, parts, tmp_path_factory):
     def go(*overrides: str):
         run_dir = tmp_path_factory.mktemp("multi") / "run"
-        cfg = with_parts(compose_config(*tiny, *parts, *overrides), str(CONF))
+        cfg = with_parts(compose_config(*tiny, *parts, *overrides), CONF)
         return run(cfg, run_dir), run_dir
 
     return go
@@ -91,9 +91,9 @@ def test_separate_branches_train_more_parameters(run_parts, finished):
 
 
 def test_a_run_can_be_resumed(tiny, parts, tmp_path):
-    cfg = with_parts(compose_config(*tiny, *parts, "trainer.max_epochs=1"), str(CONF))
+    cfg = with_parts(compose_config(*tiny, *parts, "trainer.max_epochs=1"), CONF)
     run(cfg, tmp_path / "run")
-    again = with_parts(compose_config(*tiny, *parts, "resume=must"), str(CONF))
+    again = with_parts(compose_config(*tiny, *parts, "resume=must"), CONF)
     result = run(again, tmp_path / "run")
     assert result["epochs"] == 2
 
@@ -103,6 +103,8 @@ def test_a_run_can_be_resumed(tiny, parts, tmp_path):
     [
         ([], "task=multi has no parts"),
         (["task.parts={a: 'optimizer=sgd'}"], "task.parts.a: optimizer=sgd is of the whole run; a part has task, data"),
+        (["task.parts={a: 'experiment=sst'}"], "task.parts.a: .*did you mean 'sst"),
+        (["task=classification", "task.parts={a: ''}"], "only task=multi has parts; this is task=classification"),
         (["task.parts={a: ''}", "task.monitor=a/accurcy"], "did you mean 'a/accuracy'"),
     ],
 )
@@ -110,7 +112,7 @@ def test_what_is_wrong_with_parts_is_said(tiny, overrides, message):
     from permafrost.preflight import preflight
 
     with pytest.raises(ConfigError, match=message):
-        preflight(read_settings(with_parts(compose_config(*tiny, "task=multi", *overrides), str(CONF))), in_sweep=False)
+        preflight(read_settings(with_parts(compose_config(*tiny, "task=multi", *overrides), CONF)), in_sweep=False)
 
 
 @pytest.mark.slow

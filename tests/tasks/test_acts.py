@@ -47,6 +47,7 @@ def test_every_turn_is_scored_once_also_the_longest(tiny_tokenizer, max_length):
     labels = np.concatenate([split.labels[i] for i in range(len(split))])
     assert labels[labels != -100].tolist() == [0, 1, 0, 0, 1]
     assert split.lengths.max() <= max_length
+    assert split.truncated_rows == 1  # and said
     assert set(split.source_rows.tolist()) == {0}
 
 

@@ -75,7 +75,7 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
     config.problem_type = PROBLEM_TYPES.get(task.name, "regression")  # type: ignore[assignment]
     stock = _empty(GPT2ForSequenceClassification, config)
     _share(stock.transformer, model.transformer)
-    stock.score.load_state_dict({"weight": model.head.score.weight}, assign=True)  # it has no bias
+    stock.score.load_state_dict({"weight": model.head.score.weight.detach()}, assign=True)  # it has no bias
     return stock.eval()
 
 

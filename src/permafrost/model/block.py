@@ -70,8 +70,7 @@ def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor, vis
     else:
         visible = visible[:, 0].expand(-1, positions.shape[1], -1)
     if positions.shape[1] == 1:
-        # These small products, of another shape in each batch, are faster in float32 on a CPU.
-        with torch.autocast(normed.device.type, enabled=normed.device.type != "cpu" and torch.is_autocast_enabled()):
+        with torch.autocast("cpu", enabled=False):  # its small products, of another shape in each batch, keep to MKL
             return _attend_once(attention, normed, take(normed, positions), visible)
     channels = normed.shape[-1]
     weight, bias = attention.c_attn.weight, attention.c_attn.bias
@@ -82,7 +81,7 @@ def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor, vis
 
 
 def feed_forward(mlp: Any, normed: Tensor) -> Tensor:
-    # Transformers writes GPT-2's own activation in seven operations; `tanh` is the same function in one
+    # Transformers writes GPT-2's own activation in seven operations; "tanh" is the same function in one
     is_tanh_gelu = type(mlp.act).__name__ in ("NewGELUActivation", "GELUTanh")
     if is_tanh_gelu and is_inference_by_onednn(normed):
         return project(onednn_linear(normed, mlp.c_fc.weight, mlp.c_fc.bias, gelu=True), mlp.c_proj)

@@ -1,7 +1,7 @@
 """Rows end to end, padding and all, and then filled up to a round number of tokens, so that products keep their shape.
 
-On a CPU oneDNN writes machine code for each new shape of a product and keeps it: with batches of ever other lengths
-that took a tenth of the training time and 600 MB. B rows, T tokens in the longest, N tokens in all, C channels.
+On a CPU oneDNN writes machine code for each new shape of a product and keeps it: with batches of ever other lengths,
+that takes time and memory (benchmarks/results/speed.md). B rows, T tokens in the longest, N tokens in all, C channels.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class FlatRows:
 
     @property
     def mask(self) -> "FlatRows":
+        """What the blocks are told, as by model/packing.py."""
         return self
 
     def pack(self, hidden: Tensor) -> Tensor:

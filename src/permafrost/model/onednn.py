@@ -1,7 +1,7 @@
 """Products by oneDNN as inference has them: the bias and GELU are put on in the product's own pass over its result.
 
-torch computes them by two passes more, and its GELU alone takes longer than the product: the frozen part's pass over
-the data is a third faster so. torch knows no gradient of these operations, which are its compiler's.
+torch computes them by two passes more, and its GELU alone takes as long as the product (benchmarks/results/
+trunk_pass.md). The operations are private ones, of torch's compiler, and have no gradient.
 """
 
 import torch

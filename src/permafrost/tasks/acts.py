@@ -17,8 +17,8 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
-from permafrost.tasks.classification import sort_key
-from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, split_by_row
+from permafrost.tasks.classification import label_metrics, sort_key
+from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
 from permafrost.tasks.turns import Turn, encode_turns, turn_windows
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 class Acts:
-    """`labels` in the order of the outputs. A turn is never left out: of one longer than the window the end is cut."""
+    """`labels` in the order of the outputs. No turn is left out: of one longer than the window the end is cut, and
+    counted as unread."""
 
     name = "acts"
     roles = ("turns", "acts")
@@ -46,13 +47,12 @@ class Acts:
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number, first_row = {label: index for index, label in enumerate(self.labels)}, 0
         for rows in slices:
-            parts: list[TokenizedWindow] = []
-            for row, dialogue in enumerate(rows.to_pylist(), first_row):
-                labels = (
-                    [number[act] for act in dialogue["acts"]] if "acts" in dialogue else [0] * len(dialogue["turns"])
-                )
-                parts += [(row, *window) for window in encode_dialogue(dialogue, labels, encoding)]
-            yield as_split(parts)
+            dialogues = rows.to_pylist()
+            whole = [encode_turns(row, encoding.tokenizer, [False] * len(row["turns"])) for row in dialogues]
+            # rows to be answered have no labels, and their turns are marked all the same
+            acts = [row.get("acts", self.labels[:1] * len(row["turns"])) for row in dialogues]
+            labels = [[number[act] for act in of_row] for of_row in acts]
+            yield encode_dialogues(whole, labels, encoding.max_length, first_row)
             first_row += rows.num_rows
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
@@ -63,22 +63,12 @@ class Acts:
         return logits_of_scored(model, batch)
 
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
-        logits = self.outputs(model, batch)
-        return loss(logits, batch.labels[batch.labels != NOT_SCORED]).sum(), logits
+        return loss_sum_of_scored(model, batch, loss)
 
     def build_metrics(self, stage: Stage) -> "MetricCollection":
-        from torchmetrics import ClasswiseWrapper, MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+        from torchmetrics import MetricCollection
 
-        classes = len(self.labels)
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(classes, average="micro"),
-                "f1_macro": MulticlassF1Score(classes, average="macro"),
-                "f1": ClasswiseWrapper(MulticlassF1Score(classes, average=None), labels=self.labels, prefix="f1/"),
-            },
-            compute_groups=False,
-        )
+        return MetricCollection(label_metrics(self.labels), compute_groups=False)
 
     def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None:
         metrics.update(outputs.float(), batch.labels[batch.labels != NOT_SCORED])
@@ -100,9 +90,6 @@ class Acts:
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "kind": "acts.Acts", "labels": self.labels}
-
-
-TokenizedWindow = tuple[int, np.ndarray, np.ndarray]  # source row, token ids, labels
 
 
 def acts_of(splits: Mapping[str, Table]) -> list[str]:
@@ -127,32 +114,31 @@ def acts_of(splits: Mapping[str, Table]) -> list[str]:
     return sorted(known, key=sort_key)
 
 
-def encode_dialogue(
-    row: Mapping[str, Any], labels: Sequence[int], encoding: Encoding
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Token ids and labels of each window: a turn's label on its last token, in exactly one window."""
-    turns = [
-        within(turn, encoding.max_length) for turn in encode_turns(row, encoding.tokenizer, [False] * len(row["turns"]))
-    ]
-    for start, scored, end in turn_windows([len(turn) for turn in turns], encoding.max_length):
-        ids = [token for turn in turns[start:end] for token in (*turn.marker, *turn.text)]
-        of_tokens = np.full(len(ids), NOT_SCORED, np.int32)
-        ends = np.cumsum([len(turn) for turn in turns[start:end]]) - 1
-        of_tokens[ends[scored - start :]] = labels[scored:end]
-        yield np.array(ids, np.int32), of_tokens
+def encode_dialogues(
+    dialogues: Sequence[Sequence[Turn]], labels: Sequence[Sequence[int]], max_length: int, first_row: int = 0
+) -> TokenizedSplit:
+    """Windows of whole turns: a turn's label on its last token, in exactly one window, -100 elsewhere."""
+    rows, of_rows, source_rows = [], [], []
+    for row, (whole, of_turns) in enumerate(zip(dialogues, labels, strict=True), first_row):
+        turns = [within(turn, max_length) for turn in whole]
+        for start, scored, end in turn_windows([len(turn) for turn in turns], max_length):
+            ids = [token for turn in turns[start:end] for token in (*turn.marker, *turn.text)]
+            of_tokens = np.full(len(ids), NOT_SCORED, np.int32)
+            ends = np.cumsum([len(turn) for turn in turns[start:end]]) - 1
+            of_tokens[ends[scored - start :]] = of_turns[scored:end]
+            rows.append(np.array(ids, np.int32))
+            of_rows.append(of_tokens)
+            source_rows.append(row)
+    return tokenized_split(
+        rows,
+        np.array([(of_tokens != NOT_SCORED).sum() for of_tokens in of_rows]),
+        of_rows,
+        source_rows=np.array(source_rows, np.int64),
+        unread=[sum(max(0, len(turn) - max_length) for turn in whole) for whole in dialogues],
+    )
 
 
 def within(turn: Turn, limit: int) -> Turn:
     """The turn with the end of its text cut, but for the end-of-text token, to `limit` tokens."""
     room = limit - len(turn.marker)
     return turn if len(turn) <= limit else replace(turn, text=[*turn.text[: room - 1], turn.text[-1]])
-
-
-def as_split(windows: Sequence[TokenizedWindow]) -> TokenizedSplit:
-    labels = [of_tokens for *_, of_tokens in windows]
-    return tokenized_split(
-        [ids for _, ids, _ in windows],
-        np.array([(of_tokens != NOT_SCORED).sum() for of_tokens in labels]),
-        labels,
-        source_rows=np.array([row for row, *_ in windows], np.int64),
-    )

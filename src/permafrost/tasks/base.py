@@ -126,6 +126,11 @@ class Task(Protocol):
         ...
 
 
+def in_part(part: str, name: str) -> str:
+    """`PART/NAME` of a metric or the like, or as it is in a run of one task, whose part has no name."""
+    return f"{part}/{name}" if part else name
+
+
 def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], list[int]]:
     """Token ids of each row's `text` and, for pairs, `text_pair`; and how many tokens of each were left out.
 
@@ -171,8 +176,8 @@ def tokenized_split(
 
 def asked_of(row: Mapping[str, Any]) -> str:
     """What a row asks, in words for people."""
-    if "turns" in row:
-        return " / ".join(row["turns"][:-1])
+    if "turns" in row:  # the last one is the answer, but where each has a label
+        return " / ".join(row["turns"] if "acts" in row else row["turns"][:-1])
     return row.get("text") or row.get("source") or " ".join(row["tokens"])
 
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from permafrost.errors import ConfigError
-from permafrost.tasks.base import LOSS, Mode, Task
+from permafrost.tasks.base import LOSS, Mode, Task, in_part
 
 KIND = re.compile(r"[a-z_]+\.[A-Z][A-Za-z]*")
 
@@ -29,14 +29,12 @@ def kind_of(path: str) -> Any:
 
 def metrics_logged(kinds: Mapping[str, str]) -> dict[str, Mode]:
     """Metric -> whether less or more is better, of the kind of each part; of several each is PART/METRIC."""
-    if list(kinds) == [""]:
-        return dict(kind_of(kinds[""]).metrics_logged)
-    of_parts = {
-        f"{name}/{metric}": mode
+    of_parts: dict[str, Mode] = {
+        in_part(name, metric): mode
         for name, kind in kinds.items()
         for metric, mode in kind_of(kind).metrics_logged.items()
     }
-    return {LOSS: "min", **of_parts}
+    return of_parts | {LOSS: "min"}
 
 
 def predicts_tokens(kind: str) -> bool:

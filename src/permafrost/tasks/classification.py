@@ -78,25 +78,15 @@ class Classification:
         return loss(logits, batch.labels).sum(), logits
 
     def build_metrics(self, stage: Stage) -> "MetricCollection":
-        from torchmetrics import ClasswiseWrapper, MetricCollection
-        from torchmetrics.classification import (
-            MulticlassAccuracy,
-            MulticlassCalibrationError,
-            MulticlassF1Score,
-            MulticlassMatthewsCorrCoef,
-        )
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassCalibrationError, MulticlassMatthewsCorrCoef
 
         classes = len(self.labels)
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(classes, average="micro"),
-                "f1_macro": MulticlassF1Score(classes, average="macro"),
-                "mcc": MulticlassMatthewsCorrCoef(classes),
-                "ece": MulticlassCalibrationError(classes, n_bins=15),
-                "f1": ClasswiseWrapper(MulticlassF1Score(classes, average=None), labels=self.labels, prefix="f1/"),
-            },
-            compute_groups=False,
-        )
+        of_probabilities = {
+            "mcc": MulticlassMatthewsCorrCoef(classes),
+            "ece": MulticlassCalibrationError(classes, n_bins=15),
+        }
+        return MetricCollection(label_metrics(self.labels) | of_probabilities, compute_groups=False)
 
     def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None:
         metrics.update(outputs.float().softmax(-1), batch.labels)
@@ -121,6 +111,19 @@ class Classification:
     def describe(self) -> dict[str, Any]:
         kind = "classification.Classification"
         return {"task": self.name, "kind": kind, "labels": self.labels, "pooling": self.pooling}
+
+
+def label_metrics(labels: Sequence[str]) -> dict[str, Any]:
+    """Accuracy and F1, macro and of each label."""
+    from torchmetrics import ClasswiseWrapper
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+    classes = len(labels)
+    return {
+        "accuracy": MulticlassAccuracy(classes, average="micro"),
+        "f1_macro": MulticlassF1Score(classes, average="macro"),
+        "f1": ClasswiseWrapper(MulticlassF1Score(classes, average=None), labels=list(labels), prefix="f1/"),
+    }
 
 
 def labels_of(splits: Mapping[str, Table], order: Sequence[str] | None = None) -> list[str]:

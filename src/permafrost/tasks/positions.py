@@ -28,6 +28,12 @@ def logits_of_scored(model: nn.Module, batch: Batch) -> Tensor:
     return model.head(hidden[labels != NOT_SCORED])  # type: ignore[operator]
 
 
+def loss_sum_of_scored(model: nn.Module, batch: Batch, loss: nn.Module) -> tuple[Tensor, Tensor]:
+    """(): the losses of all labelled tokens, summed; and their logits."""
+    logits = logits_of_scored(model, batch)
+    return loss(logits, batch.labels[batch.labels != NOT_SCORED]).sum(), logits
+
+
 def split_by_row(outputs: Tensor, batch: Batch) -> list[Tensor]:
     """(scored, K) -> of each row the (scored in it, K)"""
     return list(outputs.split((batch.labels != NOT_SCORED).sum(1).tolist()))

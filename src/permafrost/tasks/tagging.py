@@ -19,7 +19,7 @@ from permafrost.data.windows import windows
 from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
-from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, split_by_row
+from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
 from permafrost.tasks.spans import SpanF1, best_paths, spans_of
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class Tagging:
         return logits_of_scored(model, batch)
 
     def loss_sum(self, model: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, Tensor]:
-        logits = self.outputs(model, batch)
-        return loss(logits, batch.labels[batch.labels != NOT_SCORED]).sum(), logits
+        return loss_sum_of_scored(model, batch, loss)
 
     def build_metrics(self, stage: Stage) -> "MetricCollection":
         from torchmetrics import MetricCollection

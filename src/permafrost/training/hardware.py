@@ -46,7 +46,7 @@ def use_all_cores() -> int:
 
 def keep_freed_buffers() -> None:
     """Where the C library is glibc, it keeps what is freed: it would give large buffers back to the system at once, and
-    each would come anew page by page, which took a quarter of a step that trains all of GPT-2."""
+    each would come anew page by page (benchmarks/results/speed.md)."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_MMAP_MAX, 0)

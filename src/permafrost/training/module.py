@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection, SumMetric
 
 from permafrost.data.batching import Batch
-from permafrost.tasks.base import LOSS, Answers, LossFunction, Stage, Task
+from permafrost.tasks.base import LOSS, Answers, LossFunction, Stage, Task, in_part
 from permafrost.training.checkpoints import frozen_fingerprint, leave_out_frozen_, put_in_frozen_
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -49,7 +49,7 @@ class FineTuning(lightning.LightningModule):
             name: torch.compile(part.task.loss_sum, dynamic=False) if compile else part.task.loss_sum
             for name, part in parts.items()
         }
-        self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all parts of a resumed run
+        self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all starts of a resumed run
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}/{name}": _stage_metrics(part.task, stage)
@@ -124,17 +124,11 @@ class FineTuning(lightning.LightningModule):
         return values
 
 
-def in_part(part: str, metric: str) -> str:
-    """`PART/METRIC`, or as it is where there is one part alone."""
-    return f"{part}/{metric}" if part else metric
-
-
 def _stage_metrics(task: Task, stage: Stage) -> nn.ModuleDict:
     # a loss that is not a number is to be seen, not left out
     sums = {name: SumMetric(nan_strategy="disable") for name in ("loss_sum", "num_targets")}
-    return nn.ModuleDict(
-        {**sums, "task": task.build_metrics(stage) if isinstance(task, Answers) else MetricCollection({})}
-    )
+    of_outputs = task.build_metrics(stage) if isinstance(task, Answers) else MetricCollection({})
+    return nn.ModuleDict({**sums, "task": of_outputs})
 
 
 def _scheduler_config(scheduler: LRScheduler, monitor: str) -> dict[str, Any]:

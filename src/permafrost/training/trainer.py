@@ -39,7 +39,7 @@ def make_trainer(
     options: Mapping[str, Any], *, run_dir: Path, precision: str, callbacks: Sequence[Any], loggers: Sequence[Logger]
 ) -> lightning.Trainer:
     """`options` are the `trainer=` group's values under Lightning's own names, `precision` excepted."""
-    # Deterministic torch else fills each new buffer, lest it be read before it is written: 4 % of the time.
+    # Deterministic torch else fills each new buffer, lest it be read before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return lightning.Trainer(
         **{**options, "precision": precision},

@@ -31,8 +31,8 @@ from permafrost.model.activation_store import (
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.training.hardware import autocast
 
-# Per batch of the pass: more than a training step has, as no gradient is kept. On a CPU with AMX 2,048 are slower by
-# 8 %, and 8,192 are faster by 3 % for twice the memory.
+# Per batch of the pass: more than a training step has, as no gradient is kept. On a CPU with AMX 2,048 are slower by a
+# tenth, and 8,192 are hardly faster for twice the memory (benchmarks/results/trunk_pass.md).
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}
 SAMPLED_BATCHES, SAMPLED_TOKENS = 3, 1024
 SHARED_READS = 1000.0  # a sweep's trials read on: what one pass costs is of no matter

@@ -31,10 +31,10 @@ class CollectOutputs(Callback):
 
     def in_order(self) -> list[list[Tensor]]:
         """Of each source row its windows' outputs, in the order of the source."""
-        parts = self.kept
+        kept = self.kept
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(gathered, parts)
-            parts = [part for process in gathered for part in process]
-        ordered = sorted(parts, key=lambda part: part[:2])
-        return [[output for _, _, output in windows] for _, windows in groupby(ordered, key=lambda part: part[0])]
+            torch.distributed.all_gather_object(gathered, kept)
+            kept = [row for process in gathered for row in process]
+        ordered = sorted(kept, key=lambda row: row[:2])
+        return [[output for _, _, output in windows] for _, windows in groupby(ordered, key=lambda row: row[0])]

@@ -8,8 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
-from permafrost.tasks.base import Encoding, Writes, asked_of
-from permafrost.training.module import in_part
+from permafrost.tasks.base import Encoding, Writes, asked_of, in_part
 
 Row = Mapping[str, Any]
 SHOWN = 80  # characters
