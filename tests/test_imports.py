@@ -16,10 +16,11 @@ TIERS = [
     {"data", "model"},
     {"tasks"},
     {"training"},
+    {"compression"},
     {"deployment", "reporting"},
     {"config", "overrides"},
     {"preflight"},
-    {"assembly", "experiment", "cli", "launch", "trials"},
+    {"assembly", "compress", "experiment", "cli", "launch", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.test_serve import Served, get
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -78,6 +80,9 @@ def test_training_and_run_commands(workplace):
             continue  # the real data sets are not beside this clone
         if words[0] == "python":
             run(training_arguments(words, workplace), workplace)
+        elif words[:2] == ["permafrost", "serve"]:
+            with Served(str(workplace / words[2])) as server:
+                assert get(server.url)[0] == 200
         elif words[0] == "permafrost":
             run([str(Path(sys.executable).with_name("permafrost")), *words[1:]], workplace)
         else:

@@ -1,7 +1,7 @@
 """From settings to the parts of a run: data, model, modules, trainer. Heavy imports wait until they are needed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from permafrost.data.rows import StoredRows
     from permafrost.data.sources import Notes
     from permafrost.data.tokenization import TokenizedSplit
+    from permafrost.model.activation_store import ActivationStore
     from permafrost.model.gpt2 import GPT2WithHead
-    from permafrost.tasks.base import Encoding, Task
+    from permafrost.tasks.base import Encoding, LossSum, Task
     from permafrost.training.datamodule import DataModule
     from permafrost.training.module import FineTuning
     from permafrost.training.trunk_pass import Stores
@@ -193,7 +194,11 @@ def make_modules(
     prepared: Mapping[str, Prepared],
     models: Mapping[str, "GPT2WithHead"],
     stores: Mapping[str, "Stores"],
+    *,
+    taught: "LossSum | None" = None,
+    of_teacher: "ActivationStore | None" = None,
 ) -> tuple["FineTuning", "DataModule"]:
+    """`taught` is learned in place of the tasks' own losses; `of_teacher` is what it reads of the training rows."""
     from permafrost.data.batching import RowBatching, TokenBatching
     from permafrost.model.several import Several
     from permafrost.training.datamodule import DataModule
@@ -211,8 +216,9 @@ def make_modules(
         num_workers=options.num_workers,
         seed=settings.seed,
         temperature=settings.task.mixing_temperature,
+        of_teacher=of_teacher,
     )
-    num_blocks = architecture(settings).n_layer
+    num_blocks = next(iter(models.values())).transformer.config.n_layer
     total_steps = data.total_steps(settings.trainer.max_epochs, settings.trainer.max_steps)
 
     def make_optimizer(model: Any) -> Any:
@@ -233,7 +239,7 @@ def make_modules(
         return made if isinstance(made, list) else [made]
 
     parts = {
-        name: Part(models[name], prepared[name].task, build(of_part.loss))
+        name: Part(models[name], prepared[name].task, build(of_part.loss), taught)
         for name, of_part in settings.by_part().items()
     }
     module = FineTuning(
@@ -255,6 +261,7 @@ def make_trainer(
     *,
     accumulate: int,
     sweep: str | None,
+    more_callbacks: Sequence[Any] = (),
 ) -> "lightning.Trainer":
     from permafrost.training.checkpoints import CHECKPOINTS
     from permafrost.training.loggers import MetricsFile
@@ -271,6 +278,7 @@ def make_trainer(
     ]
     for name, part in settings.by_part().items():
         callbacks += callbacks_of_task(name, part, prepared[name])
+    callbacks += more_callbacks
     loggers = [MetricsFile(run_dir / "metrics.jsonl")]
     loggers += [
         build(node, run_dir=run_dir, name=run_dir.name, group=sweep)

@@ -110,13 +110,71 @@ def chat(run: Run) -> None:
 def export(
     run: Run,
     directory: Annotated[Path, typer.Argument(help="a new directory")],
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
+    to: Annotated[str, typer.Option(help="safetensors or onnx")] = "safetensors",
+    dtype: Annotated[str, typer.Option(help="of safetensors: float32, float16 or bfloat16")] = "float32",
 ) -> None:
-    """Copy a run's model, in Hugging Face layout, with its weights as float32, float16 or bfloat16."""
-    from permafrost.deployment.export import copy_model
+    """Copy a run's model: in Hugging Face layout, its weights as float32, float16 or bfloat16; or as an ONNX graph."""
+    from permafrost.deployment.export import copy_model, copy_onnx
     from permafrost.deployment.predictor import model_directory
 
-    copy_model(model_directory(run), directory, dtype)
+    if to == "onnx":
+        copy_onnx(model_directory(run), directory)
+    elif to == "safetensors":
+        copy_model(model_directory(run), directory, dtype)
+    else:
+        raise ConfigError(f"--to {to}: onnx or safetensors")
+
+
+@app.command()
+def compress(
+    run: Annotated[Path, typer.Argument(help="a run directory")],
+    overrides: Annotated[
+        list[str], typer.Argument(help="compression=NAME, and keys of the run, as compression.drop.share=0.5")
+    ],
+    sweep: Annotated[bool, typer.Option("--sweep", help="each combination of values with commas between them")] = False,
+) -> None:
+    """Make a run's model smaller or faster: `permafrost compress RUN compression=quantization`."""
+    from permafrost.compress import compress as compress_run
+    from permafrost.compress import compress_each
+    from permafrost.config import read_settings
+    from permafrost.launch import combinations, config_of_run
+
+    if sweep:
+        compress_each(run, [read_settings(config_of_run(run, each)) for each in combinations(overrides)])
+    else:
+        compress_run(run, read_settings(config_of_run(run, overrides)))
+
+
+@app.command()
+def serve(
+    runs: Annotated[list[Path], typer.Argument(help="run directories, compressed/NAME directories among them")],
+    port: Annotated[int, typer.Option(min=1024, max=65535)] = 8000,
+    host: Annotated[
+        str, typer.Option(help="127.0.0.1 is this machine alone; 0.0.0.0 any that reaches it")
+    ] = "127.0.0.1",
+    threads: Annotated[int, typer.Option(min=1, help="of the models' process")] = 2,
+    max_characters: Annotated[int, typer.Option(min=1, help="of a text")] = 20_000,
+    max_waiting: Annotated[int, typer.Option(min=1, help="requests in work or waiting")] = 128,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="of a request")] = 30.0,
+    batch: Annotated[int, typer.Option(min=1, help="requests answered together")] = 16,
+) -> None:
+    """Answer over HTTP: a page at /, POST /predict, /health, /metrics and /docs."""
+    try:
+        from permafrost.deployment.server import Limits, make_server, named
+    except ImportError as error:
+        raise ConfigError(f"serving needs {error.name}; pip install 'permafrost[serve]'") from None
+
+    limits = Limits(max_characters=max_characters, max_waiting=max_waiting, max_seconds=max_seconds, batch=batch)
+    server = make_server(named(runs), threads, limits)
+    print(f"http://{host}:{port}", file=sys.stderr)
+    server.run(
+        host=host,
+        port=port,
+        log_level="warning",
+        generate_client_file=False,
+        num_api_servers=1,
+        api_server_worker_type="thread",
+    )
 
 
 @app.command()

@@ -153,6 +153,52 @@ class PartSection(Section):
     loss: Node
 
 
+class DropSection(Section):
+    share: Annotated[float, Field(gt=0, lt=1)]
+    choose: Literal["influence", "evenly"]
+
+
+class NarrowSection(Section):
+    mlp: Fraction
+    heads: Fraction
+    choose: Literal["activation", "taylor"]
+
+
+class SparsifySection(Section):
+    method: Literal["magnitude", "wanda", "movement"]
+    structure: Literal["unstructured", "2:4"]
+    sparsity: Annotated[float, Field(gt=0, lt=1)]
+    schedule: Literal["one_shot", "cubic"]
+
+
+class QuantizeSection(Section):
+    method: Literal["int8"]
+
+
+class RecoverSection(Section):
+    epochs: Annotated[int, Field(ge=0)]
+    teacher: str | None
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    temperature: Annotated[float, Field(gt=0)]
+    control: bool
+
+
+class CompressionSection(Section):
+    name: str
+    drop: DropSection | None
+    narrow: NarrowSection | None
+    sparsify: SparsifySection | None
+    quantize: QuantizeSection | None
+    recover: RecoverSection
+    calibration_batches: Count
+    threads: Count
+
+    @property
+    def is_gradual(self) -> bool:
+        """Whether what goes is chosen while it trains."""
+        return self.sparsify is not None and self.sparsify.schedule == "cubic"
+
+
 class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str
@@ -170,6 +216,7 @@ class Settings(Section):
     scheduler: Node
     loss: Node
     parts: dict[Annotated[str, Field(pattern=r"^[a-z]\w*$")], PartSection]
+    compression: CompressionSection
     callbacks: dict[str, Node | None]
     logger: dict[str, Node | None]
 

@@ -23,6 +23,8 @@ from permafrost.assembly import (
     seed_everything,
 )
 from permafrost.atomic import complete_or_absent
+from permafrost.compress import check as check_compression
+from permafrost.compress import compress
 from permafrost.config import Settings, read_settings
 from permafrost.errors import ConfigError, ResourceError, TrainingError
 from permafrost.preflight import preflight
@@ -63,6 +65,8 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     with clock.stage("setup"):
         settings = read_settings(cfg)
         preflight(settings, in_sweep=sweep is not None)
+        if settings.compression.name != "none":
+            check_compression(settings.compression, settings, run_dir)
         seed_everything(settings.seed)
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
         if is_first_process():
@@ -88,6 +92,8 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     if trainer.is_global_zero:
         say_what_was_read(data.tokens_read, tokens_computed)
         write_run(run_dir, settings, prepared, models, result, answers, stores)
+        if settings.compression.name != "none":
+            result["compression"] = [compress(run_dir, settings)]
         close_loggers(trainer, run_dir)
     return result
 
@@ -252,7 +258,7 @@ def say_what_was_read(tokens_read: int, tokens_computed: int) -> None:
 def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
     """Test scores that need no GPT-2; kept with the cache, as every run on these rows has them."""
     from permafrost.data.tokenization import fingerprint
-    from permafrost.tasks.yardsticks import yardsticks_of
+    from permafrost.tasks.yardsticks import of_next_tokens, yardsticks_of
 
     if not settings.yardsticks:
         return {}
@@ -265,7 +271,10 @@ def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, floa
         measured = yardsticks_of(prepared.task, prepared.rows)
         with complete_or_absent(path) as partial:
             partial.write_text(json.dumps(measured), "utf-8")
-    return json.loads(path.read_text("utf-8"))
+    measured = json.loads(path.read_text("utf-8"))
+    if "perplexity" in prepared.task.metrics_logged:
+        measured |= of_next_tokens(prepared.splits["train"], prepared.splits["test"])
+    return measured
 
 
 def close_loggers(trainer: "lightning.Trainer", run_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """What stands around a run: Hydra's errors in our words, exit codes, and trials that fail alone."""
 
 import gc
+import itertools
 import json
 import os
 import shlex
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
 
 Result = dict[str, Any]
+CONFIG_DIR = Path(__file__).parents[2] / "conf"  # of the clone
 OF_A_PART = ("task", "data", "head", "loss")  # groups; the others are shared by all parts of task=multi
 
 
@@ -98,6 +100,23 @@ def with_parts(cfg: DictConfig, config_dir: Path) -> DictConfig:
 
 
 def composed_part(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfig:
+    for override in overrides:
+        if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):
+            raise ConfigError(
+                f"task.parts.{name}: {override} is of the whole run; a part has {', '.join(OF_A_PART)} of its own"
+            )
+    try:
+        return compose_or_explain(overrides, config_dir)
+    except ConfigError as error:
+        raise ConfigError(f"task.parts.{name}: {error}") from None
+
+
+def compose_or_explain(overrides: Sequence[str], config_dir: Path) -> DictConfig:
+    """As the command line would be composed; what Hydra finds wrong is told in our words.
+
+    Raises:
+        ConfigError
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -105,18 +124,46 @@ def composed_part(name: str, overrides: Sequence[str], config_dir: Path) -> Dict
 
     from permafrost.overrides import explain
 
-    for override in overrides:
-        if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):
-            raise ConfigError(
-                f"task.parts.{name}: {override} is of the whole run; a part has {', '.join(OF_A_PART)} of its own"
-            )
     is_at_work = GlobalHydra.instance().is_initialized()  # not in a sweep's worker
     try:
         with nullcontext() if is_at_work else initialize_config_dir(str(config_dir), version_base="1.3"):
             return compose("train", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        explained = explain(error, overrides, config_dir).removeprefix("error: ")
-        raise ConfigError(f"task.parts.{name}: {explained}") from None
+        raise ConfigError(explain(error, overrides, config_dir).removeprefix("error: ")) from None
+
+
+def config_of_run(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
+    """A finished run's own configuration, with these overrides and the groups that they choose.
+
+    Raises:
+        ConfigError: it has none, or an override is not understood.
+    """
+    from omegaconf import OmegaConf
+
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir}: no run directory (no config.yaml)")
+    if not CONFIG_DIR.is_dir():
+        raise ConfigError(f"no configurations at {CONFIG_DIR}; install the project from a clone: pip install -e .")
+    of_run: Any = OmegaConf.load(path)
+    of_group = [override for override in overrides if override.split("=")[0].split(".")[0] == "compression"]
+    composed = compose_or_explain(of_group, CONFIG_DIR)
+    others = OmegaConf.from_dotlist([override for override in overrides if override not in of_group])
+    return OmegaConf.merge(of_run, {"compression": composed.compression}, others)  # type: ignore[return-value]
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Of values with commas between them each with each; what varies is in the name of what is made."""
+    keys = [override.partition("=")[0] for override in overrides]
+    values = [override.partition("=")[2].split(",") for override in overrides]
+    several = [key for key, of_key in zip(keys, values, strict=True) if len(of_key) > 1 and key != "compression"]
+    found = []
+    for chosen in itertools.product(*values):
+        by_key = dict(zip(keys, chosen, strict=True))
+        varied = [f"{key.rpartition('.')[2]}{by_key[key]}" for key in several]
+        name = ["-".join(["compression.name=" + by_key.get("compression", "none"), *varied])] if several else []
+        found.append([f"{key}={value}" for key, value in by_key.items()] + name)
+    return found
 
 
 def run_trial(cfg: DictConfig, job: "HydraConf") -> Result:

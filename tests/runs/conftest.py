@@ -120,12 +120,12 @@ def tiny(tiny_model_dir, data_dir, tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def run_tiny(tiny, tmp_path):
-    """Run in this process; gives the result and the run directory."""
+    """Run in this process, with a store that no other test has filled; gives the result and the run directory."""
     from permafrost.experiment import run
 
     def go(*overrides: str, name: str = "run"):
         run_dir = tmp_path / name
-        return run(compose_config(*tiny, *overrides), run_dir), run_dir
+        return run(compose_config(*tiny, f"store.dir={tmp_path}/activations", *overrides), run_dir), run_dir
 
     return go
 

@@ -38,8 +38,9 @@ def run_parts(tiny, parts, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(run_parts):
-    return run_parts()
+def finished(run_parts, tmp_path_factory):
+    """Its store is its own: in one that is shared, a test before it may have left what it would compute."""
+    return run_parts("store=on", f"store.dir={tmp_path_factory.mktemp('activations')}")
 
 
 def test_each_part_is_scored_by_its_own_metrics(finished):

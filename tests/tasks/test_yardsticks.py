@@ -2,13 +2,16 @@
 
 import random
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from permafrost.tasks.base import tokenized_split
 from permafrost.tasks.text_scores import text_scores
 from permafrost.tasks.yardsticks import (
     majority_accuracy,
     of_label_lists,
+    of_next_tokens,
     of_numbers,
     of_tags,
     of_texts,
@@ -89,3 +92,16 @@ def test_a_planted_rule_for_each_of_several_labels():
 
     found = of_label_lists({"train": rows(0), "validation": rows(1), "test": rows(2)})
     assert found["f1_macro of TF-IDF + logistic regression"] == 1
+
+
+def test_token_frequencies_foretell_those_that_have_a_loss_alone():
+    """Learned 5, 5, 7: counts with one each of 8 tokens (the largest that is asked is 7) are 3, 2 and six ones."""
+
+    def rows(ids: list[int], labels: list[int] | None):
+        given = None if labels is None else [np.array(labels, np.int32)]
+        return tokenized_split([np.array(ids, np.int32)], np.array([2]), given)
+
+    expected = ((11 / 3) * (11 / 2)) ** 0.5
+    unlabelled = of_next_tokens(rows([1, 5, 5, 7], None), rows([2, 5, 7], None))
+    labelled = of_next_tokens(rows([1, 2, 5, 5, 7], [-100, -100, 5, 5, 7]), rows([2, 2, 5, 7], [-100, -100, 5, 7]))
+    assert unlabelled == labelled == {"perplexity of token frequencies": pytest.approx(expected)}

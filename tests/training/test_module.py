@@ -148,3 +148,26 @@ def test_schedules_go_by_steps_and_plateaus_by_validations(tiny_backbone):
     _, (rise, cut) = module.configure_optimizers()
     assert rise["interval"] == "step"
     assert (cut["interval"], cut["monitor"], cut["reduce_on_plateau"]) == ("epoch", "validation/loss", True)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("limit", [0.01, 1e6, None])
+def test_gradients_are_clipped_as_torch_clips_them(tiny_backbone, is_known, limit):
+    module, _ = make_module(tiny_backbone, TASKS[0])
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module.training_step(make_batch(TASKS[0], np.arange(6)), 0).backward()
+    clone = [parameter.grad.clone() for parameter in module.parameters()]
+    copies = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in clone]
+    for copy, gradient in zip(copies, clone, strict=True):
+        copy.grad = gradient
+    if limit:
+        torch.nn.utils.clip_grad_norm_(copies, limit)
+    module.clip_gradients = lambda of, value, algorithm: (
+        value and torch.nn.utils.clip_grad_norm_(of.param_groups[0]["params"], value)
+    )
+    if is_known:
+        module.gradient_norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in module.parameters()])
+    module.configure_gradient_clipping(optimizer, limit, "norm")
+    for copy, parameter in zip(copies, module.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, copy.grad)
+    assert module.gradient_norm is None  # of the next step nothing is known

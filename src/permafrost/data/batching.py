@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     source_rows: Tensor  # (B,) int64, position in the source: several windows may be of one row
     loss_scale: Tensor  # () float32
     trunk_states: Tensor | None = None  # (B, T, C), what the frozen part makes of the tokens, where that is stored
+    teacher_states: Tensor | None = None  # (B, T, C), likewise of the model that is learned from
     part: str = ""  # which of several tasks its rows are of
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from permafrost.atomic import complete_or_absent
 from permafrost.data.tokenization import with_end_of_text
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
+from permafrost.model.surgery import keep_heads_
 from permafrost.tasks.base import Encoding, Task
 
 if TYPE_CHECKING:
@@ -95,7 +97,10 @@ def to_token_classification(model: GPT2WithHead, task: Task, config: "GPT2Config
 def _empty(kind: type["PreTrainedModel"], config: "GPT2Config") -> Any:
     """Without memory for its weights, and without drawing them: at GPT-2's size that took seconds and 500 MB."""
     with torch.device("meta"):
-        return kind(config)
+        stock: Any = kind(config)
+        if hasattr(config, "kept_heads"):
+            keep_heads_(stock.transformer, [torch.arange(config.kept_heads)] * config.n_layer)
+    return stock
 
 
 def _share(stock: torch.nn.Module, trained: torch.nn.Module) -> None:
@@ -112,14 +117,34 @@ def copy_model(source: Path, directory: Path, dtype: str) -> None:
 
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ConfigError(f"--dtype {dtype}: float32, float16 or bfloat16")
-    if directory.exists() and any(directory.iterdir()):
-        raise ConfigError(f"{directory} is not empty; give a new directory")
+    check_new(directory)
     shutil.copytree(source, directory, dirs_exist_ok=True)
     for path in directory.glob("*.safetensors"):
         weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
     config = json.loads((directory / "config.json").read_text("utf-8"))
     (directory / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n", "utf-8")
+
+
+def copy_onnx(source: Path, directory: Path) -> None:
+    """An exported model with an ONNX graph in place of its weights, checked against them.
+
+    Raises:
+        ConfigError: the directory is not empty, or the head is none that a graph can have.
+    """
+    from permafrost.deployment.onnx_graph import MODEL, export_onnx
+    from permafrost.deployment.predictor import Predictor
+
+    check_new(directory)
+    model = Predictor(source).model
+    with complete_or_absent(directory / MODEL) as partial:
+        export_onnx(model, partial)
+    shutil.copytree(source, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+def check_new(directory: Path) -> None:
+    if directory.exists() and any(directory.iterdir()):
+        raise ConfigError(f"{directory} is not empty; give a new directory")
 
 
 def model_card(settings: Mapping[str, Any], scores: Mapping[str, float], description: Mapping[str, Any]) -> str:

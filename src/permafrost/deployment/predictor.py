@@ -15,9 +15,11 @@ from torch import Tensor
 from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padded_batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
+from permafrost.deployment.onnx_graph import MODEL
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import ActivationStore, known_rows, row_digests, trunk_key
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
+from permafrost.model.decoding import streaming
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
@@ -33,7 +35,8 @@ PLAIN_LOSSES = {"regression": MeanSquared, "multi_label": BinaryCrossEntropy}  #
 class Predictor:
     """A run directory, or the `model/` directory in it, ready to answer."""
 
-    def __init__(self, run: str | Path):
+    def __init__(self, run: str | Path, *, threads: int = 0):
+        """`threads` are ONNX Runtime's, where the model is a graph; 0 is one for each core."""
         quiet_transformers()
         directory = model_directory(Path(run))
         description = json.loads((directory / DESCRIPTION).read_text("utf-8"))
@@ -44,21 +47,20 @@ class Predictor:
             max_windows=description["max_windows"],
         )
         self.loss = PLAIN_LOSSES.get(self.task.name, CrossEntropy)().eval()
-        bidirectional = description["attention"] == "bidirectional"
-        window = self.encoding.max_length
-        trunk = description.get("trunk")
-        self.model = load_model(directory, self.task, trunk, bidirectional=bidirectional, window=window)
-        self.trunk = trunk
+        self.trunk = description.get("trunk")
+        self.model: Any = load_described(directory, self.task, description, threads)
         self.store_dir = store_directory(Path(run))
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """One answer a text: `{"label", "score"}`, `{"value"}` or `{"spans"}`."""
         return self.answer(self.task.rows_of(texts, pairs))
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One answer for each row of the task's roles."""
+    def answer(self, rows: Sequence[Mapping[str, Any]], *, streamer: Any = None) -> list[dict[str, Any]]:
+        """One answer for each row of the task's roles; of a single one that is written, `streamer` gets the pieces."""
         if isinstance(self.task, Writes):
-            return [{"text": text} for text in self.task.write(self.model.transformer, rows, self.encoding)]
+            model = self.model.transformer
+            with streaming(streamer):
+                return [{"text": text} for text in self.task.write(model, rows, self.encoding)]
         return self.answering.answers(self.outputs_of(rows), rows)
 
     def outputs_of(self, rows: Sequence[Mapping[str, Any]]) -> Outputs:
@@ -71,7 +73,10 @@ class Predictor:
         """Of each source row its windows'. Rows that the run's store knows begin above the frozen part."""
         known = self.known_rows(split)
         new = np.setdiff1d(np.arange(len(split)), np.concatenate([np.empty(0, int), *(rows for _, rows, _ in known)]))
-        given = [*batches(split, new), *stored_batches(split, known)]
+        return self.gathered([*batches(split, new), *stored_batches(split, known)])
+
+    def gathered(self, given: Sequence[Batch]) -> Outputs:
+        """Of the batches' rows, source row by source row."""
         found = [part for batch in given for part in self.by_row(batch)]
         ordered = sorted(found, key=lambda part: part[:2])
         return [[output for *_, output in windows] for _, windows in groupby(ordered, key=lambda part: part[0])]
@@ -117,6 +122,11 @@ class Predictor:
         return {name: float(value) for name, value in values.items()}
 
 
+def described(run: Path) -> Task:
+    """The task of a run, without its model."""
+    return bind_described(json.loads((model_directory(run) / DESCRIPTION).read_text("utf-8")))
+
+
 def model_directory(run: Path) -> Path:
     for directory in (run / "model", run):
         if (directory / DESCRIPTION).is_file():
@@ -136,6 +146,17 @@ def store_directory(run: Path) -> Path | None:
         return None
     directory = Path(yaml.safe_load(path.read_text("utf-8"))["store"]["dir"])
     return directory if directory.is_dir() else None
+
+
+def load_described(directory: Path, task: Task, description: Mapping[str, Any], threads: int) -> Any:
+    """A graph where there is one, else the model by its weights."""
+    if (directory / MODEL).is_file():
+        from permafrost.deployment.onnx_model import OnnxModel
+
+        return OnnxModel(directory / MODEL, load_config(str(directory)), threads=threads)
+    bidirectional = description["attention"] == "bidirectional"
+    window, trunk = description["max_length"], description.get("trunk")
+    return load_model(directory, task, trunk, bidirectional=bidirectional, window=window)
 
 
 def load_model(

@@ -16,6 +16,7 @@ from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.block import drop, run_block, take
 from permafrost.model.flat_rows import flat_where_it_pays
 from permafrost.model.packing import pack_where_it_pays
+from permafrost.model.surgery import fewer_heads
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, GPT2Model
@@ -55,8 +56,9 @@ def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GP
 
     if not pretrained:
         return GPT2Model(config)
+    kind: Any = fewer_heads(config.kept_heads) if hasattr(config, "kept_heads") else GPT2Model
     try:
-        loaded: Any = GPT2Model.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = kind.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise ResourceError(_unreachable(source)) from error
     except (RuntimeError, SafetensorError) as error:

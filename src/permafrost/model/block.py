@@ -4,6 +4,7 @@ B rows, T tokens, C channels, H heads of D channels, Q positions read in each ro
 attention is causal, so no real token ever sees padding and no mask is needed for it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +49,8 @@ def take(hidden: Tensor, positions: Tensor) -> Tensor:
 
 
 def attend_everywhere(attention: "GPT2Attention", normed: Tensor, visible: "Visible" = None) -> Tensor:
-    """(B, T, C) -> (B, T, C), heads side by side, before the output projection."""
+    """(B, T, C) -> (B, T, H D), heads side by side, before the output projection. H D is C, but where heads were taken
+    out (model/surgery.py)."""
     projected = project(normed, attention.c_attn)
     if isinstance(visible, FlatRows):
         return visible.pack(_attend_within(attention, visible.unpack(projected), visible.visible))
@@ -56,7 +58,7 @@ def attend_everywhere(attention: "GPT2Attention", normed: Tensor, visible: "Visi
 
 
 def _attend_within(attention: "GPT2Attention", projected: Tensor, visible: "Tensor | BlockMask | None") -> Tensor:
-    """(B, T, 3C) -> (B, T, C)"""
+    """(B, T, 3 H D) -> (B, T, H D)"""
     query, key, value = (_heads(part, attention) for part in projected.chunk(3, dim=-1))
     if visible is not None and not isinstance(visible, Tensor):
         return _side_by_side(attend_packed(query, key, value, visible, attention.scaling))
@@ -64,18 +66,18 @@ def _attend_within(attention: "GPT2Attention", projected: Tensor, visible: "Tens
 
 
 def attend_at(attention: "GPT2Attention", normed: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
-    """(B, T, C), (B, Q) -> (B, Q, C)"""
+    """(B, T, C), (B, Q) -> (B, Q, H D)"""
     if visible is None:
         visible = torch.arange(normed.shape[1], device=normed.device) <= positions[..., None]  # (B, Q, T)
     else:
         visible = visible[:, 0].expand(-1, positions.shape[1], -1)
     if positions.shape[1] == 1:
-        with torch.autocast("cpu", enabled=False):  # its small products, of another shape in each batch, keep to MKL
+        with _as_it_is():  # its small products, of another shape in each batch, keep to MKL
             return _attend_once(attention, normed, take(normed, positions), visible)
-    channels = normed.shape[-1]
     weight, bias = attention.c_attn.weight, attention.c_attn.bias
-    query = _affine(take(normed, positions), weight[:, :channels], bias[:channels])
-    key, value = _affine(normed, weight[:, channels:], bias[channels:]).chunk(2, dim=-1)
+    width = len(bias) // 3
+    query = _affine(take(normed, positions), weight[:, :width], bias[:width])
+    key, value = _affine(normed, weight[:, width:], bias[width:]).chunk(2, dim=-1)
     query, key, value = (_heads(part, attention) for part in (query, key, value))
     return _side_by_side(_attend(attention, query, key, value, visible[:, None]))
 
@@ -113,23 +115,23 @@ def random_zeros(hidden: Tensor, p: float) -> Tensor:
 
 
 def _attend_once(attention: "GPT2Attention", normed: Tensor, read: Tensor, visible: Tensor) -> Tensor:
-    """One position a row: (B, T, C), its state (B, 1, C), (B, 1, T) -> (B, 1, C), without a key or a value.
+    """One position a row: (B, T, C), its state (B, 1, C), (B, 1, T) -> (B, 1, H D), without a key or a value.
 
     `q . (x Wk)` is `(Wk q) . x`, and the mean of `x Wv` is the mean of `x` times `Wv`: with one query a row, folding
     the weights into it takes T x H x C products where keys and values take T x C x C. A key's bias adds the same to
     all scores, which softmax does not see.
     """
-    channels, heads = normed.shape[-1], attention.num_heads
-    weight, bias = attention.c_attn.weight, attention.c_attn.bias
-    query = _affine(read[:, 0], weight[:, :channels], bias[:channels]).unflatten(-1, (heads, -1))  # (B, H, D)
-    to_key, to_value = weight[:, channels:].unflatten(-1, (2, heads, -1)).unbind(1)  # (C, H, D)
+    weight, bias, heads = attention.c_attn.weight, attention.c_attn.bias, attention.num_heads
+    width = len(bias) // 3
+    query = _affine(read[:, 0], weight[:, :width], bias[:width]).unflatten(-1, (heads, -1))  # (B, H, D)
+    to_key, to_value = weight[:, width:].unflatten(-1, (2, heads, -1)).unbind(1)  # (C, H, D)
     folded = torch.einsum("bhd,chd->bhc", query, to_key)
     scores = torch.matmul(folded, normed.transpose(1, 2)) * attention.scaling  # (B, H, T)
     shares = scores.float().masked_fill(~visible, float("-inf")).softmax(-1)
     shares = drop(shares, attention.attn_dropout).to(normed.dtype)
     mixed = torch.einsum("bhc,chd->bhd", torch.matmul(shares, normed), to_value)
     # the value's bias, times the sum of the shares: 1 but for dropout
-    biased = mixed + shares.sum(-1, keepdim=True) * bias[2 * channels :].unflatten(0, (heads, -1))
+    biased = mixed + shares.sum(-1, keepdim=True) * bias[2 * width :].unflatten(0, (heads, -1))
     return biased.flatten(1)[:, None]
 
 
@@ -158,9 +160,14 @@ def attend_written_out(
     masks = hidden_from.expand(*query.shape[:2], -1, -1).flatten(0, 1)
     query, key, values = (part.flatten(0, 1) for part in (query, key, value))
     scores = torch.baddbmm(masks, query, key.transpose(1, 2), alpha=attention.scaling)
-    with torch.autocast("cpu", enabled=False):  # else bfloat16 goes to float32 and back; softmax sums in float32 anyway
+    with _as_it_is():  # else bfloat16 goes to float32 and back; softmax sums in float32 anyway
         shares = scores.softmax(-1)
     return torch.bmm(drop(shares, attention.attn_dropout), values).unflatten(0, value.shape[:2])
+
+
+def _as_it_is() -> AbstractContextManager[Any]:
+    """Without autocast on a CPU; nothing where there is none, as an exported graph has no word for it."""
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
 def _affine(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -174,10 +181,10 @@ def _affine(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _heads(part: Tensor, attention: "GPT2Attention") -> Tensor:
-    """(B, T, C) -> (B, H, T, D)"""
+    """(B, T, H D) -> (B, H, T, D)"""
     return part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def _side_by_side(attended: Tensor) -> Tensor:
-    """(B, H, Q, D) -> (B, Q, C)"""
+    """(B, H, Q, D) -> (B, Q, H D)"""
     return attended.transpose(1, 2).flatten(2)

@@ -3,7 +3,9 @@
 N prompts, B of them in a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, GPT2Model
 
+_streamer: ContextVar[Any] = ContextVar("streamer", default=None)
 TOKENS_AT_ONCE = 4096  # prompts and answers of a batch, beams counted
 
 
@@ -29,6 +32,16 @@ class Decoding:
     top_k: int = 0  # 0 is off
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+
+
+@contextmanager
+def streaming(streamer: Any) -> Iterator[None]:
+    """`generate` hands what it writes to this one of Transformers' streamers, token by token; for one row, no beams."""
+    token = _streamer.set(streamer)
+    try:
+        yield
+    finally:
+        _streamer.reset(token)
 
 
 @torch.inference_mode()
@@ -51,8 +64,10 @@ def generate(
 
 def as_language_model(backbone: "GPT2Model") -> "GPT2LMHeadModel":
     """The stock class around the same weights: no copy, and no memory for a second model."""
-    from transformers import GPT2LMHeadModel
+    from transformers import GenerationMixin, GPT2LMHeadModel
 
+    if isinstance(backbone, GenerationMixin):  # it writes by itself
+        return backbone  # type: ignore[return-value]
     with torch.device("meta"):
         model = GPT2LMHeadModel(backbone.config)
     model.transformer = backbone
@@ -77,7 +92,7 @@ def batches_by_length(prompts: Sequence[Sequence[int]], decoding: Decoding) -> l
 def _generate_batch(
     model: "GPT2LMHeadModel", prompts: Sequence[Sequence[int]], decoding: Decoding, end_token_id: int
 ) -> list[list[int]]:
-    device = model.lm_head.weight.device
+    device = model.device
     longest = max(len(prompt) for prompt in prompts)
     input_ids = np.full((len(prompts), longest), end_token_id)
     mask = np.zeros_like(input_ids)
@@ -89,6 +104,7 @@ def _generate_batch(
         eos_token_id=end_token_id,
         pad_token_id=end_token_id,
         use_cache=True,
+        streamer=_streamer.get(),
         **_options(decoding),
     )
     return [_until(row[longest:].tolist(), end_token_id) for row in written]

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from permafrost.reporting.plots import confusion_svg, curves_svg
+from permafrost.reporting.plots import confusion_svg, curves_svg, pareto_svg
 from permafrost.reporting.run_files import (
     answer_of,
     confusion,
@@ -38,7 +38,8 @@ def write_report(run_dir: Path) -> Path:
     metrics = read_lines(run_dir / "metrics.jsonl")
     predictions = read_lines(run_dir / "predictions.jsonl")
     yardsticks = read_json(run_dir / "yardsticks.json") if (run_dir / "yardsticks.json").exists() else {}
-    parts = [_scores(result, yardsticks), _facts(result), *_curves(metrics), *_errors(predictions)]
+    parts = [_scores(result, yardsticks), _facts(result), *_compressed(result["compression"])]
+    parts += [*_curves(metrics), *_errors(predictions)]
     config = (run_dir / "config.yaml").read_text("utf-8")
     parts.append(f"<h2>Configuration</h2><pre>{escape(config)}</pre>")
     title = escape(f"{result['task']} on {result['data']} with {result['model']}")
@@ -68,6 +69,30 @@ def _facts(result: Mapping[str, Any]) -> str:
         ["seed", str(result["seed"])],
     ]
     return "<h2>Run</h2>" + _table(["", ""], rows)
+
+
+def _compressed(entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Every compressed version beside the run itself; on the plots those are bold that no other beats."""
+    if not entries:
+        return
+    name, before = entries[0]["metric_name"], entries[0]["before"]
+    versions = {"as trained": before} | {entry["method"]: entry for entry in entries}
+    rows = [
+        [
+            method,
+            f"{of['metric']:.4f} ({of['interval'][0]:.4f} to {of['interval'][1]:.4f})",
+            f"{of['control']:.4f}" if "control" in of else "",
+            f"{of['size_mb']:,.2f}",
+            f"{of['latency_ms']:.2f}",
+        ]
+        for method, of in versions.items()
+    ]
+    header = ["", f"test {name}", "whole model, trained as long", "MB", f"ms a request, {before['threads']} threads"]
+    yield "<h2>Compressed</h2>" + _table(header, rows)
+    higher_is_better = entries[0]["mode"] == "max"
+    for key, label in (("size_mb", "MB on disk"), ("latency_ms", "ms a request")):
+        points = {method: (of[key], of["metric"]) for method, of in versions.items()}
+        yield pareto_svg(points, label, f"test {name}", higher_is_better=higher_is_better)
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> Iterable[str]:

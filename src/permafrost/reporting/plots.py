@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from permafrost.compression.measure import frontier
+
 
 def freeze_curve(scores: Mapping[int, Sequence[float]], metric: str, path: Path) -> None:
     """Every trial's validation score by frozen depth, and a line through the best of each."""
@@ -57,6 +59,23 @@ def confusion_svg(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str
                 )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    return _svg(figure)
+
+
+def pareto_svg(points: Mapping[str, tuple[float, float]], xlabel: str, ylabel: str, *, higher_is_better: bool) -> str:
+    """Versions by (cost, quality), and a line through those that no other beats."""
+    figure, axes = _figure()
+    sign = 1 if higher_is_better else -1
+    best = frontier([cost for cost, _ in points.values()], [sign * quality for _, quality in points.values()])
+    for (name, point), is_best in zip(points.items(), best, strict=True):
+        axes.plot(*point, "o", color="#1f4e79" if is_best else "#9bb7d4")
+        axes.annotate(name, point, xytext=(5, 4), textcoords="offset points", weight="bold" if is_best else "normal")
+    line = sorted(point for point, is_best in zip(points.values(), best, strict=True) if is_best)
+    axes.plot(*zip(*line, strict=True), "-", color="#1f4e79", linewidth=1)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.margins(0.2)
+    axes.grid(alpha=0.3)
     return _svg(figure)
 
 

@@ -1,6 +1,6 @@
 """What a task is: how a row becomes tokens, which head and loss it takes, how it is scored and answered."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Mode = Literal["min", "max"]
 Stage = Literal["validation", "test"]
 LossFunction = nn.Module  # (logits, labels) -> one loss per target, unreduced
+LossSum = Callable[[nn.Module, Batch, LossFunction], tuple[Tensor, Tensor | None]]  # as Task.loss_sum
 Outputs = Sequence[Sequence[Tensor]]  # of each source row, what by_row gave of its windows, in their order
 OVERLAP = 8  # a window begins with this share of the one before it
 LOSS = "loss"  # the metric that every task logs

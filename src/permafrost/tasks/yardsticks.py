@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from permafrost.data.roles import to_bio
+from permafrost.data.tokenization import TokenizedSplit
 from permafrost.tasks.base import Table, Task
 from permafrost.tasks.multi_label import best_thresholds, label_scores
+from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.spans import span_scores
 from permafrost.tasks.text_scores import text_scores
 
@@ -18,8 +20,22 @@ Scores = dict[str, float]  # "METRIC of what answers" -> its test score
 
 
 def yardsticks_of(task: Task, splits: Splits) -> Scores:
-    """Those of the task's kind, told by what its rows hold; none for a language model."""
+    """Those of the task's kind, told by what its rows hold; none for a language model, which has the next one."""
     return YARDSTICKS[task.roles[-1]](splits) if task.roles[-1] in YARDSTICKS else {}
+
+
+def of_next_tokens(train: TokenizedSplit, test: TokenizedSplit) -> Scores:
+    """Each token foretold by how often it was one to foretell in train, whatever stands before it; add-one smoothed."""
+    learned, asked = scored_tokens(train), scored_tokens(test)
+    counts = np.bincount(learned, minlength=int(asked.max(initial=0)) + 1) + 1.0
+    return {"perplexity of token frequencies": float(np.exp(-np.log(counts[asked] / counts.sum()).mean()))}
+
+
+def scored_tokens(split: TokenizedSplit) -> np.ndarray:
+    """(targets,) all but each row's first token, or those that have a label."""
+    of_rows = split.input_ids if split.labels is None else split.labels
+    tokens = np.concatenate([of_rows[row][1:] for row in range(len(split))])
+    return tokens[tokens != NOT_SCORED]
 
 
 def of_labels(splits: Splits) -> Scores:

@@ -30,20 +30,30 @@ EVERY_BATCH = "epoch"  # accumulate over the whole epoch: one optimizer step, tr
 class Batches(Dataset[Batch]):
     """A split of every part, indexed by a whole batch: part, row positions and loss scale -> a padded `Batch`."""
 
-    def __init__(self, splits: Mapping[str, TokenizedSplit], stores: Mapping[str, ActivationStore]):
-        self.splits, self.stores = splits, stores
+    def __init__(
+        self,
+        splits: Mapping[str, TokenizedSplit],
+        stores: Mapping[str, ActivationStore],
+        of_teacher: ActivationStore | None = None,
+    ):
+        self.splits, self.stores, self.of_teacher = splits, stores, of_teacher
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        split, store = self.splits[planned.part], self.stores.get(planned.part)
-        batch = padded_batch(split, planned.rows, planned.loss_scale)._replace(part=planned.part)
-        return batch if store is None else batch._replace(trunk_states=store.padded(planned.rows))
+        rows, store = planned.rows, self.stores.get(planned.part)
+        batch = padded_batch(self.splits[planned.part], rows, planned.loss_scale)
+        return batch._replace(
+            part=planned.part,
+            trunk_states=store.padded(rows) if store else None,
+            teacher_states=self.of_teacher.padded(rows) if self.of_teacher else None,
+        )
 
 
 class DataModule(lightning.LightningDataModule):
     """Batches of one epoch at a time; every epoch's order is a function of the seed and the epoch.
 
     The place within the epoch is part of its state, counted in batches done, so that a resumed run goes on with the
-    next batch. `accumulate` is in batches per optimizer step, or "epoch"; `temperature` mixes several parts.
+    next batch. `accumulate` is in batches per optimizer step, or "epoch"; `temperature` mixes several parts;
+    `of_teacher` holds what a teacher makes of the training rows.
     """
 
     def __init__(
@@ -57,9 +67,11 @@ class DataModule(lightning.LightningDataModule):
         num_workers: int,
         seed: int,
         temperature: float = 1.0,
+        of_teacher: ActivationStore | None = None,
     ):
         super().__init__()
         self.parts, self.stores, self.temperature = parts, stores or {}, temperature
+        self.of_teacher = of_teacher
         self.batching, self.evaluation_batching = batching, evaluation_batching
         self.num_workers, self.seed = num_workers, seed
         self.accumulate_as_set = accumulate
@@ -130,6 +142,7 @@ class DataModule(lightning.LightningDataModule):
             Batches(
                 {part: splits[name] for part, splits in self.parts.items()},
                 {part: stores[name] for part, stores in self.stores.items() if name in stores},
+                self.of_teacher if name == "train" else None,
             ),
             sampler=sampler,
             batch_size=None,  # the sampler hands out whole batches

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection, SumMetric
 
 from permafrost.data.batching import Batch
-from permafrost.tasks.base import LOSS, Answers, LossFunction, Stage, Task, in_part
+from permafrost.tasks.base import LOSS, Answers, LossFunction, LossSum, Stage, Task, in_part
 from permafrost.training.checkpoints import frozen_fingerprint, leave_out_frozen_, put_in_frozen_
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -20,9 +20,16 @@ MakeSchedulers = Callable[[Optimizer], list[LRScheduler]]
 
 
 class Part(NamedTuple):
+    """`taught` is trained on in place of the task's own loss; validation and test show the task's."""
+
     model: nn.Module
     task: Task
     loss: LossFunction
+    taught: LossSum | None = None
+
+    @property
+    def trained_on(self) -> LossSum:
+        return self.taught or self.task.loss_sum
 
 
 class FineTuning(lightning.LightningModule):
@@ -46,9 +53,9 @@ class FineTuning(lightning.LightningModule):
         self.model, self.parts, self.losses = model, parts, nn.ModuleList(part.loss for part in parts.values())
         self.make_optimizer, self.make_schedulers, self.monitor = make_optimizer, make_schedulers, monitor
         self.loss_sums = {
-            name: torch.compile(part.task.loss_sum, dynamic=False) if compile else part.task.loss_sum
-            for name, part in parts.items()
+            name: torch.compile(part.trained_on) if compile else part.trained_on for name, part in parts.items()
         }
+        self.gradient_norm: Tensor | None = None  # of this step, where a callback has measured it
         self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all starts of a resumed run
         self.metrics = nn.ModuleDict(
             {
@@ -94,12 +101,24 @@ class FineTuning(lightning.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """On a CPU by the norm that is known already, and not at all where it is within the limit: torch would read all
+        gradients once more, and multiply them by 1."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if self.device.type != "cpu" or norm is None or gradient_clip_algorithm != "norm" or not gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif not norm <= gradient_clip_val:  # nor where it is not a number
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.model)
         return [optimizer], [_scheduler_config(s, self.monitor) for s in self.make_schedulers(optimizer)]
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor | None:
-        model, task, loss = self.parts[batch.part]
+        model, task, loss, _ = self.parts[batch.part]
         loss_sum, outputs = task.loss_sum(model, batch, loss)
         metrics = self.metrics[f"{stage}/{batch.part}"]
         metrics["loss_sum"].update(loss_sum)  # type: ignore[index]

@@ -10,4 +10,6 @@ class GradientNorm(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        module.log("train/gradient_norm", norm)
+        module.gradient_norm = norm  # by which the module clips, next

@@ -1,0 +1,123 @@
+"""A student learns from the data and from a teacher: its answers are softer than labels, and say more.
+
+N targets, K classes or values, C channels of the teacher. The loss of a target is
+`(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)` at temperature T (Hinton et al. 2015, arXiv:1503.02531,
+section 2), over the targets that have a label and no others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from permafrost.data.batching import Batch
+from permafrost.errors import ConfigError
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.tasks.base import Answers, LossFunction, LossSum, Task
+from permafrost.tasks.chunked_loss import vocabulary_loss_sum
+from permafrost.tasks.next_token import states_and_labels
+from permafrost.tasks.preparation import tokenizer_fingerprint
+
+Divergence = Callable[[Tensor, Tensor, float], Tensor]  # student's and teacher's outputs, temperature -> (N,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How much a target's loss is the teacher's, and at which temperature."""
+
+    alpha: float = 0.5
+    temperature: float = 2.0
+
+    def mixed(self, hard: Tensor, soft: Tensor) -> Tensor:
+        return (1 - self.alpha) * hard + self.alpha * soft
+
+
+def taught(task: Task, teacher: GPT2WithHead, lesson: Lesson) -> LossSum:
+    """The task's own loss, and what the teacher would have said; in training alone."""
+    teacher.eval().requires_grad_(False)
+    of_kind = _taught_answers if isinstance(task, Answers) else _taught_tokens
+
+    def loss_sum(student: nn.Module, batch: Batch, loss: LossFunction) -> tuple[Tensor, None]:
+        teacher.to(batch.input_ids.device)
+        return of_kind(task, teacher, lesson, student, batch, loss), None
+
+    return loss_sum
+
+
+def _taught_answers(
+    task: Any, teacher: GPT2WithHead, lesson: Lesson, student: nn.Module, batch: Batch, loss: LossFunction
+) -> Tensor:
+    hard, outputs = task.loss_sum(student, batch, loss)
+    with torch.no_grad():
+        answers = task.outputs(teacher, as_teacher_reads(batch))
+    divergence = DIVERGENCES.get(task.name, of_classes)
+    return lesson.mixed(hard, divergence(outputs.float(), answers.float(), lesson.temperature).sum())
+
+
+def _taught_tokens(
+    task: Task, teacher: GPT2WithHead, lesson: Lesson, student: nn.Module, batch: Batch, loss: LossFunction
+) -> Tensor:
+    hidden, labels = states_and_labels(student, batch)
+    with torch.no_grad():
+        states, _ = states_and_labels(teacher, as_teacher_reads(batch))
+    of_tokens = TaughtToken(loss, teacher.head.tied[0].weight, lesson)
+    return vocabulary_loss_sum(hidden, student.head.tied[0].weight, labels, of_tokens, states)  # type: ignore[union-attr, index]
+
+
+class TaughtToken(nn.Module):
+    """The loss over a vocabulary, of which the teacher's logits are made chunk by chunk, as the student's are."""
+
+    def __init__(self, loss: LossFunction, weight: Tensor, lesson: Lesson):
+        super().__init__()
+        self.loss, self.weight, self.lesson = loss, weight, lesson
+
+    def forward(self, logits: Tensor, labels: Tensor, states: Tensor) -> Tensor:
+        """(N, V), (N,), (N, C) -> (N,)"""
+        answers = functional.linear(states.to(self.weight.dtype), self.weight)
+        return self.lesson.mixed(
+            self.loss(logits, labels), of_classes(logits.float(), answers.float(), self.lesson.temperature)
+        )
+
+
+def as_teacher_reads(batch: Batch) -> Batch:
+    """What is stored of the teacher in place of what is stored of the student's frozen part."""
+    return batch._replace(trunk_states=batch.teacher_states)
+
+
+def of_classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """(N, K) logits twice -> (N,): T^2 times the divergence, so that gradients do not shrink with T."""
+    logs = [(logits / temperature).log_softmax(-1) for logits in (student, teacher)]
+    return temperature**2 * functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+
+
+def of_label_lists(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """(N, K) logits twice -> (N,): each label is a question of two answers; the mean over labels, as the loss is."""
+    pairs = [torch.stack([torch.zeros_like(logits), logits], dim=-1) for logits in (student, teacher)]
+    return of_classes(*pairs, temperature).mean(-1)
+
+
+def of_numbers(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """(N, 1) twice -> (N,): numbers have no temperature."""
+    return (student - teacher).square().squeeze(-1)
+
+
+DIVERGENCES: dict[str, Divergence] = {"multi_label": of_label_lists, "regression": of_numbers}
+
+
+def check_same_tokens(student: Any, teacher: Any) -> None:
+    """Raises ConfigError where two tokenizers differ: the same id would be another word."""
+    if tokenizer_fingerprint(student) != tokenizer_fingerprint(teacher):
+        raise ConfigError(
+            f"the teacher has another tokenizer ({len(teacher):,} tokens) than the student ({len(student):,}): "
+            "give a teacher that was fine-tuned from the same model"
+        )
+
+
+def evenly_spaced(blocks: int, kept: int) -> list[int]:
+    """Which of a teacher's blocks a student of `kept` begins with: the first and the last, and others between them."""
+    if kept == 1:
+        return [0]
+    return [round(index * (blocks - 1) / (kept - 1)) for index in range(kept)]

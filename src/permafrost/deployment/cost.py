@@ -1,0 +1,95 @@
+"""What a model costs to run: python -m permafrost.deployment.cost DIRECTORY [--threads 1]
+
+In a process of its own, so that the memory counted is the model's. Prints one line of JSON: size, resident memory,
+milliseconds of a request (batch 1, prefill) and of each token that is written, rows a second in batches of 32.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from permafrost.compression.measure import Latency, latency, resident_mb, size_mb
+from permafrost.data.batching import Batch
+from permafrost.deployment.predictor import Predictor
+from permafrost.model.decoding import Decoding, generate
+from permafrost.tasks.base import Writes
+from permafrost.training.hardware import keep_freed_buffers
+
+TOKENS, WRITTEN, BATCH = 128, 16, 32  # of a request; of an answer; rows
+
+
+def cost_of(directory: Path, threads: int) -> dict[str, Any]:
+    """Measured in another process."""
+    command = [sys.executable, "-m", "permafrost.deployment.cost", str(directory), "--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring {directory} failed: {done.stderr.strip()[-400:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(directory: Path, threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    before = resident_mb()
+    predictor = Predictor(directory, threads=threads)
+    tokens = min(TOKENS, predictor.encoding.max_length - WRITTEN)
+    request = request_of(predictor, rows=1, tokens=tokens)
+    request()
+    cost = {"size_mb": round(size_mb(directory), 3), "resident_mb": round(resident_mb() - before, 1)}
+    one, many = latency(request), latency(request_of(predictor, rows=BATCH, tokens=tokens), repeats=5, warm_up=1)
+    cost |= {"threads": threads, "tokens": tokens, "latency_ms": one.p50_ms, "latency_p95_ms": one.p95_ms}
+    cost["rows_per_second"] = BATCH / (many.p50_ms / 1000)
+    if isinstance(predictor.task, Writes):
+        cost["token_ms"] = (written(predictor, tokens, WRITTEN + 1).p50_ms - one.p50_ms) / WRITTEN
+    return cost
+
+
+@torch.inference_mode()
+def written(predictor: Predictor, tokens: int, new_tokens: int) -> Latency:
+    """Of an answer of exactly so many tokens: no token ends it."""
+    prompts, decoding = ids(predictor, 1, tokens).tolist(), Decoding(max_new_tokens=new_tokens)
+    return latency(lambda: generate(predictor.model.transformer, prompts, decoding, end_token_id=-1), repeats=10)
+
+
+def request_of(predictor: Predictor, *, rows: int, tokens: int) -> Any:
+    """What is to be timed: the outputs of so many rows, or of a task that writes, their next token."""
+    if isinstance(predictor.task, Writes):
+        prompts, decoding = ids(predictor, rows, tokens).tolist(), Decoding(max_new_tokens=1)
+        return lambda: generate(predictor.model.transformer, prompts, decoding, end_token_id=-1)
+    batch = Batch(
+        input_ids=ids(predictor, rows, tokens),
+        lengths=torch.full((rows,), tokens),
+        labels=torch.zeros(rows, tokens, dtype=torch.int64),
+        num_targets=torch.tensor(rows),
+        row_ids=torch.arange(rows),
+        source_rows=torch.arange(rows),
+        loss_scale=torch.tensor(1.0),
+    )
+
+    @torch.inference_mode()
+    def request() -> Any:
+        return predictor.answering.outputs(predictor.model, batch)
+
+    return request
+
+
+def ids(predictor: Predictor, rows: int, tokens: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, len(predictor.encoding.tokenizer), (rows, tokens), generator=generator)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    keep_freed_buffers()
+    print(json.dumps(measure(options.directory, options.threads)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The graph gives what the model gives: for every head, other sizes, and written text token by token."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+
+from permafrost.compression.quantization import quantize_int8, sqnr_db
+from permafrost.deployment import onnx_graph
+from permafrost.deployment.onnx_graph import TOLERANCE, export_onnx
+from permafrost.deployment.onnx_model import OnnxModel
+from permafrost.errors import ConfigError, ResourceError
+from permafrost.model.decoding import Decoding, generate
+from permafrost.model.freezing import Freezing
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.heads import PooledHead, TiedHead, TokenHead
+
+
+def model_with(head, backbone, **options):
+    return GPT2WithHead(backbone, head, Freezing(embeddings=False, blocks=0), **options).eval()
+
+
+def heads(backbone):
+    return {
+        "last": PooledHead(32, 3, pooling="last", init="normal"),
+        "mean": PooledHead(32, 3, pooling="mean", init="normal"),
+        "attention": PooledHead(32, 3, pooling="attention", init="normal"),
+        "tokens": TokenHead(32, 5, init="normal"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "bidirectional"),
+    [
+        ("last", False),
+        *(
+            pytest.param(name, looks_ahead, marks=pytest.mark.slow)  # an export takes seconds
+            for name in ("last", "mean", "attention", "tokens")
+            for looks_ahead in (False, True)
+            if (name, looks_ahead) != ("last", False)
+        ),
+    ],
+)
+def test_logits_of_a_graph_are_the_models(tiny_backbone, tmp_path, name, bidirectional):
+    model = model_with(heads(tiny_backbone)[name], tiny_backbone, bidirectional=bidirectional)
+    export_onnx(model, tmp_path / "model.onnx")
+    graph = OnnxModel(tmp_path / "model.onnx", tiny_backbone.config)
+    for rows, tokens in ((1, 2), (4, 9), (2, 64)):
+        ids, lengths = torch.randint(0, 290, (rows, tokens)), torch.randint(1, tokens + 1, (rows,))
+        with torch.inference_mode():
+            expected = model(ids, lengths)
+        found = graph(ids, lengths)
+        real = torch.arange(tokens) < lengths[:, None] if name == "tokens" else slice(None)
+        torch.testing.assert_close(found[real], expected[real], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def writer(tiny_config, tmp_path_factory):
+    """A model that writes, and its graph."""
+    from transformers import GPT2Model
+
+    torch.manual_seed(0)
+    backbone = GPT2Model(tiny_config)
+    path = tmp_path_factory.mktemp("writer") / "model.onnx"
+    export_onnx(model_with(TiedHead(backbone.wte), backbone), path)
+    return backbone, path
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        Decoding(max_new_tokens=12),
+        Decoding(max_new_tokens=8, num_beams=3),
+        Decoding(max_new_tokens=8, repetition_penalty=1.3),
+    ],
+    ids=["greedy", "beams", "penalty"],
+)
+def test_a_graph_writes_what_the_model_writes(writer, decoding):
+    backbone, path = writer
+    graph = OnnxModel(path, backbone.config)
+    prompts = [[5, 9, 2], [7], [3, 4, 8, 1, 6]]
+    expected = generate(backbone, prompts, decoding, end_token_id=0)
+    assert generate(graph.transformer, prompts, decoding, end_token_id=0) == expected
+
+
+def test_a_graph_that_differs_is_not_kept(tiny_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_graph, "TOLERANCE", 0.0)
+    with pytest.raises(ResourceError, match="differ from the model's"):
+        export_onnx(model_with(heads(tiny_backbone)["last"], tiny_backbone), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_over_windows_is_refused(tiny_backbone, tmp_path):
+    head = PooledHead(32, 3, pooling="windows", init="normal", window=64)
+    with pytest.raises(ConfigError, match="head=windows"):
+        export_onnx(model_with(head, tiny_backbone), tmp_path / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_config, tmp_path_factory):
+    from transformers import GPT2Model
+
+    torch.manual_seed(0)
+    backbone = GPT2Model(tiny_config)
+    path = tmp_path_factory.mktemp("classifier") / "model.onnx"
+    export_onnx(model_with(heads(backbone)["last"], backbone), path)
+    return backbone, path
+
+
+@pytest.mark.parametrize("kind", ["classifier", "writer"])
+def test_int8_is_smaller_and_near(request, tmp_path, kind):
+    backbone, path = request.getfixturevalue(kind)
+    quantize_int8(path, tmp_path / "model.onnx")
+    matrices = sum(weight.numel() for weight in backbone.parameters() if weight.dim() > 1)
+    assert path.stat().st_size - (tmp_path / "model.onnx").stat().st_size > 2.5 * matrices  # bytes: 4 become 1
+    graphs = [OnnxModel(of, backbone.config) for of in (path, tmp_path / "model.onnx")]
+    ids, lengths = torch.randint(0, 290, (4, 9)), torch.tensor([9, 8, 9, 9])
+    exact, near = (graph.hidden_states(ids, lengths).numpy() for graph in graphs)
+    assert 15 < sqnr_db(exact, near) < 60
+
+
+def test_what_quantizes_nothing_is_an_error(classifier, tmp_path, monkeypatch):
+    import onnxruntime.quantization as runtime
+
+    def nothing(source, target, **options):
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(runtime, "quantize_dynamic", nothing)
+    with pytest.raises(ResourceError, match="only 0% of the weights were quantized"):
+        quantize_int8(classifier[1], tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_sqnr_by_hand():
+    assert sqnr_db(np.array([3.0, 4.0]), np.array([3.0, 3.5])) == pytest.approx(20)
+    assert sqnr_db(np.array([1.0]), np.array([1.0])) == float("inf")

@@ -1,0 +1,193 @@
+"""A finished run made smaller, by the real command: each option gives a model that loads, answers and is measured."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from permafrost import compress as compressing
+from permafrost.cli import app
+from permafrost.deployment.predictor import Predictor
+from tests.runs.conftest import compose_config
+
+COST = {"size_mb": 1.0, "latency_ms": 2.0, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, of_task, tmp_path_factory):
+    """Task -> a copy of one finished run of it."""
+    from permafrost.experiment import run
+
+    made = {}
+
+    def give(task: str = "classification"):
+        if task not in made:
+            made[task] = tmp_path_factory.mktemp(task) / "run"
+            of_own = [] if task == "classification" else of_task(task)
+            run(compose_config(*tiny, *of_own, "freezing.blocks=0", "optimizer.lr=1e-2"), made[task])
+        copied = tmp_path_factory.mktemp("copy") / "run"
+        shutil.copytree(made[task], copied)
+        return copied
+
+    return give
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Costs are measured in a process of their own: once, by the slow test."""
+    from permafrost.deployment import cost
+
+    monkeypatch.setattr(cost, "cost_of", lambda directory, threads: dict(COST))
+
+
+def compress(run_dir, *overrides, code=0):
+    done = CliRunner().invoke(app, ["compress", str(run_dir), *overrides])
+    if code == 0 and done.exception:
+        raise done.exception
+    return done
+
+
+def entry_of(run_dir, name):
+    entry = json.loads((run_dir / "compressed" / name / "compression.json").read_text())
+    assert entry in json.loads((run_dir / "result.json").read_text())["compression"]
+    return entry
+
+
+def test_blocks_are_dropped_and_what_is_left_learns_from_the_whole(trained, cheap):
+    from transformers import pipeline
+
+    run_dir = trained()
+    compress(run_dir, "compression=layer_drop", "compression.recover.epochs=1")
+    entry = entry_of(run_dir, "layer_drop")
+    assert len(entry["changes"]["blocks kept"]) == 1
+    assert entry["metric_name"] == "accuracy"
+    assert entry["interval"][0] <= entry["metric"] <= entry["interval"][1]
+    assert 0 <= entry["control"] <= 1
+    stock = pipeline("text-classification", model=str(run_dir / "compressed" / "layer_drop"))
+    for text in ("sunny hot day", "snow"):
+        (own,) = Predictor(run_dir / "compressed" / "layer_drop").predict([text])
+        assert stock(text)[0]["label"] == own["label"]
+        assert stock(text)[0]["score"] == pytest.approx(own["score"], abs=1e-5)
+    assert "layer_drop" in (run_dir / "report.html").read_text()
+    assert {path.name for path in (run_dir / "compressed").iterdir()} == {"layer_drop", "dense-accuracy-1.json"}
+    assert all((run_dir / "compressed" / "layer_drop" / f"{what}.jsonl").is_file() for what in ("recovery", "control"))
+
+
+@pytest.mark.parametrize(
+    ("option", "more", "changed"),
+    [
+        ("mlp_width", [], "neurons kept"),
+        ("pruning", ["compression.recover.epochs=0"], "heads kept"),
+        ("distillation", ["compression.recover.epochs=1", "compression.recover.control=false"], "blocks kept"),
+    ],
+)
+def test_parts_are_removed(trained, cheap, option, more, changed):
+    run_dir = trained()
+    compress(run_dir, f"compression={option}", *more)
+    assert changed in entry_of(run_dir, option)["changes"]
+    assert Predictor(run_dir / "compressed" / option).predict(["warm"])[0].keys() == {"label", "score"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["compression.recover.epochs=0"],
+        ["compression.sparsify.method=wanda", "compression.sparsify.structure=2:4", "compression.recover.epochs=0"],
+        ["compression.sparsify.schedule=cubic", "compression.sparsify.sparsity=0.7"],
+        ["compression.sparsify.method=movement", "compression.sparsify.schedule=cubic"],
+        ["compression.recover.epochs=1"],
+    ],
+    ids=["one shot", "wanda 2:4", "cubic", "movement", "recovered"],
+)
+def test_weights_become_zero_and_stay_so(trained, cheap, more):
+    from permafrost.compression.sparsity import matrices, sparsity_of
+
+    run_dir = trained()
+    compress(run_dir, "compression=sparse", "compression.recover.control=false", *more)
+    model = Predictor(run_dir / "compressed" / "sparse").model
+    asked = 0.7 if any("0.7" in override for override in more) else 0.5
+    assert sparsity_of(matrices(model.transformer)) == pytest.approx(asked, abs=0.01)
+
+
+@pytest.mark.parametrize("task", ["classification", "ner", "translation"])
+def test_int8_answers_as_the_run_does(trained, cheap, task):
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    run_dir = trained(task)
+    compress(run_dir, "compression=quantization")
+    artefact = run_dir / "compressed" / "quantization"
+    assert {path.name for path in artefact.glob("model.*")} == {"model.onnx"}
+    texts = ["sunny snow the hot", "cold"]
+    ours, before = Predictor(artefact).predict(texts), Predictor(run_dir).predict(texts)
+    assert [answer.keys() for answer in ours] == [answer.keys() for answer in before]
+    if task == "classification":
+        assert [answer["label"] for answer in ours] == [answer["label"] for answer in before]
+        assert [answer["score"] for answer in ours] == pytest.approx([answer["score"] for answer in before], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["compression=none"], "changes nothing"),
+        (["compression=sparse", "compression.sparsify.method=movement"], "give compression.sparsify.schedule=cubic"),
+        (["compression=layer_drop", "compression.drop.share=0.1"], "of 2 blocks 2 would be left"),
+        (["compression=nothing"], "compression"),
+        (["compression=layer_drop", "compression.drop.shar=0.1"], "shar"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(trained, cheap, overrides, message):
+    run_dir = trained()
+    done = compress(run_dir, *overrides, code=2)
+    assert message in str(done.exception)
+    assert done.exception.exit_code == 2
+    assert not (run_dir / "compressed").exists()
+
+
+def test_a_name_is_not_used_twice(trained, cheap):
+    run_dir = trained()
+    options = ["compression=mlp_width", "compression.recover.epochs=0"]
+    compress(run_dir, *options)
+    assert "is there already" in str(compress(run_dir, *options, code=2).exception)
+    compress(run_dir, *options, "compression.name=narrower", "compression.narrow.mlp=0.75")
+    entries = json.loads((run_dir / "result.json").read_text())["compression"]
+    assert [entry["method"] for entry in entries] == ["mlp_width", "narrower"]
+
+
+@pytest.mark.slow
+def test_a_run_ends_smaller_and_is_measured(run_tiny):
+    result, run_dir = run_tiny("compression=pipeline", "compression.recover.epochs=1", "freezing.blocks=0")
+    (entry,) = result["compression"]
+    assert entry == entry_of(run_dir, "pipeline")
+    assert entry["size_mb"] < entry["before"]["size_mb"]
+    for cost in (entry, entry["before"]):
+        assert 0 < cost["latency_ms"] <= cost["latency_p95_ms"]
+        assert cost["rows_per_second"] > 0
+        assert cost["resident_mb"] > 0
+
+
+def test_a_grid_makes_each_combination(trained, cheap):
+    run_dir = trained()
+    compress(
+        run_dir, "--sweep", "compression=mlp_width", "compression.narrow.mlp=0.25,0.5", "compression.recover.epochs=0"
+    )
+    names = ["mlp_width-mlp0.25", "mlp_width-mlp0.5"]
+    assert [entry["method"] for entry in json.loads((run_dir / "result.json").read_text())["compression"]] == names
+    assert all((run_dir / "compressed" / name / "model.safetensors").is_file() for name in names)
+
+
+def test_versions_that_are_beaten_in_nothing():
+    def version(metric, size, latency):
+        return {"metric": metric, "size_mb": size, "latency_ms": latency, "mode": "max"}
+
+    small_and_slow, large_and_fast, beaten = version(0.8, 1, 9), version(0.8, 5, 2), version(0.7, 5, 9)
+    assert compressing.not_beaten([small_and_slow, large_and_fast, beaten]) == [["size"], ["time"], []]
+
+
+def test_combinations_are_named_by_what_varies():
+    from permafrost.launch import combinations
+
+    assert combinations(["compression=a,b"]) == [["compression=a"], ["compression=b"]]
+    assert combinations(["compression=a", "compression.drop.share=0.2,0.5", "seed=1"]) == [
+        ["compression=a", "compression.drop.share=0.2", "seed=1", "compression.name=a-share0.2"],
+        ["compression=a", "compression.drop.share=0.5", "seed=1", "compression.name=a-share0.5"],
+    ]

@@ -1,0 +1,267 @@
+"""Runs behind an address: the same answers as by hand, one frozen part for all, and limits that are told by name."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("litserve", reason="the extra [serve] is not installed")
+
+from permafrost.deployment.branches import Branches
+from permafrost.deployment.predictor import Predictor
+from permafrost.deployment.server import PREDICT, Answering, Ask, Figures, Gate, Limits, named
+from permafrost.model import backbone
+from tests.runs.conftest import compose_config
+
+TEXTS = ["sunny hot day", "snow", "the cold of ice and frost and the warm sun"]
+
+
+@pytest.fixture(scope="module")
+def branches(tiny, of_task, tmp_path_factory):
+    """Three runs over the tiny model, whose first block is frozen: labels, numbers and names."""
+    from permafrost.experiment import run
+
+    made = {}
+    for name, overrides in {
+        "labels": [],
+        "numbers": ["task=regression", "data.columns.target=score"],
+        "names": of_task("ner"),
+    }.items():
+        made[name] = tmp_path_factory.mktemp("serve") / name
+        run(compose_config(*tiny, *overrides, "trainer.max_epochs=1"), made[name])
+    return made
+
+
+def nearly(answer):
+    return {key: pytest.approx(value, abs=1e-5) if isinstance(value, float) else value for key, value in answer.items()}
+
+
+def test_each_branch_answers_as_its_run_does(branches):
+    together = Branches(branches).answers(TEXTS, None, list(branches))
+    for name, run in branches.items():
+        for ours, alone in zip(together, Predictor(run).predict(TEXTS), strict=True):
+            assert ours[name] == nearly(alone)
+
+
+def test_the_frozen_part_is_kept_and_run_once(branches, monkeypatch):
+    both = {name: branches[name] for name in ("labels", "numbers")}
+    served = Branches(both)
+    assert served.depth == 1
+    one, two = (predictor.model.transformer for predictor in served.predictors.values())
+    assert one.wte is two.wte
+    assert one.h[0] is two.h[0]
+    assert one.h[1] is not two.h[1]
+    passes = []
+    whole = backbone.trunk
+    monkeypatch.setattr("permafrost.model.gpt2.trunk", lambda *args: passes.append(1) or whole(*args))
+    served.answers(TEXTS, None, list(both))
+    assert len(passes) == 1
+
+
+def test_runs_of_other_weights_share_nothing(branches, run_tiny):
+    _, other = run_tiny("freezing.blocks=0", "optimizer.lr=1e-2", "trainer.max_epochs=1")
+    served = Branches({"labels": branches["labels"], "other": other})
+    assert served.depth == 0
+    assert served.answers(["snow"], None, ["other"])[0]["other"] == nearly(Predictor(other).predict(["snow"])[0])
+
+
+def test_names_are_the_ends_of_paths_that_tell_apart(tmp_path):
+    assert list(named([tmp_path / "a" / "one", tmp_path / "b" / "two"])) == ["one", "two"]
+    assert list(named([tmp_path / "a" / "run", tmp_path / "b" / "run"])) == ["a/run", "b/run"]
+
+
+def answering(branches) -> Answering:
+    api = Answering(branches, threads=1, limits=Limits())
+    api.setup("cpu")
+    return api
+
+
+def test_one_request_that_fails_does_not_fail_the_others(branches, monkeypatch):
+    api = answering({"labels": branches["labels"]})
+    as_it_is = api.branches.answers
+
+    def answers(texts, pairs, names):
+        if any("bad" in text for text in texts):
+            raise ValueError("no such thing")
+        return as_it_is(texts, pairs, names)
+
+    monkeypatch.setattr(api.branches, "answers", answers)
+    good, bad = (api.encode_response(each) for each in api.predict([Ask(text="snow"), Ask(text="bad")]))
+    assert good["label"] in ("warm", "cold")
+    assert bad.status_code == 500
+    assert "no such thing" in json.loads(bad.body)["error"]["message"]
+
+
+def test_a_batch_of_requests_for_several_runs(branches):
+    api = answering(branches)
+    first, second = api.predict([Ask(text="snow"), Ask(text="sunny", runs=["numbers"])])
+    assert first["answers"].keys() == set(branches)
+    assert second["answers"].keys() == {"numbers"}
+
+
+# The gate
+
+
+def gate(limits: Limits, answer_seconds: float = 0.0) -> Gate:
+    async def app(scope, receive, send):
+        await asyncio.sleep(answer_seconds)
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    return Gate(app, limits=limits, names=["labels"], figures=Figures())
+
+
+async def ask(through: Gate, content: bytes) -> tuple[int, bytes]:
+    sent = []
+    parts = [content[start : start + 1000] for start in range(0, len(content), 1000)] or [b""]
+
+    async def receive():
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message):
+        sent.append(message)
+
+    await through({"type": "http", "path": PREDICT, "method": "POST", "headers": []}, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code", "limit", "value"),
+    [
+        ({"text": "x" * 51}, 413, "too_long", 50, 51),
+        ({"text": "x" * 30, "pair": "y" * 21}, 413, "too_long", 50, 51),
+        ({"text": "x" * 3000}, 413, "too_long", 2200, None),
+        ({"text": "x", "runs": ["labls"]}, 404, "no_such_run", None, None),
+    ],
+)
+def test_what_is_over_a_limit_is_refused_with_both_figures(asked, status, code, limit, value):
+    found, body = asyncio.run(ask(gate(Limits(max_characters=50)), json.dumps(asked).encode()))
+    error = json.loads(body)["error"]
+    assert (found, error["code"]) == (status, code)
+    if limit:
+        assert error["limit"] == limit < error["value"]
+    if value:
+        assert error["value"] == value
+
+
+@pytest.mark.parametrize("content", [b'{"text": "' + b"x" * 50 + b'"}', b"not json", b"[1, 2]", b""])
+def test_what_is_within_the_limits_or_malformed_goes_on_as_it_came(content):
+    assert asyncio.run(ask(gate(Limits(max_characters=50)), content)) == (200, content)
+
+
+def test_requests_too_many_and_too_slow_are_refused():
+    async def several():
+        through = gate(Limits(max_waiting=2, max_seconds=0.2), answer_seconds=5)
+        found = await asyncio.gather(*(ask(through, b'{"text": "x"}') for _ in range(3)))
+        assert through.waiting == 0
+        return found, through.figures
+
+    found, figures = asyncio.run(several())
+    assert [status for status, _ in found] == [408, 408, 429]
+    assert json.loads(found[2][1])["error"] | {"limit": 2, "value": 3} == json.loads(found[2][1])["error"]
+    assert figures.registry.get_sample_value("permafrost_requests_total", {"status": "408"}) == 2
+    assert figures.registry.get_sample_value("permafrost_request_seconds_count") == 3
+
+
+# The real server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(url: str, body: object = None, raw: bytes | None = None) -> tuple[int, str]:
+    content = raw if raw is not None else None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+class Served:
+    def __init__(self, *arguments: str):
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        program = str(Path(sys.executable).with_name("permafrost"))
+        command = [program, "serve", *arguments, f"--port={port}", "--threads=1"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def __enter__(self):
+        for _ in range(240):
+            assert self.process.poll() is None, self.process.stderr.read()
+            try:
+                if get(f"{self.url}/health")[0] == 200:
+                    return self
+            except OSError:
+                pass
+            time.sleep(0.5)
+        raise TimeoutError("the server did not start")
+
+    def __exit__(self, *error):
+        os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_answers_and_refuses(branches):
+    run = branches["labels"]
+    with Served(str(run), "--max-characters=100") as server:
+        expected = Predictor(run).predict(TEXTS)
+        with ThreadPoolExecutor(12) as clients:
+            found = list(clients.map(lambda n: get(f"{server.url}{PREDICT}", {"text": TEXTS[n % 3]}), range(48)))
+        for number, (status, body) in enumerate(found):
+            assert status == 200
+            assert json.loads(body) == nearly(expected[number % 3])
+        assert get(f"{server.url}{PREDICT}", {"text": "x" * 101})[0] == 413
+        for malformed in (b"{", b"[]", b'{"text": 3}', b'{"text": ""}', b'{"text": "a", "label": "b"}'):
+            status, body = get(f"{server.url}{PREDICT}", raw=malformed)
+            assert status == 422
+            assert json.loads(body)["error"]["code"] == "malformed"
+        assert "Try the model" in get(server.url)[1]
+        assert 'permafrost_requests_total{status="200"} 48.0' in get(f"{server.url}/metrics")[1]
+        assert PREDICT in json.loads(get(f"{server.url}/openapi.json")[1])["paths"]
+
+
+@pytest.mark.slow
+def test_text_is_sent_as_it_is_written(tiny, of_task, tmp_path):
+    from permafrost.experiment import run
+
+    run(
+        compose_config(*tiny, *of_task("translation"), "trainer.max_epochs=1", "task.decoding.num_beams=1"),
+        tmp_path / "run",
+    )
+    with Served(str(tmp_path / "run")) as server:
+        status, body = get(f"{server.url}{PREDICT}", {"text": "sunny snow"})
+    *pieces, last = [json.loads(line) for line in body.splitlines()]
+    assert status == 200
+    assert last == {"text": Predictor(tmp_path / "run").predict(["sunny snow"])[0]["text"]}
+    assert "".join(piece["piece"] for piece in pieces).strip() == last["text"]
+
+
+def test_a_writer_is_served_by_itself(branches, tiny, of_task, tmp_path):
+    from permafrost.deployment.server import api_of
+    from permafrost.errors import ConfigError
+    from permafrost.experiment import run
+
+    run(compose_config(*tiny, *of_task("translation"), "trainer.max_steps=1"), tmp_path / "run")
+    with pytest.raises(ConfigError, match="serve it by itself"):
+        api_of({"labels": branches["labels"], "writer": tmp_path / "run"}, 1, Limits())
