@@ -18,6 +18,7 @@ from permafrost.preflight import check_buildable, monitor_mode
 
 if TYPE_CHECKING:
     from permafrost.data.batching import Batch
+    from permafrost.deployment.scoring import Scored
     from permafrost.model.activation_store import ActivationStore
     from permafrost.model.gpt2 import GPT2WithHead
     from permafrost.tasks.base import LossSum
@@ -335,22 +336,24 @@ def quantize(model: "GPT2WithHead", directory: Path) -> None:
 def control_of(run: Finished) -> float:
     """The test score of the dense model after as many epochs more: what recovery has to be compared with."""
     from permafrost.deployment.export import export_model
+    from permafrost.deployment.scoring import value_of
 
     model = run.load()
     learn(model, run, "control")
     directory = run.beside("control") / "model"
     export_model(model.eval(), run.prepared.task, run.prepared.encoding, directory, "# the dense control\n")
-    return scored(directory, run).value
+    return value_of(answers_of(directory, run))
 
 
-def scored(directory: Path, run: Finished) -> Any:
+def answers_of(directory: Path, run: Finished) -> "Scored":
+    """To the test rows."""
     import pyarrow as pa
 
     from permafrost.deployment.predictor import Predictor
-    from permafrost.deployment.scoring import Scored
+    from permafrost.deployment.scoring import scored
 
     table = pa.concat_tables(run.prepared.rows["test"].slices())
-    return Scored(Predictor(directory), table, run.settings.task.monitor)
+    return scored(Predictor(directory), table, run.settings.task.monitor)
 
 
 def compared(run: Finished) -> Entry:
@@ -369,8 +372,10 @@ def compared(run: Finished) -> Entry:
 
 
 def quality(directory: Path, run: Finished) -> Entry:
-    found = scored(directory, run)
-    return {"metric": found.value, "interval": list(found.interval())}
+    from permafrost.deployment.scoring import interval_of, value_of
+
+    answers = answers_of(directory, run)
+    return {"metric": value_of(answers), "interval": list(interval_of(answers))}
 
 
 def size_of(model: "GPT2WithHead") -> int:

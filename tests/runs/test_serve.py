@@ -219,6 +219,7 @@ class Served:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        self.process.stderr.close()
 
 
 @pytest.mark.slow

@@ -89,14 +89,14 @@ def as_teacher_reads(batch: Batch) -> Batch:
 
 def of_classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """(N, K) logits twice -> (N,): T^2 times the divergence, so that gradients do not shrink with T."""
-    logs = [(logits / temperature).log_softmax(-1) for logits in (student, teacher)]
-    return temperature**2 * functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+    ours, theirs = ((logits / temperature).log_softmax(-1) for logits in (student, teacher))
+    return temperature**2 * functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
 
 
 def of_label_lists(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """(N, K) logits twice -> (N,): each label is a question of two answers; the mean over labels, as the loss is."""
-    pairs = [torch.stack([torch.zeros_like(logits), logits], dim=-1) for logits in (student, teacher)]
-    return of_classes(*pairs, temperature).mean(-1)
+    ours, theirs = (torch.stack([torch.zeros_like(logits), logits], dim=-1) for logits in (student, teacher))
+    return of_classes(ours, theirs, temperature).mean(-1)
 
 
 def of_numbers(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

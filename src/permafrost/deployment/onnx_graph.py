@@ -142,8 +142,7 @@ def _with_head(model: GPT2WithHead) -> tuple[Any, Any, Any]:
         raise ConfigError(
             "head=windows reads rows of several windows, which the ONNX graph cannot; export another head"
         )
-    tokens = torch.export.Dim("tokens", min=2, max=model.window)
-    rows = torch.export.Dim("rows", min=1, max=2**16)
+    rows, tokens = torch.export.Dim.DYNAMIC, torch.export.Dim("tokens", min=2, max=model.window)
     arguments = (_some_ids(model, 3, 5), torch.tensor([5, 2, 4]))
     return HeadGraph(model), arguments, ({0: rows, 1: tokens}, {0: rows})
 

@@ -1,7 +1,7 @@
 """A model's score on labelled rows, and how sure it is: answers are made once, and scored on any part of the rows."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,51 +18,66 @@ from permafrost.tasks.preparation import encode_table
 GROUPS = 100  # of rows, that are drawn together
 
 
-class Scored:
-    """The answers to `table`, in groups of rows: `score(groups)` is the metric over those groups."""
+class Scored(Protocol):
+    """Answers to rows, in groups."""
 
-    def __init__(self, predictor: Predictor, table: pa.Table, metric: str):
-        self.task, self.metric = predictor.task, metric
-        self.groups = grouped(table.num_rows)
-        of_written = {*getattr(self.task, "metrics_logged", {})} - {LOSS, "perplexity", "word_perplexity"}
-        self.rows = table.to_pylist() if isinstance(self.task, Writes) and metric in of_written else []
-        self.written = (
-            predictor.task.write(predictor.model.transformer, self.rows, predictor.encoding) if self.rows else []
-        )  # type: ignore[attr-defined]
-        self.outputs = [] if self.rows else list(self._outputs(predictor, table))
-        self.units = len(self.groups) if self.rows else len(self.outputs)
-
-    @property
-    def value(self) -> float:
-        return self.score(np.arange(self.units))
-
-    def interval(self) -> tuple[float, float]:
-        return bootstrap(self.score, self.units)
+    units: int  # groups
 
     def score(self, groups: np.ndarray) -> float:
-        if self.rows:
-            chosen = np.concatenate([self.groups[group] for group in groups])
-            return float(
-                self.task.score([self.written[i] for i in chosen], [self.rows[i] for i in chosen])[self.metric]
-            )  # type: ignore[attr-defined]
-        return float(self._values(groups)[self.metric])
+        """The metric over these groups."""
+        ...
 
-    def _values(self, groups: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        metrics = self.task.build_metrics("test") if isinstance(self.task, Answers) else None
+
+def scored(predictor: Predictor, table: pa.Table, metric: str) -> Scored:
+    """By the texts that are written where the metric is of those, else by the model's outputs."""
+    task = predictor.task
+    if isinstance(task, Writes) and metric not in (LOSS, "perplexity"):
+        return ScoredTexts(predictor, table, metric, task)
+    return ScoredOutputs(predictor, table, metric)
+
+
+def value_of(answers: Scored) -> float:
+    return answers.score(np.arange(answers.units))
+
+
+def interval_of(answers: Scored) -> tuple[float, float]:
+    return bootstrap(answers.score, answers.units)
+
+
+class ScoredTexts:
+    def __init__(self, predictor: Predictor, table: pa.Table, metric: str, task: Writes):
+        self.task, self.metric, self.rows, self.groups = task, metric, table.to_pylist(), grouped(table.num_rows)
+        self.written = task.write(predictor.model.transformer, self.rows, predictor.encoding)
+        self.units = len(self.groups)
+
+    def score(self, groups: np.ndarray) -> float:
+        chosen = np.concatenate([self.groups[group] for group in groups])
+        return self.task.score([self.written[i] for i in chosen], [self.rows[i] for i in chosen])[self.metric]
+
+
+class ScoredOutputs:
+    def __init__(self, predictor: Predictor, table: pa.Table, metric: str):
+        self.task, self.metric = predictor.task, metric
+        self.answering = predictor.task if isinstance(predictor.task, Answers) else None
+        self.outputs = list(self._outputs(predictor, table))
+        self.units = len(self.outputs)
+
+    def score(self, groups: np.ndarray) -> float:
+        metrics = self.answering.build_metrics("test") if self.answering else None
         total, count = torch.tensor(0.0), 0
         for copy, group in enumerate(groups):
             for loss_sum, outputs, batch in self.outputs[group]:
                 total, count = total + loss_sum, count + int(batch.num_targets)
-                if metrics is not None:  # a group that is drawn twice has rows of its own each time
-                    self.task.update_metrics(metrics, outputs, _renumbered(batch, copy))  # type: ignore[attr-defined]
+                if self.answering:  # a group that is drawn twice has rows of its own each time
+                    self.answering.update_metrics(metrics, outputs, _renumbered(batch, copy))
         mean = total / count
         of_loss = self.task.metrics_of_loss(mean, torch.tensor(count), "test")
-        return {LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}
+        return float({LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}[self.metric])
 
     @torch.inference_mode()
     def _outputs(self, predictor: Predictor, table: pa.Table) -> Iterator[list[tuple[Tensor, Any, Batch]]]:
         split = encode_table(self.task, table, predictor.encoding)
-        for rows in windows_of(split, self.groups):
+        for rows in windows_of(split, grouped(table.num_rows)):
             found = [
                 (self.task.loss_sum(predictor.model, batch, predictor.loss), batch) for batch in batches(split, rows)
             ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import litserve
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_asgi_app
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -66,7 +66,7 @@ class Answering(litserve.LitAPI):
         except Exception:  # one by one, so that only what cannot be answered fails
             return [self._alone(ask) for ask in asked]
 
-    def encode_response(self, output: Any) -> Any:
+    def encode_response(self, output: Any) -> Response:  # which LitServe takes for the route's; a dict is JSON
         if isinstance(output, Exception):
             return failed(500, "failed", f"{type(output).__name__}: {output}")
         return output
@@ -124,7 +124,7 @@ class Writing(litserve.LitAPI):
         writer.join()
         yield {"text": answer[0]["text"]}
 
-    def encode_response(self, output: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def encode_response(self, output: Iterator[dict[str, Any]]) -> Response:  # type: ignore[misc]
         yield from output
 
 

@@ -26,14 +26,16 @@ def keep_blocks_(backbone: "GPT2Model", kept: Sequence[int]) -> None:
             "a model with scale_attn_by_inverse_layer_idx cannot lose blocks: attention goes by their number"
         )
     backbone.h = nn.ModuleList(backbone.h[index] for index in kept)
-    for index, block in enumerate(backbone.h):
+    blocks: Any = backbone.h
+    for index, block in enumerate(blocks):
         block.attn.layer_idx = index  # where its keys and values lie while text is written
     backbone.config.n_layer = len(kept)
 
 
 def keep_neurons_(backbone: "GPT2Model", kept: Sequence[Tensor]) -> None:
     """Of each block's MLP the neurons of `kept` (n,): as many in each, as GPT2Config has one width for all."""
-    for block, neurons in zip(backbone.h, kept, strict=True):
+    blocks: Any = backbone.h
+    for block, neurons in zip(blocks, kept, strict=True):
         block.mlp.c_fc = _part_of(block.mlp.c_fc, columns=neurons)
         block.mlp.c_proj = _part_of(block.mlp.c_proj, rows=neurons)
     backbone.config.n_inner = len(kept[0])
@@ -45,14 +47,15 @@ def keep_heads_(backbone: "GPT2Model", kept: Sequence[Tensor]) -> None:
     GPT2Config has no word for it, and plain Transformers refuses such a directory; `kept_heads` in its config is for
     `fewer_heads`.
     """
-    for block, heads in zip(backbone.h, kept, strict=True):
-        width = backbone.config.n_embd // backbone.config.n_head  # D
+    blocks: Any = backbone.h
+    for block, heads in zip(blocks, kept, strict=True):
+        width = block.attn.head_dim  # D
         channels = (heads[:, None] * width + torch.arange(width)).flatten()  # (h D,)
         of_three = torch.cat([channels + part * block.attn.split_size for part in range(3)])  # queries, keys, values
         block.attn.c_attn = _part_of(block.attn.c_attn, columns=of_three)
         block.attn.c_proj = _part_of(block.attn.c_proj, rows=channels)
         block.attn.num_heads, block.attn.split_size = len(heads), len(channels)
-    backbone.config.kept_heads = len(kept[0])  # type: ignore[attr-defined]
+    backbone.config.kept_heads = len(kept[0])
 
 
 def fewer_heads(count: int) -> type["GPT2Model"]:
