@@ -2,7 +2,7 @@
 
 STUDY is frozen, second_epoch, default, unfrozen, language_modeling, sweep or tutorial. Each pair runs `python train.py`
 and a peer (benchmarks/peers.py) one after the other, on the same rows, weights and recipe; which goes first alternates.
-Finished pairs are kept in outputs/benchmarks/speed/ and not measured again. Writes results/speed_STUDY.md and .json, and
+Finished pairs are kept in outputs/benchmarks/speed and not measured again. Writes results/speed_STUDY.md and .json, and
 prints the table and, last, one line of JSON.
 """
 

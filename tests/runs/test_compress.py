@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -35,10 +36,12 @@ def trained(tiny, of_task, tmp_path_factory):
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Costs are measured in a process of their own: once, by the slow test."""
-    from permafrost.deployment import cost
+    """Costs are measured in a process of their own: once, by the slow test. Intervals are of few samples."""
+    from permafrost.compression.measure import bootstrap
+    from permafrost.deployment import cost, scoring
 
     monkeypatch.setattr(cost, "cost_of", lambda directory, threads: dict(COST))
+    monkeypatch.setattr(scoring, "bootstrap", partial(bootstrap, resamples=5))
 
 
 def compress(run_dir, *overrides, code=0):
@@ -79,7 +82,12 @@ def test_blocks_are_dropped_and_what_is_left_learns_from_the_whole(trained, chea
     [
         ("mlp_width", [], "neurons kept"),
         ("pruning", ["compression.recover.epochs=0"], "heads kept"),
-        ("distillation", ["compression.recover.epochs=1", "compression.recover.control=false"], "blocks kept"),
+        pytest.param(
+            "distillation",
+            ["compression.recover.epochs=1", "compression.recover.control=false"],
+            "blocks kept",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_parts_are_removed(trained, cheap, option, more, changed):
@@ -92,11 +100,13 @@ def test_parts_are_removed(trained, cheap, option, more, changed):
 @pytest.mark.parametrize(
     "more",
     [
-        ["compression.recover.epochs=0"],
+        pytest.param(["compression.recover.epochs=0"], marks=pytest.mark.slow),
         ["compression.sparsify.method=wanda", "compression.sparsify.structure=2:4", "compression.recover.epochs=0"],
-        ["compression.sparsify.schedule=cubic", "compression.sparsify.sparsity=0.7"],
+        pytest.param(
+            ["compression.sparsify.schedule=cubic", "compression.sparsify.sparsity=0.7"], marks=pytest.mark.slow
+        ),
         ["compression.sparsify.method=movement", "compression.sparsify.schedule=cubic"],
-        ["compression.recover.epochs=1"],
+        pytest.param(["compression.recover.epochs=1"], marks=pytest.mark.slow),
     ],
     ids=["one shot", "wanda 2:4", "cubic", "movement", "recovered"],
 )
@@ -110,7 +120,9 @@ def test_weights_become_zero_and_stay_so(trained, cheap, more):
     assert sparsity_of(matrices(model.transformer)) == pytest.approx(asked, abs=0.01)
 
 
-@pytest.mark.parametrize("task", ["classification", "ner", "translation"])
+@pytest.mark.parametrize(
+    "task", ["classification", *(pytest.param(t, marks=pytest.mark.slow) for t in ("ner", "translation"))]
+)
 def test_int8_answers_as_the_run_does(trained, cheap, task):
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     run_dir = trained(task)

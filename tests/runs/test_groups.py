@@ -62,7 +62,12 @@ def test_experiment_composes_and_binds(experiment):
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o) for g, o in OPTIONS if g != "data" and not (g == "trainer" and o in NOT_HERE) and o not in WITH_PARTS],
+    # what compresses is tried by tests/runs/test_compress.py
+    [
+        (g, o)
+        for g, o in OPTIONS
+        if g not in ("data", "compression") and not (g == "trainer" and o in NOT_HERE) and o not in WITH_PARTS
+    ],
 )
 def test_option_takes_two_steps(group, option, run_tiny, of_task):
     overrides = [f"{group}={option}", *NEEDS.get((group, option), [])]
@@ -142,5 +147,5 @@ def test_every_yaml_opens_with_its_command():
     files = list(CONF.glob("**/*.yaml"))
     for path in files:
         first = next(line for line in path.read_text().splitlines() if not line.startswith("# @package"))
-        assert first.startswith(("# python train.py", "# wandb sweep", "# Not an option")), path
+        assert first.startswith(("# python train.py", "# permafrost compress", "# wandb", "# Not an option")), path
     assert files
