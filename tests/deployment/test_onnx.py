@@ -30,29 +30,39 @@ def heads(backbone):
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "bidirectional"),
-    [
-        ("last", False),
-        *(
-            pytest.param(name, looks_ahead, marks=pytest.mark.slow)  # an export takes seconds
-            for name in ("last", "mean", "attention", "tokens")
-            for looks_ahead in (False, True)
-            if (name, looks_ahead) != ("last", False)
-        ),
-    ],
-)
-def test_logits_of_a_graph_are_the_models(tiny_backbone, tmp_path, name, bidirectional):
-    model = model_with(heads(tiny_backbone)[name], tiny_backbone, bidirectional=bidirectional)
-    export_onnx(model, tmp_path / "model.onnx")
-    graph = OnnxModel(tmp_path / "model.onnx", tiny_backbone.config)
+@pytest.fixture(scope="module")
+def classifier(tiny_config, tmp_path_factory):
+    from transformers import GPT2Model
+
+    torch.manual_seed(0)
+    model = model_with(PooledHead(32, 3, pooling="last", init="normal"), GPT2Model(tiny_config))
+    path = tmp_path_factory.mktemp("classifier") / "model.onnx"
+    export_onnx(model, path)
+    return model, path
+
+
+def assert_same_logits(model, path):
+    graph = OnnxModel(path, model.transformer.config)
     for rows, tokens in ((1, 2), (4, 9), (2, 64)):
         ids, lengths = torch.randint(0, 290, (rows, tokens)), torch.randint(1, tokens + 1, (rows,))
         with torch.inference_mode():
             expected = model(ids, lengths)
         found = graph(ids, lengths)
-        real = torch.arange(tokens) < lengths[:, None] if name == "tokens" else slice(None)
+        real = torch.arange(tokens) < lengths[:, None] if expected.dim() == 3 else slice(None)
         torch.testing.assert_close(found[real], expected[real], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_logits_of_a_graph_are_the_models(classifier):
+    assert_same_logits(*classifier)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("name", ["last", "mean", "attention", "tokens"])
+def test_logits_of_every_head(tiny_backbone, tmp_path, name, bidirectional):
+    model = model_with(heads(tiny_backbone)[name], tiny_backbone, bidirectional=bidirectional)
+    export_onnx(model, tmp_path / "model.onnx")
+    assert_same_logits(model, tmp_path / "model.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +72,10 @@ def writer(tiny_config, tmp_path_factory):
 
     torch.manual_seed(0)
     backbone = GPT2Model(tiny_config)
+    model = model_with(TiedHead(backbone.wte), backbone)
     path = tmp_path_factory.mktemp("writer") / "model.onnx"
-    export_onnx(model_with(TiedHead(backbone.wte), backbone), path)
-    return backbone, path
+    export_onnx(model, path)
+    return model, path
 
 
 @pytest.mark.parametrize(
@@ -77,13 +88,14 @@ def writer(tiny_config, tmp_path_factory):
     ids=["greedy", "beams", "penalty"],
 )
 def test_a_graph_writes_what_the_model_writes(writer, decoding):
-    backbone, path = writer
-    graph = OnnxModel(path, backbone.config)
+    model, path = writer
+    graph = OnnxModel(path, model.transformer.config)
     prompts = [[5, 9, 2], [7], [3, 4, 8, 1, 6]]
-    expected = generate(backbone, prompts, decoding, end_token_id=0)
+    expected = generate(model.transformer, prompts, decoding, end_token_id=0)
     assert generate(graph.transformer, prompts, decoding, end_token_id=0) == expected
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_not_kept(tiny_backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph, "TOLERANCE", 0.0)
     with pytest.raises(ResourceError, match="differ from the model's"):
@@ -97,20 +109,10 @@ def test_a_head_over_windows_is_refused(tiny_backbone, tmp_path):
         export_onnx(model_with(head, tiny_backbone), tmp_path / "model.onnx")
 
 
-@pytest.fixture(scope="module")
-def classifier(tiny_config, tmp_path_factory):
-    from transformers import GPT2Model
-
-    torch.manual_seed(0)
-    backbone = GPT2Model(tiny_config)
-    path = tmp_path_factory.mktemp("classifier") / "model.onnx"
-    export_onnx(model_with(heads(backbone)["last"], backbone), path)
-    return backbone, path
-
-
 @pytest.mark.parametrize("kind", ["classifier", "writer"])
 def test_int8_is_smaller_and_near(request, tmp_path, kind):
-    backbone, path = request.getfixturevalue(kind)
+    model, path = request.getfixturevalue(kind)
+    backbone = model.transformer
     quantize_int8(path, tmp_path / "model.onnx")
     matrices = sum(weight.numel() for weight in backbone.parameters() if weight.dim() > 1)
     assert path.stat().st_size - (tmp_path / "model.onnx").stat().st_size > 2.5 * matrices  # bytes: 4 become 1
