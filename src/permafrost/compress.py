@@ -324,11 +324,12 @@ def card_of(run: Finished) -> str:
 
 def quantize(model: "GPT2WithHead", directory: Path) -> None:
     from permafrost.compression.quantization import quantize_int8
-    from permafrost.deployment.onnx_graph import MODEL, export_onnx
+    from permafrost.deployment.onnx_graph import MODEL, export_onnx, quiet
 
     exact = directory / "exact.onnx"
     export_onnx(model, exact)
-    quantize_int8(exact, directory / MODEL)
+    with quiet():
+        quantize_int8(exact, directory / MODEL)
     for path in (exact, directory / "model.safetensors"):
         path.unlink()
 

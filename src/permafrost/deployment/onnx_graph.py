@@ -4,8 +4,10 @@ B rows, T tokens, P tokens that were read before, K outputs, V vocabulary, H hea
 """
 
 import copy
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +83,7 @@ def export_onnx(model: GPT2WithHead, path: Path) -> None:
         graph, arguments, shapes = _cached(model)
     else:
         graph, arguments, shapes = _with_head(model)
-    with complete_or_absent(path) as partial, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself: the graph is checked
+    with complete_or_absent(path) as partial, torch.no_grad(), quiet():
         torch.onnx.export(
             graph.eval(),
             arguments,
@@ -95,6 +96,18 @@ def export_onnx(model: GPT2WithHead, path: Path) -> None:
             dynamic_shapes=shapes,
         )
         check_parity(graph, arguments, partial)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporter and quantizer say about themselves: what they make is checked."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def import_onnx() -> Any:
