@@ -9,7 +9,7 @@ from typing import Any
 
 import materials
 import torch
-from run import RESULTS, hardware, spread
+from run import RESULTS, hardware, machine, spread
 
 from permafrost.model import block
 from permafrost.model.backbone import load_backbone, load_config, trunk
@@ -17,7 +17,7 @@ from permafrost.training.hardware import autocast, keep_freed_buffers, use_all_c
 
 
 def precision() -> None:
-    """GFLOP/s of matrix products in float32 and bfloat16: what `trainer.precision=auto` goes by on a CPU."""
+    """GFLOP/s of matrix products in float32 and bfloat16: why `trainer.precision=auto` measures the CPU."""
     lines = [
         "# Matrix products by precision",
         "",
@@ -28,8 +28,7 @@ def precision() -> None:
     for rows, width, out in ((2048, 192, 768), (2048, 768, 192), (2048, 768, 3072), (2048, 3072, 768)):
         rates = [product_rates(rows, width, out, dtype) for dtype in (torch.float32, torch.bfloat16)]
         lines.append(f"| {rows} x {width} x {out} | " + " | ".join(spread(rate, 0) for rate in rates) + " |")
-    name = "precision_amx" if torch.cpu._is_amx_tile_supported() else "precision"  # what the choice differs by
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"precision_{machine()}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -3,8 +3,8 @@
 One real batch of ag_news through the part that is trained, its input being what lies below. FLOPs of forward and
 backward, counted as they are computed, over the median seconds of a whole step (forward, backward, optimizer), against
 the rate of one large product of the same type measured between the steps. Then where the time goes. Each model is
-measured in float32, and in what `trainer.precision=auto` takes on this CPU. Writes results/profile_step.md, or
-profile_step_amx.md where the CPU has AMX, and .json.
+measured in float32, and in what `trainer.precision=auto` takes on this CPU. Writes results/profile_step_CPU.md and
+.json.
 """
 
 import csv
@@ -22,7 +22,7 @@ from typing import Any
 import materials
 import pyarrow as pa
 import torch
-from run import RESULTS, ROOT, hardware
+from run import RESULTS, ROOT, hardware, machine
 from torch import Tensor
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,7 +37,6 @@ from permafrost.tasks.preparation import load_tokenizer
 from permafrost.training.hardware import autocast, keep_freed_buffers, resolve_precision, use_all_cores
 
 CASES = (("gpt2-shape", 10), ("gpt2-shape", 0), ("mini", 0))  # model, frozen blocks
-AMX = torch.cpu._is_amx_tile_supported()
 PRECISIONS = list(dict.fromkeys(["32-true", resolve_precision("auto", "cpu")]))
 LABELS, LR, DROPOUT, MAX_LENGTH = 4, 1e-3, 0.1, 512
 REPEATS, WARMUP = 7, 2
@@ -76,9 +75,9 @@ def main() -> None:
         *(line for case in measured for line in operations_table(case)),
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / ("profile_step_amx" if AMX else "profile_step")
+    path = RESULTS / f"profile_step_{machine()}"
     path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    stated = {"hardware": hardware(), "date": date.today().isoformat(), "amx": AMX, "steps": measured}
+    stated = {"hardware": hardware(), "date": date.today().isoformat(), "steps": measured}
     path.with_suffix(".json").write_text(json.dumps(stated, indent=1) + "\n")
     print("\n".join(lines))
     print(json.dumps({case["step"]: round(case["share_of_peak"], 3) for case in measured}))

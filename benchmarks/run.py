@@ -7,6 +7,7 @@ the date and the command of each row.
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -262,15 +263,21 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def hardware() -> str:
-    cpu = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {cpu()}, Python {platform.python_version()}"
+
+
+def cpu() -> str:
+    """Its name, and whether it has AMX, which its name does not always say."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    tiles = "with AMX" if torch.cpu._is_amx_tile_supported() else "without AMX"
-    return f"{os.cpu_count()} cores of {cpu} {tiles}, Python {platform.python_version()}"
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} with AMX" if torch.cpu._is_amx_tile_supported() else name
+
+
+def machine() -> str:
+    """What the name of a table ends in whose figures are this CPU's alone: intel_xeon_with_amx."""
+    return "_".join(re.findall(r"\w+", re.sub(r"\(\w+\)|processor|cpu|@.*", " ", cpu().lower())))
 
 
 if __name__ == "__main__":

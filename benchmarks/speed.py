@@ -2,8 +2,8 @@
 
 STUDY is frozen, second_epoch, default, unfrozen, language_modeling, sweep or tutorial. Each pair runs `python train.py`
 and a peer (benchmarks/peers.py) one after the other, on the same rows, weights and recipe; which goes first alternates.
-Finished pairs are kept in outputs/benchmarks/speed and not measured again. Writes results/speed_STUDY.md and .json, and
-prints the table and, last, one line of JSON.
+Finished pairs are kept in outputs/benchmarks/speed and not measured again. Writes results/speed_STUDY_CPU.md and .json,
+and prints the table and, last, one line of JSON.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from contests import (
     trainer_command,
 )
 from pairs import Figure, order, summary, table
-from run import RESULTS, ROOT, hardware
+from run import RESULTS, ROOT, hardware, machine
 from timed import run_side_by_side, run_stamped
 
 Figures = dict[str, Any]
@@ -267,7 +267,7 @@ def write(options: argparse.Namespace, figures: Sequence[Figure], done: Mapping[
         lines += ["```bash", commands["ours"], *commands["peer"], "```", ""]
     ratio = {name: summary(pairs, figures) for name, pairs in done.items()}
     options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"speed_{named(options.study, options)}"
+    path = options.results / f"speed_{named(options.study, options)}_{machine()}"
     path.with_suffix(".md").write_text("\n".join(lines))
     path.with_suffix(".json").write_text(json.dumps(stated | {"ratio": ratio, "contests": done}, indent=1) + "\n")
     print("\n".join(lines))

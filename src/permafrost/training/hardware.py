@@ -3,11 +3,16 @@
 import ctypes
 import os
 import re
+import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
 
+PROBE_ROWS, PROBE_CHANNELS = 512, 768
+# Autocast casts weights and activations at each product: below twice the rate there is little to gain.
+WORTHWHILE_SPEEDUP = 2.0
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -15,8 +20,8 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16 autocast where the hardware multiplies bf16 faster, else float32.
 
-    On a CPU that means AMX tiles, whose products run at six to eight times the rate of float32 (benchmarks/results/
-    precision_amx.md). AVX512-BF16 alone does not pay, at half of it (precision.md).
+    A CPU is measured, as its instructions do not tell: AVX512-BF16 alone is half as fast as float32 on one make and
+    four times as fast on another (benchmarks/results/precision_*.md).
     """
     if precision != "auto":
         return precision
@@ -75,4 +80,22 @@ def peak_memory_mb() -> float:
 def _bf16_pays(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_amx_tile_supported()
+    return _bf16_speedup_of_products() > WORTHWHILE_SPEEDUP
+
+
+@cache
+def _bf16_speedup_of_products() -> float:
+    """How many times faster this CPU multiplies bfloat16 than float32: some 20 ms, once a process."""
+    float32 = torch.ones(PROBE_ROWS, PROBE_CHANNELS)
+    seconds = [_fastest_product_seconds(float32.to(dtype)) for dtype in (torch.float32, torch.bfloat16)]
+    return seconds[0] / seconds[1]
+
+
+def _fastest_product_seconds(matrix: torch.Tensor, repeats: int = 5) -> float:
+    square = torch.ones(matrix.shape[1], matrix.shape[1], dtype=matrix.dtype)
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        matrix @ square
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
