@@ -12,7 +12,7 @@ ROOT = Path(permafrost.__file__).parent
 # Each name may import from its own tier and from those before it.
 TIERS = [
     {"errors"},
-    {"atomic", "building", "ragged"},
+    {"atomic", "building", "checksums", "ragged"},
     {"data", "model"},
     {"tasks"},
     {"training"},
@@ -20,7 +20,7 @@ TIERS = [
     {"deployment", "reporting"},
     {"config", "overrides"},
     {"preflight"},
-    {"assembly", "compress", "experiment", "cli", "launch", "trials"},
+    {"assembly", "compress", "experiment", "cli", "finished", "launch", "recover", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other

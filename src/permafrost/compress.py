@@ -2,63 +2,27 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from permafrost.assembly import Prepared, console, make_modules, make_trainer, open_stores, prepare, seed_everything
+from permafrost.assembly import console, prepare, seed_everything
 from permafrost.atomic import complete_or_absent
 from permafrost.config import CompressionSection, Settings
 from permafrost.errors import ConfigError
+from permafrost.finished import COMPRESSED, Finished, as_training, calibration
 from permafrost.preflight import check_buildable, monitor_mode
+from permafrost.recover import recover_, sparsity_asked, train_control
 
 if TYPE_CHECKING:
-    from permafrost.data.batching import Batch
+    from permafrost.compression.calibration import Worth
     from permafrost.deployment.scoring import Scored
-    from permafrost.model.activation_store import ActivationStore
     from permafrost.model.gpt2 import GPT2WithHead
-    from permafrost.tasks.base import LossSum
 
-COMPRESSED, SUMMARY = "compressed", "compression.json"
+SUMMARY = "compression.json"
+NOISE_BATCHES = 4
 Entry = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A run that is done: where it lies, its settings with what is to be done now, and its data."""
-
-    run_dir: Path
-    settings: Settings
-    prepared: Prepared
-
-    @property
-    def plan(self) -> CompressionSection:
-        return self.settings.compression
-
-    @property
-    def directory(self) -> Path:
-        return self.run_dir / COMPRESSED / self.plan.name
-
-    def beside(self, what: str) -> Path:
-        """Where something is trained for it."""
-        return self.directory.with_name(f"{self.plan.name}-{what}")
-
-    def load(self, *, cut: int = 0) -> "GPT2WithHead":
-        """Its model, all of it to be trained; or `cut` above so many blocks, whose output may be stored."""
-        from permafrost.deployment.predictor import load_model
-        from permafrost.preflight import window_length
-
-        return load_model(
-            self.run_dir / "model",
-            self.prepared.task,
-            {"depth": cut} if cut else None,
-            bidirectional=self.settings.model.attention == "bidirectional",
-            window=window_length(self.settings),
-        ).train()
 
 
 def compress(run_dir: Path, settings: Settings) -> Entry:
@@ -69,16 +33,17 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
     run = Finished(run_dir=run_dir, settings=as_training(settings), prepared=prepare(settings))
     console.print(f"[bold]compression={plan.name}[/] of {run_dir}")
     student = run.load()
-    before = size_of(student)
+    before = parameter_count(student)
     changes = cut(student, run)
-    entry: Entry = {"method": plan.name, "changes": changes, "parameters": size_of(student)}
+    entry: Entry = {"method": plan.name, "changes": changes, "parameters": parameter_count(student)}
     if plan.recover.epochs:
-        teacher = teacher_of(run) if plan.recover.alpha else None
-        learn(student, run, "recovery", teacher=teacher, is_sparse=plan.sparsify is not None)
+        recover_(student, run)
     check_changed(plan, before, student, changes)
     write(student, run)
+    if plan.quantize:
+        entry["sqnr_db"] = noise_of(student, run)
     if plan.recover.epochs and plan.recover.control:
-        entry["control"] = control_of(run)
+        entry["control"] = value_of_control(run)
     entry |= compared(run)
     keep_curves(run)
     (run.directory / SUMMARY).write_text(json.dumps(entry, indent=2) + "\n", "utf-8")
@@ -93,6 +58,11 @@ def check(plan: CompressionSection, settings: Settings, run_dir: Path) -> None:
         raise ConfigError(
             "compression.sparsify.method=movement goes by how weights move; give compression.sparsify.schedule=cubic"
         )
+    if plan.quantize and plan.quantize.aware and not (plan.quantize.method == "int4" and plan.recover.epochs):
+        raise ConfigError(
+            "compression.quantize.aware=true trains with weights of 4 bits; give compression.quantize.method=int4 and "
+            "compression.recover.epochs=1"
+        )
     if plan.is_gradual and not plan.recover.epochs:
         raise ConfigError(
             "compression.sparsify.schedule=cubic chooses while it trains; give compression.recover.epochs=2"
@@ -106,214 +76,47 @@ def check(plan: CompressionSection, settings: Settings, run_dir: Path) -> None:
     check_buildable(settings)
 
 
-def as_training(settings: Settings) -> Settings:
-    """The run's own recipe, over all of the model and for the epochs of recovery."""
-    freezing = settings.freezing.model_copy(update={"blocks": 0, "embeddings": False, "final_norm": False})
-    trainer = settings.trainer.model_copy(
-        update={"max_epochs": max(1, settings.compression.recover.epochs), "max_steps": -1}
-    )
-    return settings.model_copy(update={"freezing": freezing, "trainer": trainer, "logger": {}, "resume": "never"})
-
-
 def cut(student: "GPT2WithHead", run: Finished) -> dict[str, Any]:
     """Take out what the plan says; gives what was taken out."""
+    from permafrost.compression.cut import drop_blocks_, narrow_
+    from permafrost.compression.sparsity import sparsify_
+
     plan, changes = run.plan, dict[str, Any]()
-    if plan.drop:
-        changes["blocks kept"] = drop_blocks_(student, run)
-    if plan.narrow:
-        changes |= narrow_(student, run)
+    if drop := plan.drop:
+        changes["blocks kept"] = drop_blocks_(student, calibration(run), share=drop.share, choose=drop.choose)
+    if narrow := plan.narrow:
+        changes |= narrow_(student, worth_of(student, run), mlp=narrow.mlp, heads=narrow.heads)
     if plan.sparsify and not plan.is_gradual:
-        sparsify_(student, run)
+        sparsify_(student, calibration(run), sparsity_asked(plan))
     return changes
 
 
-def drop_blocks_(student: "GPT2WithHead", run: Finished) -> list[int]:
-    from permafrost.compression.calibration import seen_by_blocks
-    from permafrost.compression.distillation import evenly_spaced
-    from permafrost.model.surgery import keep_blocks_
-
-    plan, blocks = run.plan.drop, len(student.transformer.h)
-    assert plan is not None
-    count = blocks - round(plan.share * blocks)
-    if not 1 <= count < blocks:
-        raise ConfigError(f"compression.drop.share={plan.share}: of {blocks} blocks {count} would be left")
-    if plan.choose == "evenly":
-        kept = evenly_spaced(blocks, count)
-    else:
-        influence = [seen.influence for seen in seen_by_blocks(student, calibration(run))]
-        kept = sorted(np.argsort(influence)[blocks - count :].tolist())
-    keep_blocks_(student.transformer, kept)
-    return kept
-
-
-def narrow_(student: "GPT2WithHead", run: Finished) -> dict[str, Any]:
+def worth_of(student: "GPT2WithHead", run: Finished) -> "list[Worth]":
     from permafrost.building import build
-    from permafrost.compression import calibration as by
-    from permafrost.model.surgery import keep_heads_, keep_neurons_
+    from permafrost.compression.calibration import worth_by_activation, worth_by_taylor
 
-    plan, blocks, changes = run.plan.narrow, student.transformer.h, dict[str, Any]()
-    assert plan is not None
-    if plan.choose == "taylor":
-        worth = by.worth_by_taylor(student, run.prepared.task, build(run.settings.loss), calibration(run))
-        neurons, heads = [of.neurons for of in worth], [of.heads for of in worth]
-    else:
-        seen = by.seen_by_blocks(student, calibration(run))
-        neurons = [by.neurons_by_activation(block, of) for block, of in zip(blocks, seen, strict=True)]
-        heads = [by.heads_by_activation(block, of) for block, of in zip(blocks, seen, strict=True)]
-    if plan.mlp:
-        keep_neurons_(student.transformer, kept := [most_worth(scores, plan.mlp) for scores in neurons])
-        changes["neurons kept"] = len(kept[0])
-    if plan.heads:
-        keep_heads_(student.transformer, kept := [most_worth(scores, plan.heads) for scores in heads])
-        changes["heads kept"] = len(kept[0])
-    return changes
-
-
-def most_worth(scores: Any, dropped: float) -> Any:
-    """Positions of all but the `dropped` share, rising; one at least."""
-    count = max(1, len(scores) - round(dropped * len(scores)))
-    return scores.argsort(descending=True)[:count].sort().values
-
-
-def calibration(run: Finished) -> Iterator["Batch"]:
-    """The first batches of an epoch over the training rows."""
-    from permafrost.data.batching import TokenBatching, padded_batch, shuffled_batches
-
-    split, options = run.prepared.splits["train"], run.settings
-    batching = TokenBatching(max_tokens=options.data.max_tokens_per_batch)
-    planned = shuffled_batches(split.lengths, batching, seed=options.seed, epoch=0)
-    return (padded_batch(split, rows) for rows in islice(planned, run.plan.calibration_batches))
-
-
-def teacher_of(run: Finished) -> "LossSum":
-    """The loss that is learned with the run's model as it was, or another run's, as teacher."""
-    from permafrost.compression.distillation import Lesson, check_same_tokens, taught
-    from permafrost.deployment.predictor import Predictor
-
-    plan = run.plan.recover
-    lesson = Lesson(alpha=plan.alpha, temperature=plan.temperature)
-    if plan.teacher is None:
-        return taught(run.prepared.task, run.load(cut=teacher_depth(run)), lesson)
-    other = Predictor(plan.teacher)
-    check_same_tokens(run.prepared.encoding.tokenizer, other.encoding.tokenizer)
-    return taught(run.prepared.task, other.model, lesson)
-
-
-def teacher_depth(run: Finished) -> int:
-    """All blocks, so that a teacher is run once; none where they look ahead, as no frozen part does."""
-    from permafrost.preflight import architecture
-
-    return 0 if run.settings.model.attention == "bidirectional" else architecture(run.settings).n_layer
-
-
-def stored_teacher(run: Finished) -> "ActivationStore | None":
-    """What the teacher makes of the training rows: computed once, as the frozen part of a run is."""
-    depth = teacher_depth(run)
-    if not depth or run.plan.recover.teacher is not None:
-        return None
-    stores = open_stores(run.settings, run.prepared, run.load(cut=depth), in_sweep=False)
-    return stores.by_split.get("train")
-
-
-def learn(
-    model: "GPT2WithHead", run: Finished, what: str, *, teacher: "LossSum | None" = None, is_sparse: bool = False
-) -> None:
-    """Train on the run's data by its own recipe, and keep the best weights; `what` names the directory."""
-    from permafrost.experiment import evaluate_best
-
-    console.print(f"  {what}: {run.plan.recover.epochs} epochs{' with a teacher' if teacher else ''}")
-    model.train()
-    run.beside(what).mkdir(parents=True, exist_ok=True)
-    settings, prepared = run.settings, {"": run.prepared}
-    of_teacher = stored_teacher(run) if teacher else None
-    module, data = make_modules(settings, prepared, {"": model}, {}, taught=teacher, of_teacher=of_teacher)
-    accumulate = data.accumulate(settings.trainer.max_epochs)
-    sparse = [keep_sparse(model, run, data.total_steps(settings.trainer.max_epochs))] if is_sparse else []
-    trainer = make_trainer(
-        last_not_best(settings) if is_sparse and run.plan.is_gradual else settings,
-        prepared,
-        run.beside(what),
-        {},
-        accumulate=accumulate,
-        sweep=None,
-        more_callbacks=sparse,
-    )
-    trainer.fit(module, data)
-    evaluate_best(module, data, trainer)
-
-
-def last_not_best(settings: Settings) -> Settings:
-    """Without what goes by the best validation: an earlier one had more weights."""
-    return settings.model_copy(update={"callbacks": settings.callbacks | {"best": None, "early_stopping": None}})
-
-
-def sparsify_(model: "GPT2WithHead", run: Finished) -> None:
-    """In one shot, by what the weights are now and what they see."""
-    from permafrost.compression import sparsity
-
-    parameters = sparsity.matrices(model.transformer)
-    sparsity.apply_masks_(parameters, masks_of(parameters, scores_of(model, run), run, 1.0))
-
-
-def scores_of(model: "GPT2WithHead", run: Finished) -> dict[str, Any]:
-    from permafrost.compression import sparsity
-    from permafrost.compression.calibration import seen_by_blocks
-
-    if run.plan.sparsify and run.plan.sparsify.method == "wanda":
-        return sparsity.wanda_scores(model.transformer, seen_by_blocks(model, calibration(run)))
-    return {name: sparsity.magnitudes(weight) for name, weight in sparsity.matrices(model.transformer).items()}
-
-
-def masks_of(
-    parameters: Mapping[str, Any], scores: Mapping[str, Any], run: Finished, progress: float
-) -> dict[str, Any]:
-    from permafrost.compression import sparsity
-
-    plan = run.plan.sparsify
-    assert plan is not None
-    share = sparsity.cubic(progress, plan.sparsity) if plan.schedule == "cubic" else plan.sparsity
-    by_output = plan.method == "wanda"
-    return {name: sparsity.mask_of(scores[name], share, plan.structure, by_output=by_output) for name in parameters}
-
-
-def keep_sparse(model: "GPT2WithHead", run: Finished, total_steps: int) -> Any:
-    """Masks that grow while the model learns, or stay as they are: by weights as they become, or by their movement."""
-    from permafrost.compression import sparsity
-    from permafrost.training.callbacks.keep_sparse import KeepSparse
-
-    plan, parameters = run.plan.sparsify, sparsity.matrices(model.transformer)
-    assert plan is not None
-    if plan.method == "movement":
-        moved = sparsity.Movement(parameters)
-        return KeepSparse(
-            parameters,
-            lambda progress: masks_of(parameters, moved.scores, run, progress),
-            total_steps=total_steps,
-            observe=moved.observe,
-        )
-    if plan.schedule == "one_shot":
-        zeros = {name: weight != 0 for name, weight in parameters.items()}
-        return KeepSparse(parameters, lambda progress: zeros, total_steps=total_steps)
-    return KeepSparse(
-        parameters, lambda progress: masks_of(parameters, scores_of(model, run), run, progress), total_steps=total_steps
-    )
+    assert run.plan.narrow is not None
+    if run.plan.narrow.choose == "activation":
+        return worth_by_activation(student, calibration(run))
+    return worth_by_taylor(student, run.prepared.task, build(run.settings.loss), calibration(run))
 
 
 def write(model: "GPT2WithHead", run: Finished) -> None:
-    """Plain Transformers' layout, or an ONNX graph in integers beside what reads it."""
+    """Plain Transformers' layout, or in place of its weights those of fewer bits."""
     from permafrost.deployment.export import export_model
+    from permafrost.deployment.quantized import quantize_
 
     with complete_or_absent(run.directory) as partial:
         export_model(model.eval(), run.prepared.task, run.prepared.encoding, partial, card_of(run))
         if run.plan.quantize:
-            quantize(model, partial)
+            quantize_(partial, model, run.plan.quantize.method)
 
 
 def card_of(run: Finished) -> str:
     plan = run.plan
     loading = "plain Transformers loads it, as the model of the run"
-    if plan.quantize:
-        loading = "model.onnx is for ONNX Runtime"
+    if plan.quantize and plan.quantize.method != "nf4":
+        loading = f"it is a graph for {'ONNX Runtime' if plan.quantize.method == 'int8' else 'OpenVINO'}"
     elif plan.narrow and plan.narrow.heads:
         loading = "its attention has fewer heads than GPT2Config can say, which plain Transformers refuses"
     return (
@@ -322,28 +125,19 @@ def card_of(run: Finished) -> str:
     )
 
 
-def quantize(model: "GPT2WithHead", directory: Path) -> None:
-    from permafrost.compression.quantization import quantize_int8
-    from permafrost.deployment.onnx_graph import MODEL, export_onnx, quiet
+def noise_of(model: "GPT2WithHead", run: Finished) -> float:
+    """Decibels between the logits before rounding and the noise of it, over a few batches of training rows."""
+    from permafrost.compression.quantization import sqnr_db
+    from permafrost.deployment.predictor import Predictor
 
-    exact = directory / "exact.onnx"
-    export_onnx(model, exact)
-    with quiet():
-        quantize_int8(exact, directory / MODEL)
-    for path in (exact, directory / "model.safetensors"):
-        path.unlink()
+    return sqnr_db(model.eval(), Predictor(run.directory).model, islice(calibration(run), NOISE_BATCHES))
 
 
-def control_of(run: Finished) -> float:
+def value_of_control(run: Finished) -> float:
     """The test score of the dense model after as many epochs more: what recovery has to be compared with."""
-    from permafrost.deployment.export import export_model
     from permafrost.deployment.scoring import value_of
 
-    model = run.load()
-    learn(model, run, "control")
-    directory = run.beside("control") / "model"
-    export_model(model.eval(), run.prepared.task, run.prepared.encoding, directory, "# the dense control\n")
-    return value_of(answers_of(directory, run))
+    return value_of(answers_of(train_control(run), run))
 
 
 def answers_of(directory: Path, run: Finished) -> "Scored":
@@ -379,7 +173,7 @@ def quality(directory: Path, run: Finished) -> Entry:
     return {"metric": value_of(answers), "interval": list(interval_of(answers))}
 
 
-def size_of(model: "GPT2WithHead") -> int:
+def parameter_count(model: "GPT2WithHead") -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -387,7 +181,7 @@ def check_changed(plan: CompressionSection, before: int, model: "GPT2WithHead", 
     """Raises ConfigError where nothing is smaller, or not as sparse as was asked."""
     from permafrost.compression.sparsity import matrices, sparsity_of
 
-    if (plan.drop or plan.narrow) and size_of(model) >= before:
+    if (plan.drop or plan.narrow) and parameter_count(model) >= before:
         raise ConfigError(f"compression={plan.name} took nothing out ({changes}); give a larger share")
     if plan.sparsify:
         asked, reached = plan.sparsify.sparsity, sparsity_of(matrices(model.transformer))

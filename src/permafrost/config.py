@@ -172,7 +172,8 @@ class SparsifySection(Section):
 
 
 class QuantizeSection(Section):
-    method: Literal["int8"]
+    method: Literal["int8", "int4", "nf4"]
+    aware: bool
 
 
 class RecoverSection(Section):
@@ -180,6 +181,8 @@ class RecoverSection(Section):
     teacher: str | None
     alpha: Annotated[float, Field(ge=0, le=1)]
     temperature: Annotated[float, Field(gt=0)]
+    hidden: Annotated[float, Field(ge=0)]
+    answers: Literal["data", "teacher"]
     control: bool
 
 

@@ -67,6 +67,32 @@ def test_the_teacher_itself_learns_nothing_from_the_teacher(tiny_backbone, name)
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_last_states_that_point_elsewhere_cost_their_angle(tiny_backbone, tiny_config, name):
+    from transformers import GPT2Model
+
+    task, batch = TASKS[name], batch_for(name)
+    student = model_for(task, tiny_backbone)
+    torch.manual_seed(5)
+    teacher = model_for(task, GPT2Model(tiny_config))
+    plain, _ = taught(task, teacher, Lesson())(student, batch, CrossEntropy())
+    more, _ = taught(task, teacher, Lesson(hidden=0.5))(student, batch, CrossEntropy())
+    ours, theirs = (model.hidden_states(batch.input_ids, batch.lengths) for model in (student, teacher))
+    if name == "language_modeling":
+        read = torch.nn.functional.pad(batch.labels[:, 1:], (0, 1), value=-100) != -100
+    elif name == "classification":
+        read = torch.arange(5) == batch.lengths[:, None] - 1
+    else:
+        read = torch.arange(5) < batch.lengths[:, None]
+    angles = 1 - torch.cosine_similarity(ours[read], theirs[read], dim=-1)
+    torch.testing.assert_close(more - plain, 0.5 * angles.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_states_of_another_width_are_refused():
+    with pytest.raises(ConfigError, match=r"have 3 channels and the teacher's 4; give compression\.recover\.hidden=0"):
+        Lesson(hidden=1.0).of_states(torch.ones(2, 3), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_without_a_share_for_the_teacher_it_is_the_tasks_own_loss(tiny_backbone, name):
     task, batch = TASKS[name], batch_for(name)
     student, teacher = model_for(task, tiny_backbone), model_for(task, copy.deepcopy(tiny_backbone), seed=2)

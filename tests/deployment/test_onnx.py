@@ -7,14 +7,16 @@ import torch
 pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 from permafrost.compression.quantization import quantize_int8, sqnr_db
+from permafrost.data.batching import padded_batch
 from permafrost.deployment import onnx_graph
+from permafrost.deployment.graph_model import GraphModel
 from permafrost.deployment.onnx_graph import TOLERANCE, export_onnx
-from permafrost.deployment.onnx_model import OnnxModel
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TiedHead, TokenHead
+from permafrost.tasks.base import tokenized_split
 
 
 def model_with(head, backbone, **options):
@@ -42,7 +44,7 @@ def classifier(tiny_config, tmp_path_factory):
 
 
 def assert_same_logits(model, path):
-    graph = OnnxModel(path, model.transformer.config)
+    graph = GraphModel(path, model.transformer.config)
     for rows, tokens in ((1, 2), (4, 9), (2, 64)):
         ids, lengths = torch.randint(0, 290, (rows, tokens)), torch.randint(1, tokens + 1, (rows,))
         with torch.inference_mode():
@@ -89,7 +91,7 @@ def writer(tiny_config, tmp_path_factory):
 )
 def test_a_graph_writes_what_the_model_writes(writer, decoding):
     model, path = writer
-    graph = OnnxModel(path, model.transformer.config)
+    graph = GraphModel(path, model.transformer.config)
     prompts = [[5, 9, 2], [7], [3, 4, 8, 1, 6]]
     expected = generate(model.transformer, prompts, decoding, end_token_id=0)
     assert generate(graph.transformer, prompts, decoding, end_token_id=0) == expected
@@ -116,10 +118,11 @@ def test_int8_is_smaller_and_near(request, tmp_path, kind):
     quantize_int8(path, tmp_path / "model.onnx")
     matrices = sum(weight.numel() for weight in backbone.parameters() if weight.dim() > 1)
     assert path.stat().st_size - (tmp_path / "model.onnx").stat().st_size > 2.5 * matrices  # bytes: 4 become 1
-    graphs = [OnnxModel(of, backbone.config) for of in (path, tmp_path / "model.onnx")]
-    ids, lengths = torch.randint(0, 290, (4, 9)), torch.tensor([9, 8, 9, 9])
-    exact, near = (graph.hidden_states(ids, lengths).numpy() for graph in graphs)
-    assert 15 < sqnr_db(exact, near) < 60
+    split = tokenized_split([np.arange(1 + row, 10, dtype=np.int32) for row in range(4)], np.ones(4), np.zeros(4))
+    batch = padded_batch(split, np.arange(4))
+    exact, near = (GraphModel(of, backbone.config) for of in (path, tmp_path / "model.onnx"))
+    assert 15 < sqnr_db(model, near, [batch]) < 60
+    assert sqnr_db(model, exact, [batch]) > 90
 
 
 def test_what_quantizes_nothing_is_an_error(classifier, tmp_path, monkeypatch):
@@ -134,6 +137,15 @@ def test_what_quantizes_nothing_is_an_error(classifier, tmp_path, monkeypatch):
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_sqnr_by_hand():
-    assert sqnr_db(np.array([3.0, 4.0]), np.array([3.0, 3.5])) == pytest.approx(20)
-    assert sqnr_db(np.array([1.0]), np.array([1.0])) == float("inf")
+def test_sqnr_by_hand_and_without_padding():
+    split = tokenized_split([np.array([1, 2], np.int32), np.array([1], np.int32)], np.ones(2), np.zeros(2))
+    batch = padded_batch(split, np.arange(2))
+
+    def exact(input_ids, lengths):
+        return torch.tensor([[[3.0], [4.0]], [[0.0], [99.0]]])  # 99 is padding
+
+    def near(input_ids, lengths):
+        return torch.tensor([[[3.0], [3.5]], [[0.0], [0.0]]])
+
+    assert sqnr_db(exact, near, [batch]) == pytest.approx(20)
+    assert sqnr_db(exact, exact, [batch]) == float("inf")

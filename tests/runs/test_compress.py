@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from permafrost import compress as compressing
 from permafrost.cli import app
 from permafrost.deployment.predictor import Predictor
+from permafrost.errors import ResourceError
 from tests.runs.conftest import compose_config
 
 COST = {"size_mb": 1.0, "latency_ms": 2.0, "threads": 1}
@@ -129,12 +130,46 @@ def test_int8_answers_as_the_run_does(trained, cheap, task):
     compress(run_dir, "compression=quantization")
     artefact = run_dir / "compressed" / "quantization"
     assert {path.name for path in artefact.glob("model.*")} == {"model.onnx"}
+    assert entry_of(run_dir, "quantization")["sqnr_db"] > 10
     texts = ["sunny snow the hot", "cold"]
     ours, before = Predictor(artefact).predict(texts), Predictor(run_dir).predict(texts)
     assert [answer.keys() for answer in ours] == [answer.keys() for answer in before]
     if task == "classification":
         assert [answer["label"] for answer in ours] == [answer["label"] for answer in before]
         assert [answer["score"] for answer in ours] == pytest.approx([answer["score"] for answer in before], abs=0.1)
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_what_its_teacher_writes(trained, cheap, tmp_path):
+    run_dir = trained("translation")
+    options = ["compression=distillation", "compression.recover.epochs=1", "compression.recover.control=false"]
+    cache = f"data.cache_dir={tmp_path}"
+    compress(run_dir, *options, cache, "compression.recover.answers=teacher", "compression.recover.alpha=0")
+    (path,) = (tmp_path / "written").iterdir()
+    written = json.loads(path.read_text())
+    assert len(written) == 60
+    assert all(isinstance(text, str) for text in written)
+    assert entry_of(run_dir, "distillation")["changes"]["blocks kept"] == [0]
+
+
+@pytest.mark.slow
+def test_weights_are_trained_in_four_bits(trained, cheap):
+    pytest.importorskip("nncf", reason="the extra [int4] is not installed")
+    run_dir = trained()
+    compress(run_dir, "compression=qat", "compression.recover.control=false")
+    assert entry_of(run_dir, "qat")["sqnr_db"] > 5
+    assert Predictor(run_dir / "compressed" / "qat").predict(["warm"])[0].keys() == {"label", "score"}
+
+
+def test_a_damaged_artefact_is_refused(trained, cheap):
+    run_dir = trained()
+    compress(run_dir, "compression=mlp_width", "compression.recover.epochs=0")
+    path = run_dir / "compressed" / "mlp_width" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ResourceError, match=r"model\.safetensors is damaged"):
+        Predictor(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +179,8 @@ def test_int8_answers_as_the_run_does(trained, cheap, task):
         (["compression=sparse", "compression.sparsify.method=movement"], "give compression.sparsify.schedule=cubic"),
         (["compression=layer_drop", "compression.drop.share=0.1"], "of 2 blocks 2 would be left"),
         (["compression=nothing"], "compression"),
+        (["compression=quantization", "compression.quantize.aware=true"], "give compression.quantize.method=int4"),
+        (["compression=layer_drop", "compression.recover.answers=teacher"], "classification writes no texts"),
         (["compression=layer_drop", "compression.drop.shar=0.1"], "shar"),
     ],
 )

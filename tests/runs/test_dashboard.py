@@ -7,6 +7,8 @@ from pathlib import Path
 
 from wandb.proto.wandb_internal_pb2 import Record
 
+from permafrost.reporting.dashboard import log_run
+
 BLOCK, HEADER = 32768, 7  # LevelDB's log format: blocks of fragments, each with checksum, length and kind
 
 
@@ -36,6 +38,26 @@ def written(path: Path, patience_s: float = 10) -> list[Record]:
         time.sleep(0.1)
         found = records(path)
     return found
+
+
+class Received:
+    """What stands where a W&B run does."""
+
+    def __init__(self):
+        self.summary, self.saved = {}, []
+
+    def save(self, path, **how):
+        self.saved.append(Path(path).name)
+
+
+def test_what_was_made_smaller_is_in_the_summary(tmp_path):
+    entry = {"method": "int8", "metric": 0.75, "size_mb": 5.5, "metric_name": "accuracy", "before": {"size_mb": 17.4}}
+    (tmp_path / "result.json").write_text(json.dumps({"test": {"accuracy": 0.76}, "compression": [entry]}))
+    run = Received()
+    log_run(run, tmp_path)
+    expected = {"final/accuracy": 0.76, "compression/int8/metric": 0.75, "compression/int8/size_mb": 5.5}
+    assert run.summary == expected | {"run_directory": str(tmp_path)}
+    assert run.saved == ["result.json"]
 
 
 def test_the_offline_run_holds_curves_config_and_tables(run_tiny):

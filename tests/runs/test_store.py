@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from permafrost.checksums import write_checksums
 from permafrost.cli import app
 from permafrost.deployment.predictor import Predictor
 from permafrost.model.activation_store import entries
@@ -60,6 +61,7 @@ def change_weight(run_dir: Path, name: str) -> None:
     tensors = load_file(path)
     tensors[name] = tensors[name] * 1.5
     save_file(tensors, path, metadata={"format": "pt"})
+    write_checksums(run_dir / "model")
 
 
 def assert_same_answers(answers: list[dict], expected: list[dict]) -> None:

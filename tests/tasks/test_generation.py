@@ -104,6 +104,14 @@ def test_the_loss_is_that_of_transformers_with_the_same_labels(tiny_tokenizer, t
     torch.testing.assert_close(total / batch.num_targets, mean)
 
 
+def test_written_texts_take_the_references_place_unless_they_are_empty():
+    rows = pairs(("x", ["a", "b"]), ("y", ["c"]))
+    taught = make_task().with_answers(rows, ["w", ""])
+    assert taught["references"].to_pylist() == [["w"], ["c"]]
+    assert taught["source"].to_pylist() == ["x", "y"]
+    assert taught.schema == rows.schema
+
+
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [5, 6, 7], [20] * 12]
 
 

@@ -63,6 +63,20 @@ def conv1d_inputs(block: Any, hidden: Tensor, visible: Tensor | None) -> dict[st
     return dict(zip(CONV1DS, (normed, attended, between, inner), strict=True))
 
 
+@dataclass
+class Worth:
+    """Of one block: (F,) of its neurons and (H,) of its heads."""
+
+    neurons: Tensor
+    heads: Tensor
+
+
+def worth_by_activation(model: GPT2WithHead, batches: Iterable[Batch]) -> list[Worth]:
+    """How much each adds to the states."""
+    blocks = zip(model.transformer.h, seen_by_blocks(model, batches), strict=True)
+    return [Worth(neurons_by_activation(block, of), heads_by_activation(block, of)) for block, of in blocks]
+
+
 def neurons_by_activation(block: Any, seen: Seen) -> Tensor:
     """(F,): the length of what each neuron adds to the states, over all tokens."""
     return (seen.squares["mlp.c_proj"] * block.mlp.c_proj.weight.detach().square().sum(1)).sqrt()
@@ -72,14 +86,6 @@ def heads_by_activation(block: Any, seen: Seen) -> Tensor:
     """(H,): about the length of what each head adds; products of its channels with one another are left out."""
     of_channels = seen.squares["attn.c_proj"] * block.attn.c_proj.weight.detach().square().sum(1)
     return of_channels.unflatten(0, (block.attn.num_heads, -1)).sum(1).sqrt()
-
-
-@dataclass
-class Worth:
-    """Of one block by the loss's gradient: (F,) of its neurons and (H,) of its heads."""
-
-    neurons: Tensor
-    heads: Tensor
 
 
 def worth_by_taylor(model: GPT2WithHead, task: Task, loss: LossFunction, batches: Iterable[Batch]) -> list[Worth]:

@@ -5,7 +5,8 @@ N targets, K classes or values, C channels of the teacher. The loss of a target 
 section 2), over the targets that have a label and no others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch.nn import functional
 
 from permafrost.data.batching import Batch
 from permafrost.errors import ConfigError
+from permafrost.model.backbone import real_tokens
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import Answers, LossFunction, LossSum, Task
 from permafrost.tasks.chunked_loss import vocabulary_loss_sum
 from permafrost.tasks.next_token import states_and_labels
+from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.preparation import tokenizer_fingerprint
 
 Divergence = Callable[[Tensor, Tensor, float], Tensor]  # student's and teacher's outputs, temperature -> (N,)
@@ -26,13 +29,24 @@ Divergence = Callable[[Tensor, Tensor, float], Tensor]  # student's and teacher'
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """How much a target's loss is the teacher's, and at which temperature."""
+    """How much a target's loss is the teacher's, and at which temperature. `hidden` is the weight of 1 - cosine between
+    the two last hidden states (Sanh et al. 2019, arXiv:1910.01108, section 3)."""
 
     alpha: float = 0.5
     temperature: float = 2.0
+    hidden: float = 0.0
 
     def mixed(self, hard: Tensor, soft: Tensor) -> Tensor:
         return (1 - self.alpha) * hard + self.alpha * soft
+
+    def of_states(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(N, C) twice -> (): summed over all."""
+        if student.shape[-1] != teacher.shape[-1]:
+            raise ConfigError(
+                f"compression.recover.hidden: the student's states have {student.shape[-1]} channels and the teacher's "
+                f"{teacher.shape[-1]}; give compression.recover.hidden=0"
+            )
+        return self.hidden * (1 - functional.cosine_similarity(student.float(), teacher.float(), dim=-1)).sum()
 
 
 def taught(task: Task, teacher: GPT2WithHead, lesson: Lesson) -> LossSum:
@@ -50,11 +64,15 @@ def taught(task: Task, teacher: GPT2WithHead, lesson: Lesson) -> LossSum:
 def _taught_answers(
     task: Any, teacher: GPT2WithHead, lesson: Lesson, student: nn.Module, batch: Batch, loss: LossFunction
 ) -> Tensor:
-    hard, outputs = task.loss_sum(student, batch, loss)
-    with torch.no_grad():
+    with given_to(student.head) as states:
+        hard, outputs = task.loss_sum(student, batch, loss)
+    with torch.no_grad(), given_to(teacher.head) as of_teacher:
         answers = task.outputs(teacher, as_teacher_reads(batch))
     divergence = DIVERGENCES.get(task.name, of_classes)
-    return lesson.mixed(hard, divergence(outputs.float(), answers.float(), lesson.temperature).sum())
+    mixed = lesson.mixed(hard, divergence(outputs.float(), answers.float(), lesson.temperature).sum())
+    return (
+        mixed + lesson.of_states(real_states(states, batch), real_states(of_teacher, batch)) if lesson.hidden else mixed
+    )
 
 
 def _taught_tokens(
@@ -64,7 +82,28 @@ def _taught_tokens(
     with torch.no_grad():
         states, _ = states_and_labels(teacher, as_teacher_reads(batch))
     of_tokens = TaughtToken(loss, teacher.head.tied[0].weight, lesson)
-    return vocabulary_loss_sum(hidden, student.head.tied[0].weight, labels, of_tokens, states)  # type: ignore[union-attr, index]
+    mixed = vocabulary_loss_sum(hidden, student.head.tied[0].weight, labels, of_tokens, states)  # type: ignore[union-attr, index]
+    scored = labels != NOT_SCORED
+    return mixed + lesson.of_states(hidden[scored], states[scored]) if lesson.hidden else mixed
+
+
+@contextmanager
+def given_to(head: Any) -> Iterator[list[Tensor]]:
+    """The states that a head is given while the context lasts."""
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def real_states(given: Sequence[Tensor], batch: Batch) -> Tensor:
+    """[(B, Q, C)] -> (N, C): without padding, where all positions were read."""
+    (states,) = given
+    if states.shape[1] != batch.input_ids.shape[1]:
+        return states.flatten(0, 1)
+    return states[real_tokens(states, batch.lengths)[:, 0, 0]]
 
 
 class TaughtToken(nn.Module):

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-WEIGHT_FILES = ("*.safetensors", "*.onnx", "*.onnx.data", "*.bin", "*.xml")
+from permafrost.checksums import weight_files
+
 RESAMPLES = 200
 
 
@@ -37,7 +38,7 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 
 def size_mb(directory: Path) -> float:
     """Of the weights, in 10^6 bytes."""
-    return sum(path.stat().st_size for pattern in WEIGHT_FILES for path in directory.rglob(pattern)) / 1e6
+    return sum(path.stat().st_size for path in weight_files(directory)) / 1e6
 
 
 def resident_mb() -> float:

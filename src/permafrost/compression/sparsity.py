@@ -3,16 +3,46 @@
 Scores and masks have the shape of a Conv1D's weight, (in, out). What is chosen among, is an output's inputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from permafrost.compression.calibration import CONV1DS, Seen
+from permafrost.compression.calibration import CONV1DS, Seen, seen_by_blocks
+from permafrost.data.batching import Batch
 from permafrost.errors import ConfigError
+from permafrost.model.gpt2 import GPT2WithHead
 
 Structure = Literal["unstructured", "2:4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """What is asked: which weights go, how many, and whether at once or more and more while the model learns."""
+
+    method: Literal["magnitude", "wanda", "movement"]
+    structure: Structure
+    sparsity: float
+    schedule: Literal["one_shot", "cubic"]
+
+    def masks(self, scores: Mapping[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        """For every matrix of `scores`, at a progress from 0 to 1."""
+        share = cubic(progress, self.sparsity) if self.schedule == "cubic" else self.sparsity
+        by_output = self.method == "wanda"
+        return {name: mask_of(of, share, self.structure, by_output=by_output) for name, of in scores.items()}
+
+
+def sparsify_(model: GPT2WithHead, batches: Iterable[Batch], asked: Sparsity) -> None:
+    """In one shot, by what the weights are now and, for wanda, what they see."""
+    apply_masks_(matrices(model.transformer), asked.masks(scores_of(model, batches, asked)))
+
+
+def scores_of(model: GPT2WithHead, batches: Iterable[Batch], asked: Sparsity) -> dict[str, Tensor]:
+    if asked.method == "wanda":
+        return wanda_scores(model.transformer, seen_by_blocks(model, batches))
+    return {name: magnitudes(weight) for name, weight in matrices(model.transformer).items()}
 
 
 def matrices(backbone: nn.Module) -> dict[str, nn.Parameter]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from permafrost.atomic import complete_or_absent
+from permafrost.checksums import check_files, write_checksums
 from permafrost.data.tokenization import with_end_of_text
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
@@ -35,7 +36,7 @@ def export_model(
     card: str,
     trunk: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write weights (safetensors), config, tokenizer, a card, and what is needed to bind the task again.
+    """Write weights (safetensors) with their checksums, config, tokenizer, a card, and what binds the task again.
 
     `trunk` says under which key the frozen part's output was stored.
     """
@@ -55,6 +56,7 @@ def export_model(
     description |= {"trunk": trunk, "attention": attention}
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
+    write_checksums(directory)
 
 
 def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
@@ -118,12 +120,14 @@ def copy_model(source: Path, directory: Path, dtype: str) -> None:
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ConfigError(f"--dtype {dtype}: float32, float16 or bfloat16")
     check_new(directory)
+    check_files(source)
     shutil.copytree(source, directory, dirs_exist_ok=True)
     for path in directory.glob("*.safetensors"):
         weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
     config = json.loads((directory / "config.json").read_text("utf-8"))
     (directory / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n", "utf-8")
+    write_checksums(directory)
 
 
 def copy_onnx(source: Path, directory: Path) -> None:
@@ -132,14 +136,16 @@ def copy_onnx(source: Path, directory: Path) -> None:
     Raises:
         ConfigError: the directory is not empty, or the head is none that a graph can have.
     """
-    from permafrost.deployment.onnx_graph import MODEL, export_onnx
+    from permafrost.deployment.onnx_graph import export_onnx
     from permafrost.deployment.predictor import Predictor
+    from permafrost.deployment.sessions import ONNX
 
     check_new(directory)
     model = Predictor(source).model
-    with complete_or_absent(directory / MODEL) as partial:
+    with complete_or_absent(directory / ONNX) as partial:
         export_onnx(model, partial)
     shutil.copytree(source, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+    write_checksums(directory)
 
 
 def check_new(directory: Path) -> None:

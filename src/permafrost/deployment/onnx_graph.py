@@ -9,22 +9,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from permafrost.atomic import complete_or_absent
+from permafrost.deployment.sessions import import_onnx, open_session
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.decoding import as_language_model
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TiedHead
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-MODEL = "model.onnx"
 TOLERANCE = 1e-4  # of a logit, as a share of the largest
 
 
@@ -71,8 +68,9 @@ class CachedGraph(nn.Module):
         return (found.logits, *present)
 
 
-def export_onnx(model: GPT2WithHead, path: Path) -> None:
-    """Write the graph; nothing is written where it does not give what the model gives.
+def export_onnx(model: GPT2WithHead, path: Path, *, tied: bool = False) -> None:
+    """Write the graph; nothing is written where it does not give what the model gives. `tied` keeps a language model's
+    embedding and head one matrix: smaller, and slow in ONNX Runtime (`untied`).
 
     Raises:
         ConfigError: the head reads more than a window, or a package is missing.
@@ -80,7 +78,7 @@ def export_onnx(model: GPT2WithHead, path: Path) -> None:
     """
     import_onnx()
     if isinstance(model.head, TiedHead):
-        graph, arguments, shapes = _cached(model)
+        graph, arguments, shapes = _cached(as_language_model(model.transformer) if tied else untied(model))
     else:
         graph, arguments, shapes = _with_head(model)
     with complete_or_absent(path) as partial, torch.no_grad(), quiet():
@@ -110,30 +108,13 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def import_onnx() -> Any:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 - what torch.onnx needs
-    except ImportError as error:
-        raise ConfigError(f"ONNX needs {error.name}; pip install 'permafrost[onnx]'") from None
-    return onnxruntime
-
-
-def open_session(path: Path, threads: int = 0) -> "InferenceSession":
-    """On the CPU, with so many threads; 0 is one for each core."""
-    runtime = import_onnx()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def check_parity(graph: Any, arguments: Sequence[Any], path: Path) -> None:
     """On other shapes than those of the export, too."""
     session = open_session(path)
     for given in (arguments, _longer(graph, arguments)):
         expected = graph(*given)
         logits = expected if isinstance(expected, Tensor) else expected[0]
-        found = session.run(["logits"], named_inputs(graph, given))[0]
+        found = session.run(named_inputs(graph, given))[0]
         gap = float(np.abs(found - logits.numpy()).max() / max(1.0, float(logits.abs().max())))
         if not gap < TOLERANCE:
             raise ResourceError(f"{path.name}: the ONNX graph's logits differ from the model's by {gap:.1e}; not kept")
@@ -156,13 +137,12 @@ def _with_head(model: GPT2WithHead) -> tuple[Any, Any, Any]:
             "head=windows reads rows of several windows, which the ONNX graph cannot; export another head"
         )
     rows, tokens = torch.export.Dim.DYNAMIC, torch.export.Dim("tokens", min=2, max=model.window)
-    arguments = (_some_ids(model, 3, 5), torch.tensor([5, 2, 4]))
+    arguments = (_some_ids(model.transformer.config, 3, 5), torch.tensor([5, 2, 4]))
     return HeadGraph(model), arguments, ({0: rows, 1: tokens}, {0: rows})
 
 
-def _cached(model: GPT2WithHead) -> tuple[Any, Any, Any]:
-    graph = CachedGraph(untied(model))
-    config = model.transformer.config
+def _cached(language_model: Any) -> tuple[Any, Any, Any]:
+    graph, config = CachedGraph(language_model), language_model.config
     heads = getattr(config, "kept_heads", config.n_head)
     keys = [torch.randn(3, heads, 4, config.n_embd // config.n_head) for _ in range(2 * config.n_layer)]
     past = list(zip(keys[::2], keys[1::2], strict=True))
@@ -172,7 +152,7 @@ def _cached(model: GPT2WithHead) -> tuple[Any, Any, Any]:
     any_size = torch.export.Dim.DYNAMIC
     ids, of_cache = {0: any_size, 1: any_size}, {0: any_size, 2: any_size}
     shapes = (ids, dict(ids), dict(ids), [(dict(of_cache), dict(of_cache)) for _ in past])
-    return graph, (_some_ids(model, 3, 5), mask, positions, past), shapes
+    return graph, (_some_ids(config, 3, 5), mask, positions, past), shapes
 
 
 def untied(model: GPT2WithHead) -> Any:
@@ -184,9 +164,8 @@ def untied(model: GPT2WithHead) -> Any:
     return language_model
 
 
-def _some_ids(model: GPT2WithHead, rows: int, tokens: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, model.transformer.config.vocab_size, (rows, tokens), generator=generator)
+def _some_ids(config: Any, rows: int, tokens: int) -> Tensor:
+    return torch.randint(0, config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
 
 
 def _longer(graph: Any, arguments: Sequence[Any]) -> Sequence[Any]:

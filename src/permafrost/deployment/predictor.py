@@ -12,10 +12,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from permafrost.checksums import check_files
 from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padded_batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
-from permafrost.deployment.onnx_graph import MODEL
+from permafrost.deployment.sessions import graph_in
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import ActivationStore, known_rows, row_digests, trunk_key
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
@@ -39,6 +40,7 @@ class Predictor:
         """`threads` are ONNX Runtime's, where the model is a graph; 0 is one for each core."""
         quiet_transformers()
         directory = model_directory(Path(run))
+        check_files(directory)
         description = json.loads((directory / DESCRIPTION).read_text("utf-8"))
         self.task: Task = bind_described(description)
         self.encoding = Encoding(
@@ -150,10 +152,14 @@ def store_directory(run: Path) -> Path | None:
 
 def load_described(directory: Path, task: Task, description: Mapping[str, Any], threads: int) -> Any:
     """A graph where there is one, else the model by its weights."""
-    if (directory / MODEL).is_file():
-        from permafrost.deployment.onnx_model import OnnxModel
+    if graph := graph_in(directory):
+        from permafrost.deployment.graph_model import GraphModel
 
-        return OnnxModel(directory / MODEL, load_config(str(directory)), threads=threads)
+        return GraphModel(graph, load_config(str(directory)), threads=threads)
+    if hasattr(load_config(str(directory)), "quantization_config"):
+        from permafrost.deployment.stock_model import load_stock_model
+
+        return load_stock_model(directory)
     bidirectional = description["attention"] == "bidirectional"
     window, trunk = description["max_length"], description.get("trunk")
     return load_model(directory, task, trunk, bidirectional=bidirectional, window=window)

@@ -16,6 +16,9 @@ def log_run(wandb_run: Any, run_dir: Path) -> None:
     result = read_json(run_dir / "result.json")
     predictions = read_lines(run_dir / "predictions.jsonl")
     wandb_run.summary.update({f"final/{name}": value for name, value in result["test"].items()})
+    for entry in result["compression"]:
+        figures = {name: value for name, value in entry.items() if isinstance(value, int | float)}
+        wandb_run.summary.update({f"compression/{entry['method']}/{name}": value for name, value in figures.items()})
     wandb_run.summary["run_directory"] = str(run_dir)
     if predictions and "label" in predictions[0]:
         labels = sorted({row["label"] for row in predictions})

@@ -75,6 +75,10 @@ class Writes(Protocol):
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]: ...
 
+    def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:
+        """The rows with these texts in place of their own answers; where a text is empty, the row keeps its own."""
+        ...
+
 
 class Task(Protocol):
     """One instance is bound to its data: it knows the labels or the target's scale, read from the training rows.
@@ -186,6 +190,12 @@ def text_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[st
     if pairs is None:
         return [{"text": text} for text in texts]
     return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
+
+
+def with_column(rows: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+    """The rows with these values in place of a column's own."""
+    position = rows.column_names.index(name)
+    return rows.set_column(position, rows.schema.field(position), pa.array(values, rows.schema.field(position).type))
 
 
 def stacked(outputs: Outputs) -> Tensor:

@@ -17,7 +17,7 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, nearest
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split, with_column
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.text_scores import SCORES, text_scores
@@ -81,6 +81,11 @@ class Dialogue:
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return text_scores(written, [[row["turns"][-1]] for row in rows])
+
+    def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:
+        """In place of each dialogue's last turn."""
+        dialogues = zip(rows["turns"].to_pylist(), written, strict=True)
+        return with_column(rows, "turns", [[*turns[:-1], text or turns[-1]] for turns, text in dialogues])
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
         return [self.to_answer([self.person()], [text]) for text in texts]

@@ -12,7 +12,7 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split
+from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split, with_column
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.prompts import prompt_ids, read_template
@@ -69,6 +69,12 @@ class Generation:
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         scores = text_scores(written, [row["references"] for row in rows])
         return scores | ({"parses": sum(map(parses_as_python, written)) / len(written)} if self.parses else {})
+
+    def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:
+        references = [
+            [text] if text else own for text, own in zip(written, rows["references"].to_pylist(), strict=True)
+        ]
+        return with_column(rows, "references", references)
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
         return [{"source": text} for text in texts]

@@ -1,0 +1,208 @@
+"""What a server does under load, and what two runs over one frozen part cost: python benchmarks/serving.py load|branches
+
+`load`: mini on pydocs behind `permafrost serve`, 64 clients that ask again as soon as they are answered, 2,000 requests;
+errors, percentiles beside the least that 64 who queue can wait, and the memory of its processes before and after.
+`branches`: GPT-2 124M's shape, 10 of 12 blocks frozen, two runs of other heads and seeds; one server of both beside two
+servers, by turns: memory, and milliseconds until both have answered a text. Writes results/serving_STUDY.md and .json,
+and prints, last, one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import materials
+from run import RESULTS, ROOT, hardware
+
+OUTPUTS = Path("outputs/benchmarks/serving")
+CLIENTS, REQUESTS, WARM_UP = 64, 2000, 400
+PAIRS, TEXTS_A_PAIR, WORDS = 5, 40, 60
+QUIET = "logger=none yardsticks=false callbacks.best=null callbacks.last=null"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=["load", "branches"])
+    study = parser.parse_args().study
+    os.chdir(ROOT)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    figures = load() if study == "load" else branches()
+    stated = {"study": study, "hardware": hardware(), "date": date.today().isoformat()}
+    title = f"# Serving: {study}\n\n`python benchmarks/serving.py {study}`; {stated['hardware']}; {stated['date']}.\n"
+    text = "\n".join([title, *table(figures), ""])
+    path = RESULTS / f"serving_{study}"
+    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".json").write_text(json.dumps(stated | figures, indent=1) + "\n")
+    print(text)
+    print(json.dumps(stated | {key: value for key, value in figures.items() if not isinstance(value, list)}))
+
+
+def load() -> dict[str, Any]:
+    run = trained("mini", "model=mini trainer.max_epochs=1 freezing.blocks=0")
+    texts = some_texts(REQUESTS)
+    with served(run) as server, ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(server.ask, texts[:WARM_UP]))
+        before, start = server.memory_mb(), time.perf_counter()
+        found = list(clients.map(server.ask, texts))
+        seconds, after = time.perf_counter() - start, server.memory_mb()
+    waits = sorted(wait for wait, _ in found)
+    least = CLIENTS * seconds / REQUESTS  # all others of the queue are answered first
+    return {
+        "requests": REQUESTS,
+        "clients": CLIENTS,
+        "errors": sum(status != 200 for _, status in found),
+        "requests_per_second": REQUESTS / seconds,
+        "p50_ms": 1000 * statistics.median(waits),
+        "p95_ms": 1000 * waits[int(0.95 * REQUESTS)],
+        "queueing_minimum_ms": 1000 * least,
+        "p95_over_minimum": waits[int(0.95 * REQUESTS)] / least,
+        "memory_before_mb": before,
+        "memory_after_mb": after,
+        "memory_growth": after / before - 1,
+    }
+
+
+def branches() -> dict[str, Any]:
+    common = f"model=gpt2 model.path={materials.gpt2_shape()} freezing.blocks=10 trainer.max_steps=1 {ag_news()}"
+    runs = [trained(f"branch-{seed}", f"{common} seed={seed}") for seed in (1, 2)]
+    together, apart = [], []
+    for number in range(PAIRS):
+        sides = [(together, [runs]), (apart, [[run] for run in runs])]
+        for into, servers in sides if number % 2 == 0 else sides[::-1]:
+            into.append(served_texts(servers, some_texts(TEXTS_A_PAIR, seed=number)))
+    ratios = {
+        key: [one[key] / two[key] for one, two in zip(together, apart, strict=True)] for key in ("memory_mb", "request_ms")
+    }
+    return {
+        "together": together,
+        "apart": apart,
+        **{f"{key}_together": statistics.median(each[key] for each in together) for key in ratios},
+        **{f"{key}_apart": statistics.median(each[key] for each in apart) for key in ratios},
+        **{f"{key}_ratio": statistics.median(each) for key, each in ratios.items()},
+        **{f"{key}_ratio_spread": f"{min(each):.2f} to {max(each):.2f}" for key, each in ratios.items()},
+        "least_possible": (10 + 2 * 2) / (2 * 12),
+    }
+
+
+def served_texts(servers: Sequence[Sequence[Path]], texts: Sequence[str]) -> dict[str, float]:
+    """Memory of all servers, and the time until all have answered a text, one after the other."""
+    memory, waits = 0.0, [0.0] * len(texts)
+    for runs in servers:
+        with served(*runs) as server:
+            for text in texts[:5]:
+                server.ask(text)
+            for number, text in enumerate(texts):
+                waits[number] += server.ask(text)[0]
+            memory += server.memory_mb()
+    return {"memory_mb": memory, "request_ms": 1000 * statistics.median(waits)}
+
+
+class Server:
+    def __init__(self, process: "subprocess.Popen[bytes]", url: str):
+        self.process, self.url = process, url
+
+    def ask(self, text: str) -> tuple[float, int]:
+        """Seconds until it is answered, and the status."""
+        body = json.dumps({"text": text}).encode()
+        request = urllib.request.Request(f"{self.url}/predict", body, {"Content-Type": "application/json"})
+        start = time.perf_counter()
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                answer.read()
+                status = answer.status
+        except OSError as error:
+            status = getattr(error, "code", 0)
+        return time.perf_counter() - start, status
+
+    def memory_mb(self) -> float:
+        """Resident in all of its processes, 10^6 bytes; what they share counts once for each (`man 5 proc`: Pss)."""
+        session = os.getsid(self.process.pid)
+        members = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _session(path) == session]
+        return sum(_kilobytes(member) for member in members) * 1024 / 1e6
+
+
+def _session(path: Path) -> int:
+    try:
+        return int((path / "stat").read_text().rpartition(")")[2].split()[3])
+    except OSError:
+        return 0
+
+
+def _kilobytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+@contextmanager
+def served(*runs: Path) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = str(Path(sys.executable).with_name("permafrost"))
+    command = [program, "serve", *map(str, runs), f"--port={port}", "--threads=2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    server = Server(process, f"http://127.0.0.1:{port}")
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until_ready(server: Server, patience_s: float = 180) -> None:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{server.url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit("the server did not start")
+
+
+def trained(name: str, overrides: str) -> Path:
+    """A run, made once."""
+    run = OUTPUTS / name
+    if not (run / "result.json").exists():
+        shutil.rmtree(run, ignore_errors=True)
+        command = [sys.executable, "train.py", *overrides.split(), *QUIET.split(), f"hydra.run.dir={run}"]
+        subprocess.run(command, check=True)
+    return run
+
+
+def ag_news() -> str:
+    files = materials.ag_news(400)
+    return f"data=files {' '.join(f'data.{name}={path}' for name, path in files.items())}"
+
+
+def some_texts(count: int, seed: int = 0) -> list[str]:
+    """Words of the project's own README, drawn: every text another one."""
+    words, generator = (ROOT / "README.md").read_text("utf-8").split(), random.Random(seed)
+    return [" ".join(generator.choices(words, k=WORDS)) for _ in range(count)]
+
+
+def table(figures: Mapping[str, Any]) -> list[str]:
+    shown = {key: value for key, value in figures.items() if not isinstance(value, list)}
+    cells = {key: value if isinstance(value, str | int) else f"{value:,.3f}" for key, value in shown.items()}
+    return ["| | |", "|---|---|", *(f"| {key.replace('_', ' ')} | {value} |" for key, value in cells.items())]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Weights of 4 bits: OpenVINO's graph beside the model that was trained as such, and Transformers' own classes."""
+
+import numpy as np
+import pytest
+import torch
+
+from permafrost.compression.quantization import largest_group, sqnr_db
+from permafrost.compression.rounding import rounded_weights
+from permafrost.data.batching import padded_batch
+from permafrost.deployment import quantized
+from permafrost.deployment.export import export_model
+from permafrost.deployment.predictor import Predictor
+from permafrost.deployment.quantized import quantize_
+from permafrost.errors import ConfigError, ResourceError
+from permafrost.model.freezing import Freezing
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.tasks.base import Encoding, tokenized_split
+from permafrost.tasks.classification import Classification
+from permafrost.tasks.language_modeling import LanguageModeling
+from permafrost.tasks.tagging import Tagging
+
+TASKS = {
+    "classification": Classification(["a", "b", "c"], pooling="last", init="normal"),
+    "ner": Tagging(["O", "B-x", "I-x"], init="normal", right_context=0),
+    "language_modeling": LanguageModeling(),
+}
+
+
+@pytest.fixture
+def exported(tiny_backbone, tiny_tokenizer, tmp_path):
+    """Task, and more of the model -> the model and its directory."""
+
+    def export(name, **options):
+        torch.manual_seed(0)
+        task = TASKS[name]
+        nothing_frozen = Freezing(embeddings=False, blocks=0)
+        model = GPT2WithHead(tiny_backbone, task.build_head(tiny_backbone), nothing_frozen, **options).eval()
+        encoding = Encoding(tokenizer=tiny_tokenizer, max_length=32)
+        export_model(model, task, encoding, tmp_path / "model", "# a card\n")
+        return model, tmp_path / "model"
+
+    return export
+
+
+@pytest.fixture
+def batch():
+    rows = [np.arange(1 + row, 10, dtype=np.int32) for row in range(4)]
+    return padded_batch(tokenized_split(rows, np.ones(4), np.zeros(4)), np.arange(4))
+
+
+@pytest.mark.parametrize("name", ["classification", pytest.param("language_modeling", marks=pytest.mark.slow)])
+def test_what_was_trained_in_four_bits_is_what_runs(exported, batch, monkeypatch, name):
+    monkeypatch.setenv("NNCF_CI", "1")
+    pytest.importorskip("nncf", reason="the extra [int4] is not installed")
+    model, directory = exported(name)
+    size = (directory / "model.safetensors").stat().st_size
+    quantize_(directory, model, "int4")
+    assert {path.suffix for path in directory.glob("model.*")} == {".xml", ".bin"}
+    assert (directory / "model.bin").stat().st_size < 0.45 * size
+    graph = Predictor(directory).model
+    with rounded_weights(model.transformer, quantized.group_of(model)):
+        assert sqnr_db(model, graph, [batch]) > 30  # embeddings have 8 bits
+    assert 5 < sqnr_db(model, graph, [batch]) < 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classification", "ner", "language_modeling"])
+def test_transformers_own_four_bits_answer_alike(exported, batch, name):
+    pytest.importorskip("bitsandbytes", reason="the extra [nf4] is not installed")
+    model, directory = exported(name)
+    exact = Predictor(directory).model
+    size = (directory / "model.safetensors").stat().st_size
+    quantize_(directory, model, "nf4")
+    assert (directory / "model.safetensors").stat().st_size < 0.75 * size
+    assert 5 < sqnr_db(exact, Predictor(directory).model, [batch]) < 40
+
+
+def test_what_transformers_has_no_class_for_is_refused(exported):
+    model, directory = exported("classification", bidirectional=True)
+    with pytest.raises(ConfigError, match="nf4 is for what plain Transformers loads"):
+        quantize_(directory, model, "nf4")
+
+
+def test_four_bits_that_change_nothing_are_an_error(exported, monkeypatch):
+    monkeypatch.setenv("NNCF_CI", "1")
+    nncf = pytest.importorskip("nncf", reason="the extra [int4] is not installed")
+    model, directory = exported("classification")
+    monkeypatch.setattr(nncf, "compress_weights", lambda graph, **options: graph)
+    with pytest.raises(ResourceError, match="only 0% of the weights were quantized"):
+        quantize_(directory, model, "int4")
+
+
+def test_a_group_divides_every_products_inputs():
+    assert largest_group([768, 3072]) == 64
+    assert largest_group([192, 384]) == 64
+    assert largest_group([32, 80]) == 16
