@@ -1,7 +1,7 @@
-"""What a server does under load, and what two runs over one frozen part cost: python benchmarks/serving.py load|branches
+"""A server under load, and what two runs over one frozen part cost: python benchmarks/serving.py load|branches
 
-`load`: mini on pydocs behind `permafrost serve`, 64 clients that ask again as soon as they are answered, 2,000 requests;
-errors, percentiles beside the least that 64 who queue can wait, and the memory of its processes before and after.
+`load`: mini on pydocs behind `permafrost serve`; 64 clients ask 2,000 times, each as soon as it is answered; errors,
+percentiles beside the least that 64 who queue can wait, and the memory of its processes before and after.
 `branches`: GPT-2 124M's shape, 10 of 12 blocks frozen, two runs of other heads and seeds; one server of both beside two
 servers, by turns: memory, and milliseconds until both have answered a text. Writes results/serving_STUDY.md and .json,
 and prints, last, one line of JSON.
@@ -86,7 +86,8 @@ def branches() -> dict[str, Any]:
         for into, servers in sides if number % 2 == 0 else sides[::-1]:
             into.append(served_texts(servers, some_texts(TEXTS_A_PAIR, seed=number)))
     ratios = {
-        key: [one[key] / two[key] for one, two in zip(together, apart, strict=True)] for key in ("memory_mb", "request_ms")
+        key: [one[key] / two[key] for one, two in zip(together, apart, strict=True)]
+        for key in ("memory_mb", "request_ms")
     }
     return {
         "together": together,
@@ -132,7 +133,9 @@ class Server:
     def memory_mb(self) -> float:
         """Resident in all of its processes, 10^6 bytes; what they share counts once for each (`man 5 proc`: Pss)."""
         session = os.getsid(self.process.pid)
-        members = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _session(path) == session]
+        members = [
+            int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _session(path) == session
+        ]
         return sum(_kilobytes(member) for member in members) * 1024 / 1e6
 
 

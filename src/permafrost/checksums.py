@@ -12,7 +12,7 @@ WEIGHT_FILES = ("*.safetensors", "*.onnx", "*.onnx.data", "*.bin", "*.xml")
 
 def write_checksums(directory: Path) -> None:
     """Of every file of weights in it."""
-    sums = {path.name: sha256(path) for path in weight_files(directory)}
+    sums = {str(path.relative_to(directory)): sha256(path) for path in weight_files(directory)}
     (directory / SUMS).write_text(json.dumps(sums, indent=2) + "\n", "utf-8")
 
 
@@ -26,12 +26,12 @@ def check_files(directory: Path) -> None:
         if not file.is_file() or sha256(file) != expected:
             fate = "is damaged" if file.is_file() else "is missing"
             raise ResourceError(
-                f"{file} {fate}: its SHA-256 is not that in {SUMS}; copy it anew, or remove {SUMS} if the change is yours"
+                f"{file} {fate}: its SHA-256 is not that in {SUMS}; copy it anew, or remove {SUMS} if you changed it"
             )
 
 
 def weight_files(directory: Path) -> list[Path]:
-    return sorted(path for pattern in WEIGHT_FILES for path in directory.glob(pattern))
+    return sorted(path for pattern in WEIGHT_FILES for path in directory.rglob(pattern))
 
 
 def sha256(path: Path) -> str:

@@ -109,7 +109,7 @@ def chat(run: Run) -> None:
 @app.command()
 def export(
     run: Run,
-    directory: Annotated[Path, typer.Argument(help="a new directory")],
+    directory: Annotated[Path | None, typer.Argument(help="a new directory; RUN/exported/FORMAT unless given")] = None,
     to: Annotated[str, typer.Option(help="safetensors or onnx")] = "safetensors",
     dtype: Annotated[str, typer.Option(help="of safetensors: float32, float16 or bfloat16")] = "float32",
 ) -> None:
@@ -117,12 +117,14 @@ def export(
     from permafrost.deployment.export import copy_model, copy_onnx
     from permafrost.deployment.predictor import model_directory
 
+    if to not in ("onnx", "safetensors"):
+        raise ConfigError(f"--to {to}: onnx or safetensors")
+    directory = directory or run / "exported" / to
     if to == "onnx":
         copy_onnx(model_directory(run), directory)
-    elif to == "safetensors":
-        copy_model(model_directory(run), directory, dtype)
     else:
-        raise ConfigError(f"--to {to}: onnx or safetensors")
+        copy_model(model_directory(run), directory, dtype)
+    print(directory)
 
 
 @app.command()

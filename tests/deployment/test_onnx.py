@@ -105,6 +105,18 @@ def test_a_graph_that_differs_is_not_kept(tiny_backbone, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_graph_that_writes_otherwise_is_refused(writer, tiny_config):
+    from transformers import GPT2LMHeadModel
+
+    from permafrost.model.decoding import as_language_model
+
+    model, path = writer
+    onnx_graph.check_greedy(as_language_model(model.transformer), path)
+    torch.manual_seed(9)
+    with pytest.raises(ResourceError, match="writes"):
+        onnx_graph.check_greedy(GPT2LMHeadModel(tiny_config).eval(), path)
+
+
 def test_a_head_over_windows_is_refused(tiny_backbone, tmp_path):
     head = PooledHead(32, 3, pooling="windows", init="normal", window=64)
     with pytest.raises(ConfigError, match="head=windows"):

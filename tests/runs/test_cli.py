@@ -1,6 +1,7 @@
 """`permafrost predict`, `evaluate` and `report` on a finished run."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -52,6 +53,14 @@ def test_export_halves_the_file_and_keeps_the_answers(finished_run, tmp_path):
     whole, half = (json.loads(invoke("predict", d, "hot and sunny")) for d in (run_dir, tmp_path / "half"))
     assert half["label"] == whole["label"]
     assert half["score"] == pytest.approx(whole["score"], abs=1e-3)  # 11 bits of mantissa
+
+
+def test_without_a_directory_an_export_lies_in_the_run(finished_run):
+    _, run_dir = finished_run
+    assert invoke("export", run_dir, "--to", "safetensors").strip() == str(run_dir / "exported" / "safetensors")
+    whole, copied = (json.loads(invoke("predict", d, "snow")) for d in (run_dir, run_dir / "exported" / "safetensors"))
+    assert copied == whole
+    shutil.rmtree(run_dir / "exported")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,6 @@ def test_any_text_gets_a_reply(tiny_tokenizer, tiny_config, text):
 
 def test_written_replies_take_the_last_turns_place_unless_they_are_empty():
     rows = pa.table({"speakers": [["A", "B"], ["A", "B"]], "turns": [["hi", "ho"], ["well", "so"]]})
-    taught = Dialogue("B", Decoding()).with_answers(rows, ["hey", ""])
+    taught = make_task("B").with_answers(rows, ["hey", ""])
     assert taught["turns"].to_pylist() == [["hi", "hey"], ["well", "so"]]
     assert taught["speakers"].to_pylist() == [["A", "B"], ["A", "B"]]

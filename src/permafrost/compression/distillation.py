@@ -99,8 +99,10 @@ def given_to(head: Any) -> Iterator[list[Tensor]]:
 
 
 def real_states(given: Sequence[Tensor], batch: Batch) -> Tensor:
-    """[(B, Q, C)] -> (N, C): without padding, where all positions were read."""
+    """[(B, Q, C)], or [(N, C)] of a head over single tokens -> (N, C): without padding, where all were read."""
     (states,) = given
+    if states.dim() == 2:
+        return states
     if states.shape[1] != batch.input_ids.shape[1]:
         return states.flatten(0, 1)
     return states[real_tokens(states, batch.lengths)[:, 0, 0]]

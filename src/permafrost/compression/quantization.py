@@ -108,7 +108,8 @@ def quantize_nf4(directory: Path) -> None:
     except ImportError:
         raise ConfigError("nf4 needs bitsandbytes; pip install 'permafrost[nf4]'") from None
     kind = getattr(transformers, transformers.AutoConfig.from_pretrained(directory).architectures[0])
-    how = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    heads = ["score", "classifier", "lm_head"]
+    how = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=heads)
     model = kind.from_pretrained(directory, quantization_config=how, device_map="cpu")
     products = [m for m in model.transformer.h.modules() if hasattr(m, "weight") and m.weight.dim() > 1]
     changed = [isinstance(product, bitsandbytes.nn.Linear4bit) for product in products]

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.atomic import complete_or_absent
+from permafrost.deployment.graph_model import GraphLanguageModel
 from permafrost.deployment.sessions import import_onnx, open_session
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model.decoding import as_language_model
+from permafrost.model.decoding import Decoding, as_language_model, generate
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TiedHead
 
 TOLERANCE = 1e-4  # of a logit, as a share of the largest
+GREEDY = Decoding(max_new_tokens=8)
 
 
 class HeadGraph(nn.Module):
@@ -94,6 +96,8 @@ def export_onnx(model: GPT2WithHead, path: Path, *, tied: bool = False) -> None:
             dynamic_shapes=shapes,
         )
         check_parity(graph, arguments, partial)
+        if isinstance(graph, CachedGraph):
+            check_greedy(graph.model, partial)
 
 
 @contextmanager
@@ -118,6 +122,15 @@ def check_parity(graph: Any, arguments: Sequence[Any], path: Path) -> None:
         gap = float(np.abs(found - logits.numpy()).max() / max(1.0, float(logits.abs().max())))
         if not gap < TOLERANCE:
             raise ResourceError(f"{path.name}: the ONNX graph's logits differ from the model's by {gap:.1e}; not kept")
+
+
+def check_greedy(language_model: Any, path: Path) -> None:
+    """The graph writes, token by token from its cache, what the model writes."""
+    graph: Any = GraphLanguageModel(language_model.config, open_session(path))
+    prompts = _some_ids(language_model.config, 2, 5).tolist()
+    ours, theirs = (generate(model, prompts, GREEDY, end_token_id=-1) for model in (graph, language_model))
+    if ours != theirs:
+        raise ResourceError(f"{path.name}: the ONNX graph writes {ours} where the model writes {theirs}; not kept")
 
 
 def named_inputs(graph: Any, arguments: Sequence[Any]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
 
 Method = Literal["int8", "int4", "nf4"]
+NF4_BLOCK = 64  # weights that share a scale
 
 
 def quantize_(directory: Path, model: GPT2WithHead, method: Method) -> None:
@@ -49,7 +50,7 @@ def group_of(model: GPT2WithHead) -> int:
 
 
 def check_stock(model: GPT2WithHead) -> None:
-    """nf4 is Transformers' own, which knows its own classes."""
+    """nf4 is Transformers' own, which knows its own classes, and bitsandbytes', which on a CPU knows whole blocks."""
     is_pooled = isinstance(model.head, PooledHead)
     if (
         model.bidirectional
@@ -57,3 +58,6 @@ def check_stock(model: GPT2WithHead) -> None:
         or hasattr(model.transformer.config, "kept_heads")
     ):
         raise ConfigError("nf4 is for what plain Transformers loads: head=last, attention=causal, all heads; take int8")
+    narrow = [weight.shape[0] for weight in matrices(model.transformer).values() if weight.shape[0] % NF4_BLOCK]
+    if narrow:
+        raise ConfigError(f"nf4 takes {NF4_BLOCK} inputs together; a product has {narrow[0]}; take int8")
