@@ -1,7 +1,7 @@
-"""Measure again what benchmarks/results states: python benchmarks/run.py [NAME ...]
+"""Measure again what benchmarks/results states: python benchmarks/run.py [NAME ...] [--missing]
 
 Each study runs the real command over seeds and writes NAME.json (every run) and NAME.md (the table), with the hardware,
-the date and the command of each row.
+the date and the command of each row. `--missing` runs the rows alone that NAME.json has not yet.
 """
 
 import json
@@ -69,13 +69,14 @@ STORE: list[Row] = [
 ]
 
 
-def main(names: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     import operations  # which writes where this module says
 
+    names, missing = [name for name in arguments if name != "--missing"], "--missing" in arguments
     studies: dict[str, Callable[[], None]] = {
         "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
-        "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS),
+        "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS, missing=missing),
         "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
         "padding": padding,
         "launch": launch,
@@ -90,16 +91,26 @@ def main(names: Sequence[str]) -> None:
         studies[name]()
 
 
-def study(name: str, title: str, rows: Sequence[Row]) -> None:
+def study(name: str, title: str, rows: Sequence[Row], *, missing: bool = False) -> None:
     """Every row's command over the seeds; figures are means with the smallest and largest."""
-    done = []
+    commands = {label: f"python train.py {line}".strip() for label, line, _ in rows}
+    known = {row["command"]: row for row in known_rows(name)} if missing else {}
+    done = {label: known[command] for label, command in commands.items() if command in known}
     for label, line, seeds in rows:
+        if label in done:
+            continue
         if ("{shared}" in line or "experiment=" in line) and not SHARED.is_dir():
             print(f"{label}: left out, its data are not beside this clone")
             continue
         runs = [train(f"{name}-{label}", line, seed) for seed in seeds]
-        done.append({"row": label, "command": f"python train.py {line}".strip(), "runs": runs})
-        write(name, title, done)
+        done[label] = {"row": label, "command": commands[label], "runs": runs}
+        write(name, title, [done[label] for label in commands if label in done])
+
+
+def known_rows(name: str) -> list[dict]:
+    """Of the study's last table."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
 def train(label: str, line: str, seed: int) -> dict:
