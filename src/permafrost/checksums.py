@@ -10,10 +10,13 @@ SUMS, CHUNK_BYTES = "checksums.json", 2**20
 WEIGHT_FILES = ("*.safetensors", "*.onnx", "*.onnx.data", "*.bin", "*.xml")
 
 
-def write_checksums(directory: Path) -> None:
+def sums_of(directory: Path) -> dict[str, str]:
     """Of every file of weights in it."""
-    sums = {str(path.relative_to(directory)): sha256(path) for path in weight_files(directory)}
-    (directory / SUMS).write_text(json.dumps(sums, indent=2) + "\n", "utf-8")
+    return {str(path.relative_to(directory)): sha256(path) for path in weight_files(directory)}
+
+
+def write_checksums(directory: Path) -> None:
+    (directory / SUMS).write_text(json.dumps(sums_of(directory), indent=2) + "\n", "utf-8")
 
 
 def check_files(directory: Path) -> None:

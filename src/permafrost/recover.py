@@ -97,12 +97,12 @@ def as_teacher_writes(run: Finished) -> Finished:
 
 def written_by_teacher(run: Finished, rows: pa.Table) -> list[str]:
     """To every training row; once, as long as teacher, rows and decoding are the same."""
-    from permafrost.checksums import SUMS
+    from permafrost.checksums import sums_of
     from permafrost.data.tokenization import fingerprint
     from permafrost.deployment.predictor import Predictor, model_directory
 
     directory = model_directory(Path(run.plan.recover.teacher or run.run_dir))
-    how = (run.prepared.rows["train"].fingerprint, run.prepared.task.describe(), (directory / SUMS).read_text("utf-8"))
+    how = (run.prepared.rows["train"].fingerprint, run.prepared.task.describe(), sums_of(directory))
     path = Path(run.settings.data.cache_dir) / "written" / f"{fingerprint(*how)}.json"
     if not path.exists():
         console.print(f"  the teacher writes {rows.num_rows:,} answers")
