@@ -20,7 +20,7 @@ TIERS = [
     {"deployment", "reporting"},
     {"config", "overrides"},
     {"preflight"},
-    {"assembly", "compress", "experiment", "cli", "launch", "trials"},
+    {"assembly", "check", "compress", "experiment", "cli", "launch", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other

@@ -3,16 +3,28 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 SLICE_ROWS = 4_000
 WHERE = "where"  # the column that says file:line, for messages
+
+
+class Table(Protocol):
+    """Rows of which single columns are asked for: a table, or rows kept on disk."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def column_names(self) -> Sequence[str]: ...
+
+    def __getitem__(self, name: str, /) -> pa.ChunkedArray: ...
 
 
 @dataclass(frozen=True)
