@@ -134,8 +134,13 @@ def test_parallel_files_are_pairs_of_lines(tmp_path):
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        ("one\n\n", "eins\nzwei\n", "t.en:2: an empty line"),
-        ("one\ntwo\n", "eins\n", "t.de:2: the file ends here, and t.en goes on"),
+        ("one\n\n", "eins\nzwei\n", "t.en:2: an empty line; remove the line in both files"),
+        (
+            "one\ntwo\n",
+            "eins\n",
+            "t.de:2: the file ends here, and t.en goes on; "
+            "lines of one number belong together; look for one that was left out",
+        ),
     ],
 )
 def test_parallel_files_that_do_not_fit_are_told_where(source, target, message, tmp_path):

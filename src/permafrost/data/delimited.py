@@ -32,7 +32,7 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[dict[str, Any] | Prob
     found = records(text_lines(path), delimiter=delimiter, **quoting)
     header = next((record for record in found if record.values), None)
     if header is None:
-        raise fault("E102", str(path), "the file is empty")
+        raise fault("E102", str(path), "the file is empty", "give a file with a header and rows")
     for problem in (line.problem for line in header.lines):
         if problem:
             raise fault(**vars(problem))
@@ -86,7 +86,8 @@ def _problem_of(record: Record, num_columns: int, path: Path) -> Problem | None:
         return Problem(code="E202", where=f"{path}:{number}", message=message, fix=fix, text=text)
     if record.values and len(record.values) != num_columns:
         message = f"{len(record.values)} columns, but the header has {num_columns}"
-        fix = "put quotes around texts that hold the separator" if len(record.values) > num_columns else ""
+        is_long = len(record.values) > num_columns
+        fix = "put quotes around texts that hold the separator" if is_long else "fill in those that are missing"
         return Problem(code="E201", where=f"{path}:{number}", message=message, fix=fix, text=text)
     return None
 

@@ -24,7 +24,7 @@ from permafrost.data.duplicates import (
     near_copies,
 )
 from permafrost.data.labels import label_problems
-from permafrost.data.problems import Problem, ProblemLog
+from permafrost.data.problems import Problem, ProblemLog, fault
 from permafrost.data.rows import WHERE, StoredRows, keep
 
 Splits = dict[str, StoredRows]
@@ -72,6 +72,9 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
     leaves_out = has_answers(splits["train"]) and not wanted.allow_leaks
     leaked = leaked_rows(copy for copy in [*exact, *near] if leaves_out and copy.similarity >= wanted.leak_similarity)
     doubles = {copy.row for copy in _droppable(exact, near, wanted.duplicates)} - leaked.keys()
+    if leaked and len(leaked) == splits["train"].num_rows:
+        fix = "give other files; data.allow_leaks=true trains on them all the same"
+        raise fault("E505", "", "every training row stands in validation or test, too", fix)
     findings = Findings(
         copies={name: _counted(exact, near, name, name) for name in splits},
         leaks=_counted_leaks(exact, near) | {"removed": len(leaked)},

@@ -56,7 +56,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         fix = "copy it again, or unpack it as far as it goes"
         raise fault("E103", str(path), f"not a complete gzip file ({error})", fix) from error
     except OSError as error:
-        raise fault("E101", str(path), f"cannot be read: {error.strerror}") from error
+        raise fault("E101", str(path), f"cannot be read: {error.strerror}", "look at its permissions") from error
 
 
 def _decoded(content: bytes, path: Path, number: int, offset: int) -> Line:

@@ -16,6 +16,7 @@ from permafrost.errors import DataError, nearest
 
 Row = dict[str, Any]
 FAULT = "fault"
+JSON_ROW = 'a row is an object: {"text": "...", "label": "..."}'
 
 
 def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
@@ -27,7 +28,8 @@ def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
     path = path.expanduser()
     if not path.is_file():
         siblings = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise fault("E101", str(path), f"no such file{nearest(path.name, siblings) if siblings else ''}")
+        hint = nearest(path.name, siblings).removeprefix("; ") if siblings else "give the path as seen from here"
+        raise fault("E101", str(path), "no such file", hint)
     chosen = file_format or _format_of(path)
     if chosen not in READERS:
         fix = f"set data.format={'|'.join(READERS)}"
@@ -35,7 +37,7 @@ def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
     rows = READERS[chosen](path)
     first = next(rows, None)
     if first is None:
-        raise fault("E102", str(path), "the file has no rows")
+        raise fault("E102", str(path), "the file has no rows", "give a file with some")
     return itertools.chain([first], rows)
 
 
@@ -71,7 +73,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _json_array(path: Path) -> Iterator[Row]:
     text = whole_text(path)
     if not text.strip():
-        raise fault("E102", str(path), "the file is empty")
+        raise fault("E102", str(path), "the file is empty", "give a file with rows")
     values = _parse(text, path, 1)
     if not isinstance(values, list):
         raise fault("E103", f"{path}:1", "expected a list of objects", "one object a line is data.format=jsonl")
@@ -92,7 +94,8 @@ def _parquet(path: Path) -> Iterator[Row]:
         for number, row in enumerate(rows, 1):
             yield row | {"where": f"{path.name}:{number}"}
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise fault("E103", str(path), f"not a parquet file ({error})") from error
+        fix = "write it again; if it is another format, data.format says which"
+        raise fault("E103", str(path), f"not a parquet file ({error})", fix) from error
 
 
 def _lines(path: Path) -> Iterator[Row]:
@@ -144,14 +147,15 @@ def read_parallel(paths: Sequence[Path]) -> Iterator[Row]:
         raise fault("E101", "", f"{len(paths)} files of parallel text", "give two: data.train=[TRAIN.en,TRAIN.de]")
     for path in paths:
         if not path.expanduser().is_file():
-            raise fault("E101", str(path), "no such file")
+            raise fault("E101", str(path), "no such file", "give the path as seen from here")
     sides = [text_lines(path.expanduser()) for path in paths]
     for number, (source, target) in enumerate(itertools.zip_longest(*sides), 1):
         where = {"where": f"{paths[0].name}:{number}"}
         if source is None or target is None:
             short, long = (paths[0], paths[1]) if source is None else (paths[1], paths[0])
             found = f"the file ends here, and {long.name} goes on"
-            yield where | {FAULT: Problem(code="E205", where=f"{short}:{number}", message=found)}
+            fix = "lines of one number belong together; look for one that was left out"
+            yield where | {FAULT: Problem(code="E205", where=f"{short}:{number}", message=found, fix=fix)}
             return
         problem = _problem_of_pair(paths, (source, target))
         yield where | ({FAULT: problem} if problem else {"source": source.text.strip(), "target": target.text.strip()})
@@ -162,7 +166,8 @@ def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line]) -> Problem | 
         if line.problem:
             return line.problem
         if not line.text.strip():
-            return Problem(code="E205", where=f"{path}:{line.number}", message="an empty line")
+            fix = "remove the line in both files"
+            return Problem(code="E205", where=f"{path}:{line.number}", message="an empty line", fix=fix)
     return None
 
 
@@ -170,12 +175,12 @@ def _parse(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise fault("E203", f"{path}:{line}", "the JSON is nested too deeply to be rows") from None
+        raise fault("E203", f"{path}:{line}", "the JSON is nested too deeply to be rows", JSON_ROW) from None
     except json.JSONDecodeError as error:
         at, place = text[max(0, error.pos - 20) :], f"{path}:{line + error.lineno - 1}"
         raise fault("E203", place, f"not JSON: {error.msg} at column {error.colno}", _json_fix(error), at) from None
     except ValueError as error:  # a number of thousands of digits
-        raise fault("E203", f"{path}:{line}", f"not JSON that can be read: {error}") from None
+        raise fault("E203", f"{path}:{line}", f"not JSON that can be read: {error}", JSON_ROW) from None
 
 
 def _json_fix(error: json.JSONDecodeError) -> str:
@@ -184,13 +189,13 @@ def _json_fix(error: json.JSONDecodeError) -> str:
         return "an object a line: break the line between them"
     if error.doc[error.pos :][:1] in ("}", "]") or error.msg.startswith("Illegal trailing comma"):
         return "remove the comma before it"
-    return "names and texts stand in double quotes" if error.doc[error.pos :][:1] == "'" else ""
+    return "names and texts stand in double quotes" if error.doc[error.pos :][:1] == "'" else JSON_ROW
 
 
 def _as_row(value: Any, path: Path, line: int) -> Row:
     if not isinstance(value, dict):
         found = f"expected an object with columns, found {type(value).__name__}"
-        raise fault("E204", f"{path}:{line}", found, 'write {"text": ...}', value)
+        raise fault("E204", f"{path}:{line}", found, JSON_ROW, value)
     return value | {"where": f"{path.name}:{line}"}
 
 

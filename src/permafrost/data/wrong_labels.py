@@ -72,7 +72,7 @@ def cross_validated(texts: list[str], labels: np.ndarray) -> Any:
     if folds < 2:
         raise ConfigError("cleaning.wrong_labels needs two rows of each label at least; set it to none")
     model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2), LogisticRegression(C=3.0, max_iter=300)
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=300)
     )
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
     return cross_val_predict(model, texts, labels, cv=splitter, method="predict_proba")
