@@ -60,9 +60,10 @@ def test_what_a_row_asks_is_all_but_its_answer():
 
 
 def test_exact_copies_by_hand(store):
-    _, digests = store(train=["a", "b", "A", "c"], validation=["b"], test=["c", "C "])
+    _, digests = store(train=["a", "b", "A", "c"], validation=["b", "c"], test=["c", "C "])
     assert exact_copies(digests) == [
         Copy("test", 1, "test", 0),
+        Copy("validation", 1, "test", 0),
         Copy("train", 1, "validation", 0),
         Copy("train", 2, "train", 0),
         Copy("train", 3, "test", 0),

@@ -18,6 +18,7 @@ from permafrost.data.rows import StoredRows
 Card = dict[str, Any]
 BINS, CLASSES_SHOWN, EXAMPLES, SCRIPT_ROWS = 30, 50, 8, 1_000
 EXAMPLE_CHARACTERS = 160
+MANY_LEAKS = 0.1  # of train
 
 
 def data_card(
@@ -181,6 +182,11 @@ def leak_lines(card: Card) -> Iterator[str]:
         yield (
             f"leaks: {leaks['exact']:,} training rows stand in validation or test, {leaks['near']:,} nearly do; "
             f"{leaks['removed']:,} left out of train"
+        )
+    if leaks["removed"] > MANY_LEAKS * (leaks["removed"] + card["rows"]["train"]):
+        yield (
+            f"  that is {leaks['removed'] / (leaks['removed'] + card['rows']['train']):.0%} of train: where short texts "
+            "repeat by themselves, as in chats, data.allow_leaks=true keeps them"
         )
     if card["allow_leaks"]:
         yield "data.allow_leaks=true: rows that stand in validation or test were left in train"

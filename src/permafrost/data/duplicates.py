@@ -56,14 +56,16 @@ def _digest(text: str) -> int:
 
 
 def exact_copies(digests: Mapping[str, np.ndarray]) -> list[Copy]:
-    """Of each row that has a double, the first one of its own split; and the first of each split before it in ORDER."""
+    """Of each row that has a double, the first one of its own split; and the first of the first split in ORDER."""
     found, earlier = [], list[str]()
     firsts = {name: _first_rows(digests[name]) for name in digests}
     for name in sorted(digests, key=ORDER.index):
         for row, digest in enumerate(digests[name].tolist()):
             if firsts[name][digest] != row:
                 found.append(Copy(name, row, name, firsts[name][digest]))
-            found += [Copy(name, row, other, firsts[other][digest]) for other in earlier if digest in firsts[other]]
+            elsewhere = next((other for other in earlier if digest in firsts[other]), None)
+            if elsewhere is not None:
+                found.append(Copy(name, row, elsewhere, firsts[elsewhere][digest]))
         earlier.append(name)
     return found
 
