@@ -19,7 +19,7 @@ TIERS = [
     {"compression"},
     {"deployment", "reporting"},
     {"config", "overrides"},
-    {"preflight"},
+    {"preflight", "reading"},
     {"assembly", "check", "compress", "experiment", "cli", "launch", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

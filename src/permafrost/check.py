@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 import permafrost
-from permafrost.assembly import card_of, read_splits
 from permafrost.atomic import complete_or_absent
 from permafrost.config import DataSettings, ModelSection
 from permafrost.data.by_role import Notes
@@ -17,6 +16,7 @@ from permafrost.data.examination import has_answers
 from permafrost.data.problems import Problem, ProblemLog, problem_of
 from permafrost.data.rows import WHERE, StoredRows
 from permafrost.errors import DataError
+from permafrost.reading import card_of, read_splits
 from permafrost.tasks.declared import declared_roles
 
 DEFAULT_WINDOW = 1024

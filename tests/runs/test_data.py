@@ -129,8 +129,8 @@ def test_what_does_not_go_together_is_refused(overrides, message, run_tiny):
 
 
 def test_missing_targets_take_the_median(data_dir, tmp_path, tiny):
-    from permafrost.assembly import read_splits
     from permafrost.config import read_settings
+    from permafrost.reading import read_splits
 
     (tmp_path / "train.csv").write_text(
         "text,score\n" + "".join(f"row {i} of words,{i}\n" for i in range(9)) + "last,\n"

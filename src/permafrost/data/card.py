@@ -183,11 +183,10 @@ def leak_lines(card: Card) -> Iterator[str]:
             f"leaks: {leaks['exact']:,} training rows stand in validation or test, {leaks['near']:,} nearly do; "
             f"{leaks['removed']:,} left out of train"
         )
-    if leaks["removed"] > MANY_LEAKS * (leaks["removed"] + card["rows"]["train"]):
-        yield (
-            f"  that is {leaks['removed'] / (leaks['removed'] + card['rows']['train']):.0%} of train: where short texts "
-            "repeat by themselves, as in chats, data.allow_leaks=true keeps them"
-        )
+    share = leaks["removed"] / max(1, leaks["removed"] + card["rows"]["train"])
+    if share > MANY_LEAKS:
+        why = "where short texts repeat by themselves, as in chats, data.allow_leaks=true keeps them"
+        yield f"  that is {share:.0%} of train: {why}"
     if card["allow_leaks"]:
         yield "data.allow_leaks=true: rows that stand in validation or test were left in train"
     if card["conflicts"]:
