@@ -120,6 +120,10 @@ def test_classes_are_evened_out_in_the_loss(run_tiny, monkeypatch):
         (["task=regression", "data.columns.target=score", "data.balance=weights"], "which this loss does not have"),
         (["task=regression", "data.columns.target=score", "data.balance=sampling"], "one label each"),
         (["task=regression", "data.columns.target=score", "cleaning.wrong_labels=report"], "one label each"),
+        (["cleaning.boilerplate=['(']"], "is no regular expression"),
+        (["cleaning.missing.label=constant"], "cleaning.missing.constant=... says"),
+        (["cleaning.missing.text=constant"], "cleaning.missing.constant=... says"),
+        (["cleaning.missing.target=constant", "cleaning.missing.constant=x"], "a target is a number"),
         (["task=language_modeling", "data.columns.text=text", "augmentation=eda"], "augmentation=eda is for"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from permafrost.data.duplicates import asked_texts
 from permafrost.data.examination import Findings
-from permafrost.data.labels import classes_by_row
+from permafrost.data.labels import class_counts, classes_by_row
 from permafrost.data.problems import CODES, ProblemLog, as_json
 from permafrost.data.rows import StoredRows
 
@@ -34,7 +34,7 @@ def data_card(
     """`lengths` in tokens, of all rows of each split or of a sample; `cleaned` is the rows that each step changed."""
     return {
         "rows": {name: rows.num_rows for name, rows in splits.items()},
-        "classes": class_counts(splits),
+        "classes": counted_classes(splits),
         "targets": {name: spread(rows["target"].to_numpy()) for name, rows in splits.items() if _has_target(rows)},
         "tokens": token_figures(lengths, window),
         "copies": findings.copies,
@@ -57,9 +57,9 @@ def _has_target(rows: StoredRows) -> bool:
     return "target" in rows.column_names and rows.num_rows > 0
 
 
-def class_counts(splits: Mapping[str, StoredRows]) -> dict[str, dict[str, int]]:
+def counted_classes(splits: Mapping[str, StoredRows]) -> dict[str, dict[str, int]]:
     """Split -> label -> rows (turns, spans) that have it, the commonest of train first; none of tasks without."""
-    counts = {name: Counter(label for row in classes_by_row(rows) for label in row) for name, rows in splits.items()}
+    counts = {name: class_counts(rows) for name, rows in splits.items()}
     shown = [label for label, _ in counts["train"].most_common(CLASSES_SHOWN)]
     return {name: {label: of_split[label] for label in shown} for name, of_split in counts.items()} if shown else {}
 
@@ -126,13 +126,14 @@ def _texts(rows: StoredRows) -> Iterator[str]:
 
 def examples(train: StoredRows) -> list[dict[str, str]]:
     """The first row of each class, or the first rows."""
-    classes = classes_by_row(train)
     chosen: dict[str, str] = {}
-    for number, text in enumerate(_texts(train)):
-        named = ", ".join(dict.fromkeys(classes[number])) if classes else str(number + 1)
-        chosen.setdefault(named, text[:EXAMPLE_CHARACTERS])
-        if len(chosen) == EXAMPLES:
-            break
+    for part in train.slices():
+        texts, classes = asked_texts(part), classes_by_row(part)
+        for number, text in enumerate(texts):
+            named = ", ".join(dict.fromkeys(classes[number])) if classes else f"row {number + 1}"
+            chosen.setdefault(named, text[:EXAMPLE_CHARACTERS])
+            if len(chosen) == EXAMPLES:
+                return [{"of": named, "text": text} for named, text in chosen.items()]
     return [{"of": named, "text": text} for named, text in chosen.items()]
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from permafrost.errors import ConfigError
+
 Step = Callable[[str], str]
 
 TAGS = (
@@ -62,11 +64,24 @@ class Steps:
         if self.control:
             found["control"] = lambda text: text if text.isprintable() else INVISIBLE.sub("", text)
         if self.boilerplate:
-            patterns = re.compile("|".join(f"(?:{pattern})" for pattern in self.boilerplate))
+            patterns = compiled(self.boilerplate)
             found["boilerplate"] = lambda text: patterns.sub("", text)
         if self.whitespace:
             found["whitespace"] = even_whitespace
         return found
+
+
+def compiled(patterns: Sequence[str]) -> re.Pattern[str]:
+    """
+    Raises:
+        ConfigError: one that is no regular expression.
+    """
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"cleaning.boilerplate: {pattern!r} is no regular expression: {error}") from None
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
 
 
 def mend_encoding(text: str) -> str:

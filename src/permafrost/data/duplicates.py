@@ -47,8 +47,8 @@ def normalized(text: str) -> str:
 
 def digests_of(rows: StoredRows) -> np.ndarray:
     """(rows,) uint64: equal for rows that ask the same."""
-    found = [_digest(normalized(text)) for part in rows.slices() for text in asked_texts(part)]
-    return np.array(found, np.uint64)
+    found = (_digest(normalized(text)) for part in rows.slices() for text in asked_texts(part))
+    return np.fromiter(found, np.uint64, rows.num_rows)
 
 
 def _digest(text: str) -> int:
@@ -57,22 +57,25 @@ def _digest(text: str) -> int:
 
 def exact_copies(digests: Mapping[str, np.ndarray]) -> list[Copy]:
     """Of each row that has a double, the first one of its own split; and the first of the first split in ORDER."""
-    found, earlier = [], list[str]()
-    firsts = {name: _first_rows(digests[name]) for name in digests}
+    found, repeated = [], repeated_digests(digests)
+    firsts: dict[str, dict[int, int]] = {}
     for name in sorted(digests, key=ORDER.index):
-        for row, digest in enumerate(digests[name].tolist()):
-            if firsts[name][digest] != row:
-                found.append(Copy(name, row, name, firsts[name][digest]))
-            elsewhere = next((other for other in earlier if digest in firsts[other]), None)
+        own: dict[int, int] = {}
+        for row in np.flatnonzero(np.isin(digests[name], repeated)).tolist():
+            digest = int(digests[name][row])
+            if own.setdefault(digest, row) != row:
+                found.append(Copy(name, row, name, own[digest]))
+            elsewhere = next((other for other in firsts if digest in firsts[other]), None)
             if elsewhere is not None:
                 found.append(Copy(name, row, elsewhere, firsts[elsewhere][digest]))
-        earlier.append(name)
+        firsts[name] = own
     return found
 
 
-def _first_rows(digests: np.ndarray) -> dict[int, int]:
-    values, rows = np.unique(digests, return_index=True)
-    return dict(zip(values.tolist(), rows.tolist(), strict=True))
+def repeated_digests(digests: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Those that several rows have, of whichever splits: few, so that memory is not a matter of all rows."""
+    values, counts = np.unique(np.concatenate(list(digests.values())), return_counts=True)
+    return values[counts > 1]
 
 
 def near_copies(

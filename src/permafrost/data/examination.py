@@ -22,6 +22,7 @@ from permafrost.data.duplicates import (
     exact_copies,
     leaked_rows,
     near_copies,
+    repeated_digests,
 )
 from permafrost.data.labels import label_problems
 from permafrost.data.problems import Problem, ProblemLog, fault
@@ -117,12 +118,12 @@ def cached_near_copies(splits: Splits, digests: Mapping[str, np.ndarray], cache_
 
 
 def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examination) -> Iterator[Problem]:
-    places = {name: rows[WHERE].to_pylist() for name, rows in splits.items()}
+    places = _places(splits, copies)
     kept = "data.allow_leaks keeps it in train" if wanted.allow_leaks else "it is left out of train"
     for copy in copies:
         within, exactly = copy.split == copy.of_split, copy.similarity == 1.0
         word = "the same as" if exactly else f"nearly ({copy.similarity:.0%} alike)"
-        message = f"{word} {places[copy.of_split][copy.of_row]}{'' if within else f' of {copy.of_split}'}"
+        message = f"{word} {places[copy.of_split, copy.of_row]}{'' if within else f' of {copy.of_split}'}"
         if copy.split != "train":
             fix = "remove one of them"
         elif within:
@@ -130,20 +131,32 @@ def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examinati
         else:
             fix = kept if copy.similarity >= wanted.leak_similarity else f"data.leak_similarity={SIMILARITY} removes it"
         code = COPY_CODES[within or copy.split != "train", exactly]
-        yield Problem(code=code, where=places[copy.split][copy.row], message=message, fix=fix)
+        yield Problem(code=code, where=places[copy.split, copy.row], message=message, fix=fix)
+
+
+def _places(splits: Splits, copies: Sequence[Copy]) -> dict[tuple[str, int], str]:
+    """(split, row) -> file:line, of the rows that are told of."""
+    found: dict[tuple[str, int], str] = {}
+    for name, rows in splits.items():
+        wanted = {copy.row for copy in copies if copy.split == name}
+        wanted |= {copy.of_row for copy in copies if copy.of_split == name}
+        found |= {(name, row): of_row[WHERE] for row, of_row in zip(sorted(wanted), rows.at(wanted), strict=True)}
+    return found
 
 
 def conflicting(splits: Splits, digests: Mapping[str, np.ndarray]) -> Iterator[Problem]:
     """Rows that ask the same as an earlier one and are answered otherwise."""
     answers = [name for name in ANSWERS if name in splits["train"].column_names]
     first: dict[int, tuple[Any, str]] = {}
+    repeated = repeated_digests(digests)
     for name, rows in splits.items():
-        columns = [rows[column].to_pylist() for column in answers]
-        for digest, where, *answer in zip(digests[name].tolist(), rows[WHERE].to_pylist(), *columns, strict=True):
-            other, place = first.setdefault(digest, (answer, where))
+        positions = np.flatnonzero(np.isin(digests[name], repeated))
+        for digest, row in zip(digests[name][positions].tolist(), rows.at(positions), strict=True):
+            answer = [row[column] for column in answers]
+            other, place = first.setdefault(digest, (answer, row[WHERE]))
             if other != answer:
                 message = f"{_shown(answer)} here, and {_shown(other)} for the same text at {place}"
-                yield Problem(code="W301", where=where, message=message, fix="decide for one")
+                yield Problem(code="W301", where=row[WHERE], message=message, fix="decide for one")
 
 
 def _shown(answer: Sequence[Any]) -> str:

@@ -4,6 +4,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import pyarrow.compute as pc
+
 from permafrost.data.problems import SHOWN, Problem
 from permafrost.data.rows import WHERE, Table
 from permafrost.errors import DataError, nearest
@@ -16,6 +18,17 @@ def classes_by_row(rows: Table) -> list[list[str]]:
     """What each row is labelled with: one label, several, one for each turn, or the types of its spans; or nothing."""
     field = next((name for name in CLASSES if name in rows.column_names), None)
     return [CLASSES[field](value) for value in rows[field].to_pylist()] if field else []
+
+
+def class_counts(rows: Table) -> Counter[str]:
+    """Label -> how many rows (turns, spans) have it; by columns, since a list for each row takes memory."""
+    field = next((name for name in CLASSES if name in rows.column_names), None)
+    if field is None or not rows.num_rows:
+        return Counter()
+    column = rows[field] if field == "label" else pc.list_flatten(rows[field])
+    if field == "tags":
+        column = pc.utf8_slice_codeunits(column.filter(pc.starts_with(column, "B-")), 2)
+    return Counter({counted["values"]: counted["counts"] for counted in column.value_counts().to_pylist()})
 
 
 def _types_of(tags: Sequence[str]) -> list[str]:
@@ -32,11 +45,11 @@ def labels_of(splits: Splits, order: Sequence[str] | None = None) -> list[str]:
         DataError: one label only, or labels elsewhere that the training rows do not have; all of them.
     """
     raise_first(problems_of_labels(splits, order))
-    return list(order) if order is not None else sorted(set(splits["train"]["label"].to_pylist()), key=sort_key)
+    return list(order) if order is not None else sorted(class_counts(splits["train"]), key=sort_key)
 
 
 def problems_of_labels(splits: Splits, order: Sequence[str] | None = None) -> Iterator[Problem]:
-    seen = set(splits["train"]["label"].unique().to_pylist())
+    seen = set(class_counts(splits["train"]))
     known = seen if order is None else set(order)
     if seen - known:
         yield from _unknown(splits["train"], known, "E503", "train has the label {!r}, which task.labels does not name")
@@ -126,7 +139,7 @@ def label_problems(splits: Splits, order: Sequence[str] | None) -> Iterator[Prob
         yield from PROBLEMS[field](splits)
     if CLASSES.keys() & set(columns):
         yield from doubtful_labels(splits)
-    if "target" in columns and len(set(splits["train"]["target"].to_pylist())) == 1:
+    if "target" in columns and len(splits["train"]["target"].unique()) == 1:
         target = splits["train"]["target"][0].as_py()
         message = f"every training target is {target:g}"
         yield Problem(code="E504", where="", message=message, fix="there is nothing to learn: look at the column")
@@ -134,7 +147,7 @@ def label_problems(splits: Splits, order: Sequence[str] | None) -> Iterator[Prob
 
 def doubtful_labels(splits: Splits) -> Iterator[Problem]:
     """Labels that may be two spellings of one, that have a single training row, or that are never scored."""
-    counts = {name: Counter(label for row in classes_by_row(rows) for label in row) for name, rows in splits.items()}
+    counts = {name: class_counts(rows) for name, rows in splits.items()}
     spellings = defaultdict(set)
     for label in set().union(*counts.values()):
         spellings[_plain(label)].add(label)
@@ -176,10 +189,12 @@ def _plain(label: str) -> tuple[int, float, str]:
 
 
 def _known(splits: Splits) -> set[str]:
-    return {label for row in classes_by_row(splits["train"]) for label in row}
+    return set(class_counts(splits["train"]))
 
 
 def _unknown(rows: Table, known: set[str], code: str, message: str) -> Iterator[Problem]:
+    if not class_counts(rows).keys() - known:
+        return
     for given, where in zip(classes_by_row(rows), rows[WHERE].to_pylist(), strict=True):
         for label in sorted(set(given) - known):
             fix = nearest(label, known).removeprefix("; ")

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from permafrost.data.by_role import Notes
 from permafrost.data.rows import StoredRows, keep
+from permafrost.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,12 @@ class Missing:
     label: Literal["error", "drop", "most_frequent", "constant"] = "error"
     target: Literal["error", "drop", "median", "constant"] = "error"
     constant: str | float | None = None
+
+    def __post_init__(self) -> None:
+        if "constant" in (self.label, self.target) and self.constant is None:
+            raise ConfigError("cleaning.missing: `constant` writes what cleaning.missing.constant=... says; set it")
+        if self.target == "constant" and not isinstance(self.constant, int | float):
+            raise ConfigError(f"cleaning.missing.constant={self.constant}: a target is a number")
 
 
 def fill_missing(
@@ -39,7 +46,7 @@ def fill_missing(
 def _filling(train: StoredRows, field: str, policy: str, constant: str | float | None) -> Any:
     present = [value for value in train[field].to_pylist() if value is not None]
     if policy == "constant":
-        return float(constant or 0) if field == "target" else str(constant)
+        return float(constant) if field == "target" else str(constant)  # type: ignore[arg-type]
     return float(np.median(present)) if policy == "median" else Counter(present).most_common(1)[0][0]
 
 
