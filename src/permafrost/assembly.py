@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as lightning
     import numpy as np
 
+    from permafrost.data.by_role import Notes
     from permafrost.data.card import Card
     from permafrost.data.rows import StoredRows
     from permafrost.data.tokenization import TokenizedSplit
@@ -107,8 +108,18 @@ def prepare(settings: Settings) -> Prepared:
         splits=splits,
         card=card,
         quarantined=notes.quarantined,
-        row_weights=row_weights(splits["train"], settings.data.balance, notes.row_quality),
+        row_weights=row_weights(splits["train"], settings.data.balance, worth_of(settings, rows["train"], notes)),
     )
+
+
+def worth_of(settings: Settings, train: "StoredRows", notes: "Notes") -> "np.ndarray | None":
+    """(rows,) of each training row: how sure its label is, times the weight of the file that it is from."""
+    from permafrost.data.balance import weights_by_origin
+
+    if not settings.data.mixture:
+        return notes.row_quality
+    by_origin = weights_by_origin(train, {name: part.weight for name, part in settings.data.mixture.items()})
+    return by_origin if notes.row_quality is None else by_origin * notes.row_quality
 
 
 def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":

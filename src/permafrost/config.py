@@ -70,9 +70,15 @@ class HubSection(Section):
     test: str | None
 
 
+class IngredientSection(Section):
+    train: str | list[str]
+    weight: Annotated[float, Field(gt=0)]
+
+
 class DataSection(Section):
     name: str
-    source: Literal["files", "hub", "pydocs", "docstrings"]
+    source: Literal["files", "hub", "mixture", "pydocs", "docstrings"]
+    mixture: dict[str, IngredientSection] | None
     train: str | list[str] | None
     validation: str | list[str] | None
     test: str | list[str] | None

@@ -46,10 +46,21 @@ def given_rows(data: DataSection) -> Mapping[str, Any]:
     if data.source == "files":
         paths = {"train": data.train, "validation": data.validation, "test": data.test}
         return sources.read_files(paths, data.format)
+    if data.source == "mixture":
+        return given_mixture(data)
     if data.source == "hub":
         hub_splits = {"train": data.hub.train, "validation": data.hub.validation, "test": data.hub.test}
         return sources.read_hub(str(data.hub.name), data.hub.subset, hub_splits)
     return {"train": sources.installed_docstrings(data.source, Path(data.cache_dir))}
+
+
+def given_mixture(data: DataSection) -> Mapping[str, Any]:
+    if not data.mixture:
+        raise ConfigError("data=mixture has no parts: 'data.mixture={reviews: {train: a.csv, weight: 1}, ...}'")
+    parts = {name: part.train for name, part in data.mixture.items()}
+    paths = {"validation": data.validation, "test": data.test}
+    held_out = {name: sources.read_file(path, data.format) for name, path in paths.items() if path}
+    return {"train": {name: sources.read_file(path, data.format) for name, path in parts.items()}} | held_out
 
 
 def row_policy(settings: Settings | DataSettings) -> RowPolicy:

@@ -143,3 +143,40 @@ def test_missing_targets_take_the_median(data_dir, tmp_path, tiny):
     settings = read_settings(compose_config(*tiny, *overrides))
     rows = read_splits(settings, ("text", "number"), Notes())
     assert rows["train"]["target"].to_pylist()[-1] == 4
+
+
+def mixture(directory, **weights: float) -> list[str]:
+    """Two files, one of them with other column names."""
+    for name, header, word in (("days", "text,label", "day"), ("nights", "sentence,class", "night")):
+        lines = [f"a {kind} {word} of number {i},{kind}" for i in range(12) for kind in ("warm", "cold")]
+        (directory / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    parts = ", ".join(
+        f"{name}: {{train: {directory}/{name}.csv, weight: {weight}}}" for name, weight in weights.items()
+    )
+    return ["data=mixture", f"data.mixture={{{parts}}}"]
+
+
+def test_rows_of_several_files_stand_in_an_epoch_as_often_as_they_weigh(tmp_path, tiny):
+    from permafrost.assembly import prepare
+    from permafrost.config import read_settings
+    from permafrost.data.balance import drawn_rows
+
+    prepared = prepare(read_settings(compose_config(*tiny, *mixture(tmp_path, days=2.0, nights=0.5))))
+    origins = prepared.rows["train"]["origin"].to_pylist()
+    assert sorted(set(origins)) == ["days", "nights"]
+    assert prepared.row_weights.tolist() == [{"days": 2.0, "nights": 0.5}[name] for name in origins]
+    drawn = [origins[row] for row in drawn_rows(prepared.row_weights, seed=0, epoch=0)]
+    assert drawn.count("days") == 48
+    assert 3 < drawn.count("nights") < 21  # 12 expected, of 24
+
+
+def test_a_mixture_trains_and_gives_the_same_again(run_tiny, tmp_path):
+    how = [*mixture(tmp_path, days=1.0, nights=0.5), "data.test=null", "data.test_fraction=0.3", "trainer.max_epochs=1"]
+    first, _ = run_tiny(*how, name="first")
+    again, _ = run_tiny(*how, name="again")
+    assert first["test"] == again["test"]
+
+
+def test_a_mixture_of_nothing_is_refused(run_tiny):
+    with pytest.raises(ConfigError, match="data=mixture has no parts"):
+        run_tiny("data=mixture")

@@ -89,7 +89,8 @@ def local_hub(directory: Path, columns: list[str]) -> Path:
     for split in ("train", "validation", "test"):
         lines = [",".join(columns)]
         lines += [
-            ",".join(values[c][i % 2] if c in values else f"words {i} of {c}" for c in columns) for i in range(12)
+            ",".join(values[c][i % 2] if c in values else f"words {i} of {c} in {split}" for c in columns)
+            for i in range(12)
         ]
         (directory / f"{split}.csv").write_text("\n".join(lines) + "\n")
     return directory

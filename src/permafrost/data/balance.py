@@ -1,9 +1,11 @@
 """Classes of unequal size, and rows of unequal worth: factors for the loss, or how often a row stands in an epoch."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
+from permafrost.data.rows import ORIGIN, Table
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError
 from permafrost.ragged import RaggedArray
@@ -46,6 +48,11 @@ def row_weights(split: TokenizedSplit, balance: Balance, quality: np.ndarray | N
             raise ConfigError("data.balance=sampling is for rows with one label each; data.balance=weights is not")
         weights *= class_weights(split, int(labels.max()) + 1)[labels]
     return None if (weights == 1).all() else weights
+
+
+def weights_by_origin(train: Table, weights: Mapping[str, float]) -> np.ndarray:
+    """(rows,) the weight of what each row is from."""
+    return np.array([weights[name] for name in train[ORIGIN].to_pylist()])
 
 
 def drawn_rows(weights: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:

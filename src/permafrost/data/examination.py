@@ -26,7 +26,7 @@ from permafrost.data.duplicates import (
 )
 from permafrost.data.labels import label_problems
 from permafrost.data.problems import Problem, ProblemLog, fault
-from permafrost.data.rows import WHERE, StoredRows, keep
+from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep
 
 Splits = dict[str, StoredRows]
 NEAR_ROWS = 50_000  # of all splits; of more, near copies are looked for by check-data alone
@@ -88,7 +88,7 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
 
 def has_answers(rows: StoredRows) -> bool:
     """A plain text for language modelling has none: a heading that stands in two articles gives nothing away."""
-    return set(rows.column_names) != {WHERE, "text"}
+    return bool(set(rows.column_names) - {WHERE, ORIGIN, "text"})
 
 
 def _droppable(exact: Sequence[Copy], near: Sequence[Copy], which: str) -> list[Copy]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 SLICE_ROWS = 4_000
 WHERE = "where"  # the column that says file:line, for messages
+ORIGIN = "origin"  # of rows from several files, the name of each one's
 
 
 class Table(Protocol):

@@ -22,7 +22,7 @@ from permafrost.data.docstrings import chapters, library_rows, package_rows
 from permafrost.data.problems import fault
 from permafrost.data.readers import Row, read_parallel, read_rows
 from permafrost.data.roles import as_text
-from permafrost.data.rows import WHERE, StoredRows, keep, writing
+from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep, writing
 from permafrost.data.splits import split_of, unit_hash
 from permafrost.errors import DataError, ResourceError, nearest
 
@@ -41,7 +41,7 @@ class SplitPlan:
 
 
 def split_rows(
-    given: Mapping[str, Rows],
+    given: Mapping[str, Rows | Mapping[str, Rows]],
     roles: Sequence[str],
     columns: Mapping[str, Any],
     plan: SplitPlan,
@@ -56,7 +56,7 @@ def split_rows(
     becomes of rows that cannot be used, and `change` is done to the others.
     """
     missing = [name for name in ("validation", "test") if name not in given]
-    slices = {name: rows_by_role(rows, roles, columns, name, notes, policy, change) for name, rows in given.items()}
+    slices = {name: mixed(rows, roles, columns, name, notes, policy, change) for name, rows in given.items()}
     splits = cut(slices.pop("train"), missing, plan, directory)
     splits |= {name: keep(parts, directory) for name, parts in slices.items()}
     if plan.max_train_rows is not None:
@@ -68,14 +68,26 @@ def split_rows(
     return {name: splits[name] for name in SPLIT_NAMES}
 
 
+def mixed(
+    rows: Rows | Mapping[str, Rows], roles: Sequence[str], columns: Mapping[str, Any], split: str, *how: Any
+) -> Iterator[pa.Table]:
+    """Rows by role; of several parts one after the other, each row with its part's name as ORIGIN."""
+    if not isinstance(rows, Mapping):
+        yield from rows_by_role(rows, roles, columns, split, *how)
+        return
+    for name, of_part in rows.items():
+        for table in rows_by_role(of_part, roles, columns, f"{split}/{name}", *how):
+            yield table.append_column(ORIGIN, pa.array([name] * table.num_rows))
+
+
 def read_files(paths: Mapping[str, str | Sequence[str] | None], file_format: str | None) -> Mapping[str, Rows]:
     """Rows of the files given for each split, each row with its `where`; two files are one text line by line."""
     if not paths.get("train"):
         raise fault("E101", "", "data=files needs a training file", "data.train=PATH")
-    return {name: _read(path, file_format) for name, path in paths.items() if path}
+    return {name: read_file(path, file_format) for name, path in paths.items() if path}
 
 
-def _read(path: str | Sequence[str], file_format: str | None) -> Rows:
+def read_file(path: str | Sequence[str], file_format: str | None) -> Rows:
     return read_rows(Path(path), file_format) if isinstance(path, str) else read_parallel([Path(part) for part in path])
 
 
