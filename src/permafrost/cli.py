@@ -146,6 +146,31 @@ def compress(
         compress_run(run, read_settings(config_of_run(run, overrides)))
 
 
+@app.command()
+def synthesize(
+    writer: Annotated[Path, typer.Argument(help="a run that writes texts from labels")],
+    judge: Annotated[Path, typer.Argument(help="a run that tells labels of texts")],
+    train: Annotated[Path, typer.Option(help="the rows that both were trained on, which none repeats")],
+    output: Annotated[Path, typer.Option(help="where to write the new rows: .jsonl or .csv")],
+    per_label: Annotated[int, typer.Option(min=1, help="rows of each label at most")] = 50,
+    candidates: Annotated[int, typer.Option(min=1, help="written for each row that is kept")] = 10,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    text_column: TextColumn = None,
+) -> None:
+    """Write new training rows with one run, and keep those of whose label another is surest."""
+    from permafrost.deployment.predictor import Predictor
+    from permafrost.deployment.synthesis import synthesize
+
+    known = read_table(train, ["text"], text_column)["text"].to_pylist()
+    how = {"per_label": per_label, "candidates": candidates, "seed": seed}
+    rows, refused = synthesize(Predictor(writer), Predictor(judge), known, **how)
+    if not rows:
+        raise DataError(f"no row is left of what {writer} wrote: {dict(refused)}; train it longer, or on more rows")
+    write_answers(rows, output)
+    reasons = "".join(f", {count:,} {why}" for why, count in refused.items() if count)
+    print(f"{len(rows):,} rows in {output}; refused{reasons.removeprefix(',') or ' none'}", file=sys.stderr)
+
+
 @app.command("check-data")
 def check_data(
     overrides: Annotated[

@@ -180,3 +180,24 @@ def test_a_mixture_trains_and_gives_the_same_again(run_tiny, tmp_path):
 def test_a_mixture_of_nothing_is_refused(run_tiny):
     with pytest.raises(ConfigError, match="data=mixture has no parts"):
         run_tiny("data=mixture")
+
+
+def test_one_run_writes_rows_and_another_judges_them(run_tiny, finished_run, data_dir, tmp_path):
+    writes = [
+        "task=generation",
+        "data.columns.source=label",
+        "data.columns.target=text",
+        "task.decoding.do_sample=true",
+    ]
+    _, writer = run_tiny(*writes, "task.decoding.max_new_tokens=12", "trainer.max_epochs=1", "freezing.blocks=0")
+    arguments = ["synthesize", str(writer), str(finished_run[1]), "--train", str(data_dir / "train.csv")]
+    arguments += ["--output", str(tmp_path / "new.jsonl"), "--per-label", "3", "--candidates", "4"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    rows = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    assert done.exit_code == 0
+    assert 1 <= len(rows) <= 6
+    assert {row["origin"] for row in rows} == {"synthetic"}
+    assert {row["label"] for row in rows} <= {"warm", "cold"}
+    first = (tmp_path / "new.jsonl").read_text()
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert (tmp_path / "new.jsonl").read_text() == first  # by the seed

@@ -17,7 +17,8 @@ import pyarrow as pa
 from permafrost.data.roles import as_text
 from permafrost.data.rows import StoredRows
 
-ASKED = ("text", "text_pair", "source", "turns", "tokens")  # fields of a row that are not its answer
+# What a row is told by: all but its labels. A text that is to be written is part of it, as one source may have many.
+ASKED = ("text", "text_pair", "source", "references", "turns", "tokens")
 SHINGLE, SIMILARITY = 5, 0.6
 BANDS, BAND_ROWS = 25, 5
 ORDER = ("test", "validation", "train")  # of splits: a train row is told to be the copy, not the test row
@@ -35,7 +36,7 @@ class Copy:
 
 
 def asked_texts(rows: pa.Table) -> list[str]:
-    """What each row asks, as one text."""
+    """What each row is told by, as one text."""
     columns = [rows[name].to_pylist() for name in ASKED if name in rows.column_names]
     return ["\n".join(as_text(value) for value in values) for values in zip(*columns, strict=True)]
 
