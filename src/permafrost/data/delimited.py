@@ -96,6 +96,6 @@ def _at_returns(lines: Iterator[Line]) -> Iterator[Line]:
     """Lines also end where a carriage return stands alone."""
     number = 0
     for line in lines:
-        for text in CARRIAGE_RETURN.split(line.text) if "\r" in line.text[:-2] else [line.text]:
+        for text in CARRIAGE_RETURN.split(line.text) if "\r" in line.text.rstrip("\r\n") else [line.text]:
             number += 1
             yield Line(number, text, line.problem)
