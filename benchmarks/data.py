@@ -62,8 +62,8 @@ def main() -> None:
 
 
 def check(line: str) -> dict[str, Any]:
-    """The command in a process of its own: CPU seconds, which a busy machine does not change, peak memory, how it ended,
-    the card's rows and problems by code."""
+    """The command in a process of its own: seconds of CPU, which a busy machine does not change, peak memory, how it
+    ended, the card's rows, and problems by code."""
     with tempfile.TemporaryDirectory() as directory:
         problems = Path(directory) / "problems.jsonl"
         arguments = [*shlex.split(line.format(shared=SHARED)), f"data.cache_dir={directory}/cache"]

@@ -92,6 +92,7 @@ def test_a_fixed_number_of_copies_is_stored(run_tiny, capsys):
     assert "augmentation=aeda: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_words_of_sentences_are_widened_with_their_tags(run_tiny, of_task):
     result, _ = run_tiny(*of_task("ner"), "augmentation=eda", "data.allow_leaks=true", "trainer.max_epochs=1")
     assert result["status"] == "done"
@@ -170,6 +171,7 @@ def test_rows_of_several_files_stand_in_an_epoch_as_often_as_they_weigh(tmp_path
     assert 3 < drawn.count("nights") < 21  # 12 expected, of 24
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_and_gives_the_same_again(run_tiny, tmp_path):
     how = [*mixture(tmp_path, days=1.0, nights=0.5), "data.test=null", "data.test_fraction=0.3", "trainer.max_epochs=1"]
     first, _ = run_tiny(*how, name="first")
@@ -182,6 +184,7 @@ def test_a_mixture_of_nothing_is_refused(run_tiny):
         run_tiny("data=mixture")
 
 
+@pytest.mark.slow
 def test_one_run_writes_rows_and_another_judges_them(run_tiny, finished_run, data_dir, tmp_path):
     writes = [
         "task=generation",
