@@ -36,6 +36,13 @@ def test_a_bad_row_ends_the_run_unless_it_may_be_put_aside():
     ]
 
 
+def test_what_stands_in_a_bad_row_is_shown():
+    notes = Notes()
+    with pytest.raises(DataError):
+        list(rows_by_role(given(label=""), ("text", "label"), {}, "train", notes))
+    assert notes.log.first["E401"][0].excerpt == "text 3 | "
+
+
 def test_more_bad_rows_than_that_end_the_run():
     with pytest.raises(DataError, match=r"1 of 10 rows of train cannot be used, more than data.max_bad_fraction=0.09"):
         read(given(label=""), RowPolicy(on_bad_rows="quarantine", max_bad_fraction=0.09))

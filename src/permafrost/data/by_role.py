@@ -3,13 +3,13 @@
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.problems import SHOWN, Problem, ProblemLog, problem_of
+from permafrost.data.problems import EXCERPT, SHOWN, Problem, ProblemLog, problem_of
 from permafrost.data.readers import FAULT, Row
 from permafrost.data.roles import ROLES, Fields, Names, as_text, columns_of
 from permafrost.data.rows import SLICE_ROWS, WHERE
@@ -91,15 +91,14 @@ def _checked_rows(
             if is_faulty(row):
                 raise DataError(row[FAULT])
             names = names or _names_by_role(roles, columns, row, notes)
-            if not _has_text(row, names):
-                if policy.missing_text is None:
-                    left_out.append(row[WHERE])
-                    continue
-                row = _with_text(row, names, policy.missing_text)
-            made = change(_by_role(row, names, policy))
+            made = _made(row, names, policy, change)
             _note_type(row, names, types)
         except DataError as fault:
-            _put_aside(problem_of(fault), row, split, notes, bad)
+            problem = with_excerpt(problem_of(fault), row)
+            bad.add(problem)
+            notes.log.add(problem)
+            if policy.on_bad_rows == "quarantine":
+                notes.quarantined.append(put_aside(problem, row, split))
             if bad.counts.keys() & WHOLE_FILE:
                 break
         else:
@@ -109,6 +108,15 @@ def _checked_rows(
                 yield made
     _judge(bad, seen, split, policy)
     _tell(left_out, types, split, notes)
+
+
+def _made(row: Row, names: Mapping[str, Names], policy: RowPolicy, change: Change) -> Fields | None:
+    """By role and changed; None of a row that has no text, or none left."""
+    if not _has_text(row, names):
+        if policy.missing_text is None:
+            return None
+        row = _with_text(row, names, policy.missing_text)
+    return change(_by_role(row, names, policy))
 
 
 def _until_damaged(rows: Rows) -> Iterator[Row]:
@@ -125,11 +133,16 @@ def is_faulty(row: Row) -> bool:
     return isinstance(row.get(FAULT), Problem)
 
 
-def _put_aside(problem: Problem, row: Row, split: str, notes: Notes, bad: ProblemLog) -> None:
-    bad.add(problem)
-    notes.log.add(problem)
+def with_excerpt(problem: Problem, row: Row) -> Problem:
+    """Of what stands in the row, where the problem does not say."""
+    shown = " | ".join(as_text(value)[:EXCERPT] for name, value in row.items() if name not in (WHERE, FAULT))
+    return problem if problem.text else replace(problem, text=shown)
+
+
+def put_aside(problem: Problem, row: Row, split: str) -> dict[str, Any]:
+    """A line of quarantine.jsonl: the row with all it holds, or the text that could not be read as one."""
     content = {"text": problem.text} if is_faulty(row) else dict(row)
-    notes.quarantined.append({"split": split, "code": problem.code, "problem": str(problem), "row": content})
+    return {"split": split, "code": problem.code, "problem": str(problem), "row": content}
 
 
 def _judge(bad: ProblemLog, seen: int, split: str, policy: RowPolicy) -> None:
