@@ -59,6 +59,28 @@ TASKS: list[Row] = [
 METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity")
 METRICS += ("word_perplexity", "pearson", "spearman", "rmse")
 
+# An epoch with four changed copies of each row has five times the steps: the rows alone get five times the epochs.
+FEW = "experiment=sst2 data.max_train_rows={} callbacks.early_stopping=null yardsticks=false "
+COPIES = "augmentation={} augmentation.copies=4 trainer.max_epochs=6"
+AUGMENTATION: list[Row] = [
+    (
+        f"{count} rows, {kind}",
+        FEW.format(count) + (COPIES.format(kind) if kind != "none" else "trainer.max_epochs=30"),
+        range(3),
+    )
+    for count in (40, 200, 1000)
+    for kind in ("none", "eda", "aeda", "typos")
+]
+ADAPTED = "init_from=outputs/benchmarks/adaptation-texts-0 "
+ADAPTATION: list[Row] = [
+    ("texts", "experiment=domain_adaptation", (0,)),
+    *((f"{count} rows, as pretrained", FEW.format(count) + "trainer.max_epochs=10", range(3)) for count in (200, 1000)),
+    *(
+        (f"{count} rows, adapted", FEW.format(count) + ADAPTED + "trainer.max_epochs=10", range(3))
+        for count in (200, 1000)
+    ),
+]
+
 FROZEN = "freezing.blocks=4 trainer.max_epochs=3 "
 STORE: list[Row] = [
     ("computed each time", f"{FROZEN}store=off", range(5)),
@@ -78,6 +100,10 @@ def main(arguments: Sequence[str]) -> None:
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
         "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS, missing=missing),
         "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
+        "augmentation": lambda: study("augmentation", "Changed copies of few rows of sst2, `model=mini`", AUGMENTATION),
+        "adaptation": lambda: study(
+            "adaptation", "sst2 after more pretraining on its own texts, `model=mini`", ADAPTATION
+        ),
         "padding": padding,
         "launch": launch,
         "precision": operations.precision,

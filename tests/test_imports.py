@@ -19,8 +19,8 @@ TIERS = [
     {"compression"},
     {"deployment", "reporting"},
     {"config", "overrides"},
-    {"preflight"},
-    {"assembly", "compress", "experiment", "cli", "finished", "launch", "recover", "trials"},
+    {"preflight", "reading"},
+    {"assembly", "check", "compress", "experiment", "cli", "finished", "launch", "recover", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from permafrost.building import build
+from permafrost.building import Node, build
 from permafrost.config import Settings
 from permafrost.errors import ConfigError
 from permafrost.preflight import (
@@ -23,9 +23,11 @@ from permafrost.preflight import (
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
+    import numpy as np
 
+    from permafrost.data.by_role import Notes
+    from permafrost.data.card import Card
     from permafrost.data.rows import StoredRows
-    from permafrost.data.sources import Notes
     from permafrost.data.tokenization import TokenizedSplit
     from permafrost.model.activation_store import ActivationStore
     from permafrost.model.gpt2 import GPT2WithHead
@@ -40,6 +42,8 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
+NO_WEIGHTS = {True: "this loss does not have; take loss=cross_entropy or focal", False: "is set already; set one"}
+CARD_ROWS = 2_000  # of each split, whose tokens the data card counts
 console = Console(highlight=False, soft_wrap=True, quiet=not is_first_process())
 
 
@@ -51,6 +55,9 @@ class Prepared:
     encoding: "Encoding"
     rows: dict[str, "StoredRows"]
     splits: dict[str, "TokenizedSplit"]
+    card: "Card"
+    quarantined: Sequence[Mapping[str, Any]] = ()
+    row_weights: "np.ndarray | None" = None  # (training rows,), how often each stands in an epoch
 
 
 def seed_everything(seed: int) -> None:
@@ -70,25 +77,49 @@ def seed_everything(seed: int) -> None:
 
 def prepare(settings: Settings) -> Prepared:
     """Read the rows, bind the task to them, tokenise; say what was found."""
-    from permafrost.data.sources import Notes
+    from permafrost.data.augmentation import augmented
+    from permafrost.data.balance import row_weights
+    from permafrost.data.by_role import Notes
+    from permafrost.data.card import brief_lines
+    from permafrost.reading import card_of, read_splits
     from permafrost.tasks.binding import kind_of
     from permafrost.tasks.preparation import encode_splits, first_row_shown
 
     console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name}")
-    notes = Notes()
+    notes, cache_dir = Notes(), Path(settings.data.cache_dir)
     kind = kind_of(settings.task.kind)
     rows = read_splits(settings, kind.roles, notes)
     options = settings.task.model_dump() | settings.head.model_dump()
     options |= {"right_context": right_context(settings), "window": window_length(settings)}
     task = kind.from_rows(rows, options)
     encoding = make_encoding(settings, rows["train"])
-    splits = encode_splits(task, rows, encoding, Path(settings.data.cache_dir))
+    card = card_of(rows, notes, encoding.tokenizer.backend_tokenizer, window_length(settings), CARD_ROWS)
+    rows["train"] = augmented(rows, **settings.augmentation.model_dump(), seed=settings.seed, notes=notes)
+    splits = encode_splits(task, rows, encoding, cache_dir)
     for name, split in splits.items():
         cut = f", {split.truncated_rows:,} of them cut: {split.share_read:.1%} read" if split.truncated_rows else ""
         notes.add(f"{name}: {len(split):,} rows, {int(split.lengths.sum()):,} tokens{cut}")
-    for line in [*notes.lines, *first_row_shown(splits["train"], encoding.tokenizer)]:
+    for line in [*notes.lines, *brief_lines(card), *first_row_shown(splits["train"], encoding.tokenizer)]:
         console.print(f"  {line}", markup=False)
-    return Prepared(task=task, encoding=encoding, rows=rows, splits=splits)
+    return Prepared(
+        task=task,
+        encoding=encoding,
+        rows=rows,
+        splits=splits,
+        card=card,
+        quarantined=notes.quarantined,
+        row_weights=row_weights(splits["train"], settings.data.balance, worth_of(settings, rows["train"], notes)),
+    )
+
+
+def worth_of(settings: Settings, train: "StoredRows", notes: "Notes") -> "np.ndarray | None":
+    """(rows,) of each training row: how sure its label is, times the weight of the file that it is from."""
+    from permafrost.data.balance import weights_by_origin
+
+    if not settings.data.mixture:
+        return notes.row_quality
+    by_origin = weights_by_origin(train, {name: part.weight for name, part in settings.data.mixture.items()})
+    return by_origin if notes.row_quality is None else by_origin * notes.row_quality
 
 
 def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
@@ -106,28 +137,8 @@ def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
         tokenizer=tokenizer,
         max_length=window_length(settings),
         max_windows=settings.data.max_windows,
+        cleaning=settings.cleaning.steps(),
     )
-
-
-def read_splits(settings: Settings, roles: Any, notes: "Notes") -> dict[str, "StoredRows"]:
-    from permafrost.data import sources
-
-    data = settings.data
-    paths = {"train": data.train, "validation": data.validation, "test": data.test}
-    if data.source == "files":
-        given = sources.read_files(paths, data.format)
-    elif data.source == "hub":
-        hub_splits = {"train": data.hub.train, "validation": data.hub.validation, "test": data.hub.test}
-        given = sources.read_hub(str(data.hub.name), data.hub.subset, hub_splits)
-    else:
-        given = {"train": sources.installed_docstrings(data.source, Path(data.cache_dir))}
-    plan = sources.SplitPlan(
-        seed=data.split_seed,
-        validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction,
-        max_train_rows=data.max_train_rows,
-    )
-    return sources.split_rows(given, roles, data.columns.model_dump(), plan, notes, Path(data.cache_dir) / "rows")
 
 
 def make_models(settings: Settings, prepared: Mapping[str, Prepared]) -> dict[str, "GPT2WithHead"]:
@@ -217,6 +228,7 @@ def make_modules(
         seed=settings.seed,
         temperature=settings.task.mixing_temperature,
         of_teacher=of_teacher,
+        row_weights={name: part.row_weights for name, part in prepared.items() if part.row_weights is not None},
     )
     num_blocks = next(iter(models.values())).transformer.config.n_layer
     total_steps = data.total_steps(settings.trainer.max_epochs, settings.trainer.max_steps)
@@ -239,7 +251,7 @@ def make_modules(
         return made if isinstance(made, list) else [made]
 
     parts = {
-        name: Part(models[name], prepared[name].task, build(of_part.loss), taught)
+        name: Part(models[name], prepared[name].task, build(weighted_loss(of_part, prepared[name])), taught)
         for name, of_part in settings.by_part().items()
     }
     module = FineTuning(
@@ -251,6 +263,24 @@ def make_modules(
         compile=settings.model.compile,
     )
     return module, data
+
+
+def weighted_loss(settings: Settings, prepared: Prepared) -> Node:
+    """The loss as it is, or with the weights that even out the classes of the training rows.
+
+    Raises:
+        ConfigError: the loss takes none, or the user gave some.
+    """
+    from permafrost.data.balance import class_weights
+
+    if settings.data.balance != "weights":
+        return settings.loss
+    key = next((key for key in ("class_weights", "label_weights") if key in settings.loss), None)
+    if key is None or settings.loss[key] is not None:
+        raise ConfigError(f"data.balance=weights sets {key or 'weights'} of the loss, which {NO_WEIGHTS[key is None]}")
+    described = prepared.task.describe()
+    classes = described.get("tags") or described["labels"]
+    return settings.loss | {key: class_weights(prepared.splits["train"], len(classes)).tolist()}
 
 
 def make_trainer(

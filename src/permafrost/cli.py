@@ -16,6 +16,7 @@ app = typer.Typer(
 store_app = typer.Typer(help="What is kept of the frozen part's output.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 DEFAULT_STORE = Path("outputs/activations")
+DEFAULT_PROBLEMS = Path("outputs/data_problems.jsonl")
 StoreDirectory = Annotated[Path, typer.Option("--dir", help="the store.dir of the runs")]
 Run = Annotated[Path, typer.Argument(help="a run directory, or a model/ directory of one")]
 TextColumn = Annotated[list[str] | None, typer.Option("--text", help="column of the text; give it twice for a pair")]
@@ -67,8 +68,8 @@ def evaluate(
     label_column: Annotated[str | None, typer.Option("--label", help="column of the label or target")] = None,
 ) -> None:
     """Print the task's metrics over a file, as JSON."""
+    from permafrost.data.labels import labels_of
     from permafrost.deployment.predictor import Predictor
-    from permafrost.tasks.classification import labels_of
 
     predictor = Predictor(run)
     table = read_table(data, predictor.task.roles, text_column, label_column)
@@ -145,6 +146,55 @@ def compress(
         compress_each(run, [read_settings(config_of_run(run, each)) for each in combinations(overrides)])
     else:
         compress_run(run, read_settings(config_of_run(run, overrides)))
+
+
+@app.command()
+def synthesize(
+    writer: Annotated[Path, typer.Argument(help="a run that writes texts from labels")],
+    judge: Annotated[Path, typer.Argument(help="a run that tells labels of texts")],
+    train: Annotated[Path, typer.Option(help="the rows that both were trained on, which none repeats")],
+    output: Annotated[Path, typer.Option(help="where to write the new rows: .jsonl or .csv")],
+    per_label: Annotated[int, typer.Option(min=1, help="rows of each label at most")] = 50,
+    candidates: Annotated[int, typer.Option(min=1, help="written for each row that is kept")] = 10,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    text_column: TextColumn = None,
+) -> None:
+    """Write new training rows with one run, and keep those of whose label another is surest."""
+    from permafrost.deployment.predictor import Predictor
+    from permafrost.deployment.synthesis import synthesize
+
+    known = read_table(train, ["text"], text_column)["text"].to_pylist()
+    how = {"per_label": per_label, "candidates": candidates, "seed": seed}
+    rows, refused = synthesize(Predictor(writer), Predictor(judge), known, **how)
+    if not rows:
+        raise DataError(f"no row is left of what {writer} wrote: {dict(refused)}; train it longer, or on more rows")
+    write_answers(rows, output)
+    reasons = "".join(f", {count:,} {why}" for why, count in refused.items() if count)
+    print(f"{len(rows):,} rows in {output}; refused{reasons.removeprefix(',') or ' none'}", file=sys.stderr)
+
+
+@app.command("check-data")
+def check_data(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="what you would type after `python train.py`: data=files data.train=PATH")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="where all problems are written, a JSON line each")] = DEFAULT_PROBLEMS,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="leave training rows in that stand in validation or test, and say so")
+    ] = False,
+) -> None:
+    """Say what is wrong with the data of a run, and what they are, before there is a model. Ends with 3 on errors."""
+    from permafrost.check import check_data, report_lines
+    from permafrost.config import read_data_settings
+    from permafrost.launch import CONFIG_DIR, compose_or_explain
+
+    allowed = ["data.allow_leaks=true"] if allow_leaks else []
+    settings = read_data_settings(compose_or_explain([*(overrides or []), *allowed], CONFIG_DIR))
+    card, log = check_data(settings, output)
+    for line in report_lines(card, log, output):
+        print(line)
+    if log.errors:
+        raise SystemExit(DataError.exit_code)
 
 
 @app.command()

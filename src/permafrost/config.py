@@ -4,7 +4,7 @@ The YAML files under conf/ hold the defaults; this schema holds none, so that ea
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +18,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+Checked = TypeVar("Checked", bound=Section)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -69,9 +70,15 @@ class HubSection(Section):
     test: str | None
 
 
+class IngredientSection(Section):
+    train: str | list[str]
+    weight: Annotated[float, Field(gt=0)]
+
+
 class DataSection(Section):
     name: str
-    source: Literal["files", "hub", "pydocs", "docstrings"]
+    source: Literal["files", "hub", "mixture", "pydocs", "docstrings"]
+    mixture: dict[str, IngredientSection] | None
     train: str | list[str] | None
     validation: str | list[str] | None
     test: str | list[str] | None
@@ -82,12 +89,46 @@ class DataSection(Section):
     validation_fraction: Fraction
     test_fraction: Fraction
     max_train_rows: Count | None
+    on_bad_rows: Literal["error", "quarantine"]
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)]
+    allow_leaks: bool
+    leak_similarity: Annotated[float, Field(ge=0.6, le=1)]
+    balance: Literal["none", "weights", "sampling"]
     max_length: Annotated[int, Field(ge=2)] | None
     max_windows: Count
     max_tokens_per_batch: Annotated[int, Field(ge=2)]
     batch_size: Count | None
     num_workers: Annotated[int, Field(ge=0)]
     cache_dir: str
+
+
+class MissingSection(Section):
+    text: Literal["drop", "constant"]
+    label: Literal["error", "drop", "most_frequent", "constant"]
+    target: Literal["error", "drop", "median", "constant"]
+    constant: str | int | float | None
+
+
+class CleaningSection(Section):
+    encoding: bool
+    html: bool
+    unicode: Literal["NFC", "NFKC"] | None
+    control: bool
+    boilerplate: list[str]
+    whitespace: bool
+    missing: MissingSection
+    duplicates: Literal["keep", "exact", "near"]
+    wrong_labels: Literal["none", "report", "drop", "weigh"]
+
+    def steps(self) -> dict[str, Any]:
+        """Those that change texts: what is done again to what a model is asked."""
+        return self.model_dump(exclude={"missing", "duplicates", "wrong_labels"})
+
+
+class AugmentationSection(Section):
+    kind: Literal["none", "eda", "aeda", "typos"]
+    copies: Count
+    share: Annotated[float, Field(gt=0, le=1)]
 
 
 class ArchitectureSection(Section):
@@ -149,6 +190,8 @@ class TrainerSection(Section):
 class PartSection(Section):
     task: TaskSection
     data: DataSection
+    cleaning: CleaningSection
+    augmentation: AugmentationSection
     head: HeadSection
     loss: Node
 
@@ -210,6 +253,8 @@ class Settings(Section):
     debug: bool
     task: TaskSection
     data: DataSection
+    cleaning: CleaningSection
+    augmentation: AugmentationSection
     model: ModelSection
     head: HeadSection
     freezing: FreezingSection
@@ -231,20 +276,34 @@ class Settings(Section):
         return {name: self.model_copy(update=sections | {"parts": {}}) for name, sections in own.items()}
 
 
+class DataSettings(Section):
+    """What there is to know of a run before torch is imported."""
+
+    seed: int
+    task: TaskSection
+    data: DataSection
+    cleaning: CleaningSection
+    model: ModelSection
+
+
+def read_data_settings(cfg: DictConfig) -> DataSettings:
+    """Of a whole configuration the part that says what the data are.
+
+    Raises:
+        ConfigError: as `read_settings`, for these sections.
+    """
+    return _validated(
+        {name: value for name, value in _plain(cfg).items() if name in DataSettings.model_fields}, DataSettings
+    )
+
+
 def read_settings(cfg: DictConfig) -> Settings:
     """The whole configuration, checked against the schema and the signatures of all that it names.
 
     Raises:
         ConfigError: an unknown key at any depth, a wrong type, a value out of range, a target not allowed.
     """
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"config: {error}".split("\n")[0]) from error
-    try:
-        settings = Settings.model_validate(plain)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, Settings) for problem in error.errors())) from None
+    settings = _validated(_plain(cfg), Settings)
     for name in ("optimizer", "scheduler", "loss"):
         check_node(getattr(settings, name), name)
     for name, part in settings.parts.items():
@@ -254,6 +313,20 @@ def read_settings(cfg: DictConfig) -> Settings:
             if node is not None:
                 check_node(node, f"{group}.{name}")
     return settings
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config: {error}".split("\n")[0]) from error
+
+
+def _validated(plain: Mapping[str, Any], schema: type[Checked]) -> Checked:
+    try:
+        return schema.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, schema) for problem in error.errors())) from None
 
 
 def _explain(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:

@@ -71,6 +71,7 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
         if is_first_process():
             claim(run_dir, settings, cfg)
+            write_card(run_dir, prepared)
         models = make_models(settings, prepared)
     with clock.stage("trunk"):
         stores = {
@@ -108,6 +109,17 @@ def claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> None:
     except OSError as error:
         raise ResourceError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
     console.print(f"  -> {run_dir}")
+
+
+def write_card(run_dir: Path, prepared: Mapping[str, Prepared]) -> None:
+    """data.json, the data card of each part; and the rows that were put aside, so that none is lost."""
+    cards = {name: part.card for name, part in prepared.items()}
+    (run_dir / "data.json").write_text(json.dumps(cards) + "\n", "utf-8")
+    aside = [{"part": name, **row} if name else row for name, part in prepared.items() for row in part.quarantined]
+    if aside:
+        lines = "".join(json.dumps(row, default=str) + "\n" for row in aside)
+        (run_dir / "quarantine.jsonl").write_text(lines, "utf-8")
+        console.print(f"  {len(aside):,} rows put aside: {run_dir}/quarantine.jsonl")
 
 
 def checkpoint_to_resume(resume: str, run_dir: Path) -> str | None:

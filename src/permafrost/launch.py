@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 CONFIG_DIR = Path(__file__).parents[2] / "conf"  # of the clone
-OF_A_PART = ("task", "data", "head", "loss")  # groups; the others are shared by all parts of task=multi
+OF_A_PART = (
+    "task",
+    "data",
+    "cleaning",
+    "augmentation",
+    "head",
+    "loss",
+)  # groups; the others are shared by all parts of task=multi
 
 
 def run_program(main: Callable[[], Any], config_dir: Path) -> None:

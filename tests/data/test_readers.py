@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -67,7 +68,6 @@ FAULTS = [
     ("a.csv", b"text,label\n", "no rows"),
     ("a.json", b'{"text": "x"}', r"a.json:1: expected a list"),
     ("a.json", b"", "the file is empty"),
-    ("a.csv", b"text,label\nx,a\ncaf\xe9,a\n", r"a.csv:3: byte 18 \(0xe9\) is not UTF-8, perhaps windows-1252"),
     ("a.csv", "text".encode("utf-16"), "perhaps utf-16"),
     ("a.csv.gz", gzip.compress(b"text,label\nx,a\n" * 50)[:20], "not a complete gzip file"),
     ("a.parquet", b"PAR1 no", "not a parquet file"),
@@ -83,6 +83,13 @@ ROW_FAULTS = [
         ["a.jsonl:2: not JSON", "a.jsonl:3: expected an object"],
     ),
     ("a.conll", b"a O\nb B-X extra\n\nc O\n", ["a.conll:2: 3 columns, but the sentence began with 2"]),
+    (
+        "a.tsv",
+        b"text\tlabel\nx\ta\ncaf\xe9\ta\ny\tb\n",
+        ["a.tsv:3: byte 18 (0xe9) is not UTF-8, perhaps windows-1252"],
+    ),
+    ("a.txt", b"x\na\x00b\ny\n", ["a.txt:2: byte 3 is a NUL"]),
+    ("a.csv", b'text,label\nx,a\n"open,a\ny,b\n', ["a.csv:3: a quote is opened here and not closed"]),
 ]
 
 
@@ -90,7 +97,7 @@ ROW_FAULTS = [
 def test_a_row_that_cannot_be_read_keeps_its_place_among_the_others(name, content, messages, tmp_path):
     (tmp_path / name).write_bytes(content)
     rows = read_rows(tmp_path / name)
-    faults = [row["fault"] for row in rows if "fault" in row]
+    faults = [str(row["fault"]) for row in rows if "fault" in row]
     assert len(faults) == len(messages)
     assert all(message in fault for fault, message in zip(faults, messages, strict=True))
     assert sum("fault" not in row for row in rows) == (1 if name == "a.conll" else 2)
@@ -127,12 +134,18 @@ def test_parallel_files_are_pairs_of_lines(tmp_path):
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        ("one\n\n", "eins\nzwei\n", "t.en:2: an empty line"),
-        ("one\ntwo\n", "eins\n", "t.de:2: the file ends here, and t.en goes on"),
+        ("one\n\n", "eins\nzwei\n", "t.en:2: an empty line; remove the line in both files"),
+        (
+            "one\ntwo\n",
+            "eins\n",
+            "t.de:2: the file ends here, and t.en goes on; "
+            "lines of one number belong together; look for one that was left out",
+        ),
     ],
 )
 def test_parallel_files_that_do_not_fit_are_told_where(source, target, message, tmp_path):
-    assert [row["fault"] for row in parallel(tmp_path, source, target) if "fault" in row] == [f"{tmp_path}/{message}"]
+    faults = [str(row["fault"]) for row in parallel(tmp_path, source, target) if "fault" in row]
+    assert faults == [f"{tmp_path}/{message}"]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FAULTS, ids=[f"{n}-{m[:20]}" for n, _, m in FAULTS])
@@ -175,8 +188,7 @@ def test_lines_of_windows_and_gzipped_text(name, tmp_path):
 
 def test_an_odd_byte_after_a_byte_order_mark_is_placed_by_the_file(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfab\n\xe9\n")
-    with pytest.raises(DataError, match=r"a.txt:2: byte 6 \(0xe9\)"):
-        read_rows(tmp_path / "a.txt")
+    assert "a.txt:2: byte 6 (0xe9)" in str(read_rows(tmp_path / "a.txt")[1]["fault"])
 
 
 def test_gzip_damaged_inside_is_a_data_error(tmp_path):
@@ -218,5 +230,4 @@ def test_a_file_is_read_as_its_rows_are_asked_for(suffix, tmp_path):
     (tmp_path / f"a.txt{suffix}").write_bytes(gzip.compress(content) if suffix else content)
     rows = readers.read_rows(tmp_path / f"a.txt{suffix}")
     assert [next(rows)["text"] for _ in range(1000)][-1] == "a plain line"
-    with pytest.raises(DataError, match=r"a.txt.*:100002: byte 1300008 \(0xe9\)"):
-        list(rows)
+    assert re.search(r"a.txt.*:100002: byte 1300008 \(0xe9\)", str(list(rows)[-1]["fault"]))

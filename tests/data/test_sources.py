@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from permafrost.data import sources
+from permafrost.data import by_role, sources
 from permafrost.data.rows import keep
 from permafrost.data.sources import Notes, SplitPlan, read_hub, rows_by_role, sample_rows
 from permafrost.errors import DataError, ResourceError
@@ -22,7 +22,7 @@ def pick(given, roles=("text", "label"), columns=None, notes=None):
 
 @pytest.fixture(params=[7, 20_000], ids=lambda size: f"slices of {size}")
 def split_rows(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "SLICE_ROWS", request.param)
+    monkeypatch.setattr(by_role, "SLICE_ROWS", request.param)
 
     def split(given, plan=PLAN):
         return sources.split_rows(given, ("text", "label"), {}, plan, Notes(), tmp_path)

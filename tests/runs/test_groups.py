@@ -87,9 +87,10 @@ def local_hub(directory: Path, columns: list[str]) -> Path:
     """A data set directory as 🤗 Datasets reads it, with the preset's columns."""
     values = {"label": ["0", "1"], "score": ["0.5", "4.5"]}
     for split in ("train", "validation", "test"):
-        lines = [",".join(columns)]
+        lines, named = [",".join(columns)], "" if split == "train" else f"{split} "
         lines += [
-            ",".join(values[c][i % 2] if c in values else f"words {i} of {c}" for c in columns) for i in range(12)
+            ",".join(values[c][i % 2] if c in values else f"{named}words {i} of {c}" for c in columns)
+            for i in range(12)
         ]
         (directory / f"{split}.csv").write_text("\n".join(lines) + "\n")
     return directory

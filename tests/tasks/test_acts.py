@@ -88,6 +88,6 @@ def test_faults_are_told_all_at_once_with_their_places():
     with pytest.raises(DataError) as caught:
         acts_of({"train": train, "validation": train.slice(0, 1), "test": test})
     assert str(caught.value).splitlines() == [
-        "f:2: 2 turns, and 1 labels for them",
+        "f:2: 2 turns, and 1 labels for them; give each turn one label",
         "f:1: test has the label 'tel', which train has not; did you mean 'tell'?",
     ]

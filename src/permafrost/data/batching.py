@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from permafrost.data.balance import drawn_rows
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.ragged import RaggedArray
 
@@ -51,10 +52,16 @@ class RowBatching:
 Batching = TokenBatching | RowBatching
 
 
-def shuffled_batches(lengths: np.ndarray, batching: Batching, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row positions of each batch of one epoch: every row once, rows of like length together."""
+def shuffled_batches(
+    lengths: np.ndarray, batching: Batching, *, seed: int, epoch: int, weights: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Row positions of each batch of one epoch, rows of like length together: every row once, or as often as its weight
+    says."""
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(lengths))
+    if weights is None:
+        order = generator.permutation(len(lengths))
+    else:
+        order = generator.permutation(drawn_rows(weights, seed=seed, epoch=epoch))
     chunk_rows = max(1, CHUNK_BATCHES * _typical_rows(lengths, batching))
     batches: list[np.ndarray] = []
     for start in range(0, len(order), chunk_rows):

@@ -1,42 +1,43 @@
 """One file -> rows: csv, tsv, jsonl, json, parquet, txt and column files, each also gzipped. Errors name file and line.
 
-A row that cannot be read has FAULT, a sentence, in place of its columns, so that all faults of a file can be told.
+A row that cannot be read has FAULT, a Problem, in place of its columns, so that all faults of a file can be told.
 """
 
-import csv
-import gzip
 import itertools
 import json
-import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from permafrost.data.delimited import read_delimited
+from permafrost.data.lines import Line, text_lines, whole_text
+from permafrost.data.problems import Problem, fault, problem_of
 from permafrost.errors import DataError, nearest
 
 Row = dict[str, Any]
 FAULT = "fault"
+JSON_ROW = 'a row is an object: {"text": "...", "label": "..."}'
 
 
 def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
     """Rows of a file one after the other, each with `where` (file:line). The format is the extension's unless given.
 
     Raises:
-        DataError: no such file, an unknown format, no rows; on the way, text that is not UTF-8, a malformed line.
+        DataError: no such file, an unknown format, no rows, a file that is damaged as a whole.
     """
     path = path.expanduser()
     if not path.is_file():
         siblings = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file{nearest(path.name, siblings) if siblings else ''}")
+        hint = nearest(path.name, siblings).removeprefix("; ") if siblings else "give the path as seen from here"
+        raise fault("E101", str(path), "no such file", hint)
     chosen = file_format or _format_of(path)
     if chosen not in READERS:
-        raise DataError(f"{path}: cannot tell the format from the name; set data.format={'|'.join(READERS)}")
+        fix = f"set data.format={'|'.join(READERS)}"
+        raise fault("E101", str(path), "cannot tell the format from the name", fix)
     rows = READERS[chosen](path)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"{path}: the file has no rows")
+        raise fault("E102", str(path), "the file has no rows", "give a file with some")
     return itertools.chain([first], rows)
 
 
@@ -45,79 +46,42 @@ def _format_of(path: Path) -> str:
     return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == "gz" else (suffixes or [""])[-1]
 
 
-@contextmanager
-def _opened(path: Path, newline: str) -> Iterator[TextIO]:
-    """The file as text, line by line; a byte order mark at its start is no part of it."""
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline=newline) as unpacked:
-                yield unpacked
-        else:
-            with path.open(encoding="utf-8-sig", newline=newline) as file:
-                yield file
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a complete gzip file ({error})") from error
-
-
-def _not_utf8(path: Path) -> DataError:
-    """A decoder counts from its last read: the place is looked for again, from the file's first byte."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        guess = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "windows-1252"
-        return DataError(
-            f"{path}:{line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8, perhaps {guess}; "
-            f"convert it with: iconv -f {guess} -t utf-8 {path.name}"
-        )
-    return DataError(f"{path}: the file changed while it was read")
+def _faulty(problem: Problem, path: Path) -> Row:
+    """Its place as other rows have it, which is by the file's name alone."""
+    return {"where": path.name + problem.where.removeprefix(str(path)), FAULT: problem}
 
 
 def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
-    # A tab-separated file quotes nothing: its texts hold quotes of their own.
-    csv.field_size_limit(sys.maxsize)
-    quoting: Any = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
-
     def read(path: Path) -> Iterator[Row]:
-        with _opened(path, newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, **quoting)
-            header = next(reader, None)
-            if not header:
-                raise DataError(f"{path}: the file is empty")
-            for values in reader:
-                where = {"where": f"{path.name}:{reader.line_num}"}
-                if len(values) == len(header):
-                    yield dict(zip(header, values, strict=True)) | where
-                elif values:
-                    found = f"{len(values)} columns, but the header has {len(header)}"
-                    yield where | {FAULT: f"{path}:{reader.line_num}: {found}"}
+        for row in read_delimited(path, delimiter):
+            yield _faulty(row, path) if isinstance(row, Problem) else row
 
     return read
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with _opened(path, newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield _as_row(_parse(line.rstrip(), path, number), path, number)
-                except DataError as error:
-                    yield {"where": f"{path.name}:{number}", FAULT: str(error)}
+    for line in text_lines(path):
+        if line.problem:
+            yield _faulty(line.problem, path)
+        elif line.text.strip():
+            try:
+                yield _as_row(_parse(line.text.rstrip(), path, line.number), path, line.number)
+            except DataError as error:
+                yield _faulty(problem_of(error), path)
 
 
 def _json_array(path: Path) -> Iterator[Row]:
-    with _opened(path, newline="\n") as file:
-        text = file.read()
+    text = whole_text(path)
     if not text.strip():
-        raise DataError(f"{path}: the file is empty")
+        raise fault("E102", str(path), "the file is empty", "give a file with rows")
     values = _parse(text, path, 1)
     if not isinstance(values, list):
-        raise DataError(f"{path}:1: expected a list of objects; one object a line is data.format=jsonl")
+        raise fault("E103", f"{path}:1", "expected a list of objects", "one object a line is data.format=jsonl")
     for number, value in enumerate(values, 1):
-        yield _as_row(value, path, number)
+        try:
+            yield _as_row(value, path, number)
+        except DataError as error:
+            yield _faulty(problem_of(error), path)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -129,15 +93,17 @@ def _parquet(path: Path) -> Iterator[Row]:
         rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, 1):
             yield row | {"where": f"{path.name}:{number}"}
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a parquet file ({error})") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        fix = "write it again; if it is another format, data.format says which"
+        raise fault("E103", str(path), f"not a parquet file ({error})", fix) from error
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    with _opened(path, newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield {"text": line.strip(), "where": f"{path.name}:{number}"}
+    for line in text_lines(path):
+        if line.problem:
+            yield _faulty(line.problem, path)
+        elif line.text.strip():
+            yield {"text": line.text.strip(), "where": f"{path.name}:{line.number}"}
 
 
 def _column_file(path: Path) -> Iterator[Row]:
@@ -145,16 +111,14 @@ def _column_file(path: Path) -> Iterator[Row]:
 
     Columns are named by their number, `"0"` the first; document marks (-DOCSTART-) are no sentence.
     """
-    with _opened(path, newline="\n") as file:
-        sentence, first_line = list[list[str]](), 1
-        for number, line in enumerate(itertools.chain(file, [""]), 1):
-            if columns := _columns(line):
-                first_line = first_line if sentence else number
-                sentence.append(columns)
-            elif sentence:
-                if sentence[0][0] != "-DOCSTART-":
-                    yield _sentence(sentence, path, first_line)
-                sentence = []
+    sentence: list[tuple[Line, list[str]]] = []
+    for line in itertools.chain(text_lines(path), [Line(0, "")]):
+        if columns := _columns(line.text):
+            sentence.append((line, columns))
+        elif sentence:
+            if sentence[0][1][0] != "-DOCSTART-":
+                yield _sentence(sentence, path)
+            sentence = []
 
 
 def _columns(line: str) -> list[str]:
@@ -163,57 +127,75 @@ def _columns(line: str) -> list[str]:
     return [part for part in (line.split("\t") if "\t" in line else line.split(" ")) if part.strip()]
 
 
-def _sentence(lines: list[list[str]], path: Path, first_line: int) -> Row:
-    where = {"where": f"{path.name}:{first_line}"}
-    for number, columns in enumerate(lines, first_line):
-        if len(columns) != len(lines[0]):
-            found = f"{len(columns)} columns, but the sentence began with {len(lines[0])}"
-            return where | {FAULT: f"{path}:{number}: {found}"}
-    return (
-        {str(index): list(values) for index, values in enumerate(zip(*lines, strict=True))}
-        | where
-        | {"first_line": first_line}
-    )
+def _sentence(words: list[tuple[Line, list[str]]], path: Path) -> Row:
+    first, num_columns = words[0][0].number, len(words[0][1])
+    for line, columns in words:
+        if line.problem:
+            return _faulty(line.problem, path)
+        if len(columns) != num_columns:
+            found = f"{len(columns)} columns, but the sentence began with {num_columns}"
+            fix = "a sentence ends with a blank line, and every word has all columns"
+            return _faulty(problem_of(fault("E201", f"{path}:{line.number}", found, fix, line.text.strip())), path)
+    values = zip(*(columns for _, columns in words), strict=True)
+    named: Row = {str(index): list(column) for index, column in enumerate(values)}
+    return named | {"where": f"{path.name}:{first}", "first_line": first}
 
 
 def read_parallel(paths: Sequence[Path]) -> Iterator[Row]:
     """Two files of one text each line -> rows of `source` and `target`."""
     if len(paths) != 2:
-        raise DataError(f"{len(paths)} files of parallel text; give two: data.train=[TRAIN.en,TRAIN.de]")
-    sides = [read_lines(path) for path in paths]
+        raise fault("E101", "", f"{len(paths)} files of parallel text", "give two: data.train=[TRAIN.en,TRAIN.de]")
+    for path in paths:
+        if not path.expanduser().is_file():
+            raise fault("E101", str(path), "no such file", "give the path as seen from here")
+    sides = [text_lines(path.expanduser()) for path in paths]
     for number, (source, target) in enumerate(itertools.zip_longest(*sides), 1):
         where = {"where": f"{paths[0].name}:{number}"}
         if source is None or target is None:
             short, long = (paths[0], paths[1]) if source is None else (paths[1], paths[0])
-            yield where | {FAULT: f"{short}:{number}: the file ends here, and {long.name} goes on"}
+            found = f"the file ends here, and {long.name} goes on"
+            fix = "lines of one number belong together; look for one that was left out"
+            yield where | {FAULT: Problem(code="E205", where=f"{short}:{number}", message=found, fix=fix)}
             return
-        empty = [path for path, text in zip(paths, (source, target), strict=True) if not text]
-        yield where | (
-            {FAULT: f"{empty[0]}:{number}: an empty line"} if empty else {"source": source, "target": target}
-        )
+        problem = _problem_of_pair(paths, (source, target))
+        yield where | ({FAULT: problem} if problem else {"source": source.text.strip(), "target": target.text.strip()})
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Every line of a file, blank ones too."""
-    if not path.expanduser().is_file():
-        raise DataError(f"{path}: no such file")
-    with _opened(path.expanduser(), newline="\n") as file:
-        for line in file:
-            yield line.strip()
+def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line]) -> Problem | None:
+    for path, line in zip(paths, lines, strict=True):
+        if line.problem:
+            return line.problem
+        if not line.text.strip():
+            fix = "remove the line in both files"
+            return Problem(code="E205", where=f"{path}:{line.number}", message="an empty line", fix=fix)
+    return None
 
 
 def _parse(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise DataError(f"{path}:{line}: the JSON is nested too deeply to be rows") from None
+        raise fault("E203", f"{path}:{line}", "the JSON is nested too deeply to be rows", JSON_ROW) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{line + error.lineno - 1}: not JSON: {error.msg} at column {error.colno}") from None
+        at, place = text[max(0, error.pos - 20) :], f"{path}:{line + error.lineno - 1}"
+        raise fault("E203", place, f"not JSON: {error.msg} at column {error.colno}", _json_fix(error), at) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise fault("E203", f"{path}:{line}", f"not JSON that can be read: {error}", JSON_ROW) from None
+
+
+def _json_fix(error: json.JSONDecodeError) -> str:
+    """For the commonest mistakes."""
+    if error.msg == "Extra data":
+        return "an object a line: break the line between them"
+    if error.doc[error.pos :][:1] in ("}", "]") or error.msg.startswith("Illegal trailing comma"):
+        return "remove the comma before it"
+    return "names and texts stand in double quotes" if error.doc[error.pos :][:1] == "'" else JSON_ROW
 
 
 def _as_row(value: Any, path: Path, line: int) -> Row:
     if not isinstance(value, dict):
-        raise DataError(f"{path}:{line}: expected an object with columns, found {type(value).__name__}")
+        found = f"expected an object with columns, found {type(value).__name__}"
+        raise fault("E204", f"{path}:{line}", found, JSON_ROW, value)
     return value | {"where": f"{path.name}:{line}"}
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from permafrost.errors import DataError, nearest
+from permafrost.data.problems import fault
+from permafrost.errors import nearest
 
 Row = Mapping[str, Any]  # as a reader gives it; `where` says file:line
 Names = Sequence[str]  # of the columns that fill a role
@@ -33,15 +34,15 @@ def read_text(row: Row, names: Names) -> Fields:
 def read_label(row: Row, names: Names) -> Fields:
     value = row.get(names[0])
     if value is None or not str(value).strip():
-        raise DataError(f"{row['where']}: no label in column {names[0]!r}; fill it in or remove the row")
-    return {"label": str(value).strip()}
+        raise fault("E401", row["where"], f"no label in column {names[0]!r}", "fill it in or remove the row")
+    return {"label": _checked(str(value).strip(), row, names[0])}
 
 
 def read_labels(row: Row, names: Names) -> Fields:
     """A list of labels, or one text that holds them between `|`, `;` or `,`; none is no fault."""
     value = row.get(names[0])
     given = value if isinstance(value, list) else re.split(r"[|;,]", str(value or ""))
-    return {"labels": sorted({str(label).strip() for label in given} - {""})}
+    return {"labels": sorted({_checked(str(label).strip(), row, names[0]) for label in given} - {""})}
 
 
 def read_number(row: Row, names: Names) -> Fields:
@@ -50,7 +51,8 @@ def read_number(row: Row, names: Names) -> Fields:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{row['where']}: {row.get(names[0])!r} in column {names[0]!r} is not a number")
+        found = f"{row.get(names[0])!r} in column {names[0]!r} is not a number"
+        raise fault("E402", row["where"], found, "write it as 3 or 0.25, or remove the row")
     return {"target": value}
 
 
@@ -64,7 +66,8 @@ def read_references(row: Row, names: Names) -> Fields:
     given = [as_text(one) for one in value] if isinstance(value, list) else [as_text(value)]
     references = [_checked(text, row, names[0]) for text in given if text.strip()]
     if not references:
-        raise DataError(f"{row['where']}: column {names[0]!r} is empty: nothing to write")
+        found = f"column {names[0]!r} is empty: nothing to write"
+        raise fault("E404", row["where"], found, "fill it in or remove the row")
     return {"references": references}
 
 
@@ -73,13 +76,14 @@ def read_turns(row: Row, names: Names) -> Fields:
     value = row.get(names[0])
     if not isinstance(value, list) or len(value) < 2:
         count = len(value) if isinstance(value, list) else 0
-        raise DataError(f"{row['where']}: {count} turns in column {names[0]!r}; a dialogue needs two or more")
+        raise fault("E405", row["where"], f"{count} turns in column {names[0]!r}", "a dialogue needs two or more")
     turns = [_turn(turn, number) for number, turn in enumerate(value)]
     for number, (_, text) in enumerate(turns, 1):
         if not text.strip():
-            raise DataError(f"{row['where']}: turn {number} of column {names[0]!r} is empty")
+            found = f"turn {number} of column {names[0]!r} is empty"
+            raise fault("E405", row["where"], found, "fill it in or remove it")
     return {
-        "speakers": [speaker for speaker, _ in turns],
+        "speakers": [_checked(speaker, row, names[0]) for speaker, _ in turns],
         "turns": [_checked(text, row, names[0]) for _, text in turns],
     }
 
@@ -88,10 +92,12 @@ def read_acts(row: Row, names: Names) -> Fields:
     """One label for each turn; that there are as many is for the task to see, which has the turns."""
     value = row.get(names[0])
     if not isinstance(value, list):
-        raise DataError(f"{row['where']}: column {names[0]!r} holds no list; it has to hold a label for each turn")
-    acts = [str(act).strip() for act in value]
+        found = f"column {names[0]!r} holds no list"
+        raise fault("E406", row["where"], found, "it has to hold a label for each turn", value)
+    acts = [_checked(str(act).strip(), row, names[0]) for act in value]
     if "" in acts:
-        raise DataError(f"{row['where']}: turn {acts.index('') + 1} of column {names[0]!r} has no label")
+        found = f"turn {acts.index('') + 1} of column {names[0]!r} has no label"
+        raise fault("E406", row["where"], found, "fill it in")
     return {"acts": acts}
 
 
@@ -100,11 +106,14 @@ def read_tagged(row: Row, names: Names) -> Fields:
     tokens, tags = (row.get(name) for name in names)
     if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
         counts = [len(value) if isinstance(value, list) else 0 for value in (tokens, tags)]
-        raise DataError(f"{row['where']}: {counts[0]} words in {names[0]!r} and {counts[1]} tags in {names[1]!r}")
+        found = f"{counts[0]} words in {names[0]!r} and {counts[1]} tags in {names[1]!r}"
+        raise fault("E407", row["where"], found, "give each word a tag")
     for number, tag in enumerate(tags):
         if not TAG.fullmatch(str(tag)):
-            raise DataError(f"{place_of(row, number)}: {tag!r} is no tag; known are O and B-, I-, E- or S- with a type")
-    return {"tokens": [_checked(str(token), row, names[0]) for token in tokens], "tags": to_bio(tags)}
+            fix = "known are O and B-, I-, E- or S- with a type"
+            raise fault("E407", place_of(row, number), f"{tag!r} is no tag", fix, tokens[number])
+    words = [_checked(str(token), row, names[0]) for token in tokens]
+    return {"tokens": words, "tags": [_checked(tag, row, names[1]) for tag in to_bio(tags)]}
 
 
 TAG = re.compile(r"O|[BIESLU]-\S+")
@@ -220,14 +229,16 @@ def columns_of(role: str, given: Mapping[str, Any], row: Row) -> tuple[Names, st
     if role == "tagged" and "first_line" in row:  # a column file: the word comes first and its tag last
         return [present[0], present[-1]], f"data.columns.token=0 data.columns.tag={present[-1]}, first and last column"
     hint = nearest(keys[0], present)
-    raise DataError(f"{row['where']}: no column looks like the {keys[0]}{hint} set data.columns.{keys[0]}=NAME")
+    found = f"no column looks like the {keys[0]}{hint} set data.columns.{keys[0]}=NAME"
+    raise fault("E301", row["where"], found, text=", ".join(present))
 
 
 def _named(name: Any, key: str, row: Row, present: Sequence[str]) -> str:
     """Of a column file, which has numbers for names, -1 is the last."""
     found = present[name] if isinstance(name, int) and -len(present) <= name < 0 else str(name)
     if found not in row:
-        raise DataError(f"{row['where']}: no column {found!r} for data.columns.{key}{nearest(found, present)}")
+        missing = f"no column {found!r} for data.columns.{key}{nearest(found, present)}"
+        raise fault("E301", row["where"], missing, text=", ".join(present))
     return found
 
 
@@ -239,9 +250,9 @@ def _checked(text: str, row: Row, name: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{row['where']}: column {name!r} holds half a character at position {error.start}; remove or mend it"
-        ) from None
+        found = f"column {name!r} holds half a character at position {error.start}"
+        excerpt = text.encode("utf-8", "backslashreplace").decode()
+        raise fault("E403", row["where"], found, "remove or mend it", excerpt) from None
     return text
 
 

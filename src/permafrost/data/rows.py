@@ -3,16 +3,30 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 SLICE_ROWS = 4_000
 WHERE = "where"  # the column that says file:line, for messages
+ORIGIN = "origin"  # of rows from several files, the name of each one's
+
+
+class Table(Protocol):
+    """Rows of which single columns are asked for: a table, or rows kept on disk."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def column_names(self) -> Sequence[str]: ...
+
+    def __getitem__(self, name: str, /) -> pa.ChunkedArray: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,14 @@ class StoredRows:
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         """One column, in memory."""
         return pa.chunked_array([_alone(part[name]) for part in self.slices()])
+
+    def at(self, rows: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Single rows, in the order of the split."""
+        wanted, start = np.unique(np.fromiter(rows, np.int64)), 0
+        for part in self.slices():
+            here = wanted[(wanted >= start) & (wanted < start + part.num_rows)] - start
+            yield from part.take(here).to_pylist()
+            start += part.num_rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (row for part in self.slices() for row in part.to_pylist())

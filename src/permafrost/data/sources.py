@@ -8,7 +8,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from permafrost.atomic import complete_or_absent
+from permafrost.data.by_role import Change, Notes, RowPolicy, Rows, rows_by_role
 from permafrost.data.docstrings import chapters, library_rows, package_rows
-from permafrost.data.readers import FAULT, Row, read_parallel, read_rows
-from permafrost.data.roles import ROLES, Names, as_text, columns_of
-from permafrost.data.rows import SLICE_ROWS, WHERE, StoredRows, keep, writing
+from permafrost.data.problems import fault
+from permafrost.data.readers import Row, read_parallel, read_rows
+from permafrost.data.roles import as_text
+from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep, writing
 from permafrost.data.splits import split_of, unit_hash
 from permafrost.errors import DataError, ResourceError, nearest
 
-Rows = Iterable[Row]
 Splits = dict[str, StoredRows]
 SPLIT_NAMES = ("train", "validation", "test")
-
-MAX_FAULTS = 20  # told of at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,49 +40,54 @@ class SplitPlan:
     max_train_rows: int | None = None
 
 
-@dataclass
-class Notes:
-    """What was found and decided while reading, one sentence each, for the user to see."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, line: str) -> None:
-        if line not in self.lines:
-            self.lines.append(line)
-
-
 def split_rows(
-    given: Mapping[str, Rows],
+    given: Mapping[str, Rows | Mapping[str, Rows]],
     roles: Sequence[str],
     columns: Mapping[str, Any],
     plan: SplitPlan,
     notes: Notes,
     directory: Path,
+    policy: RowPolicy | None = None,
+    change: Change | None = None,
 ) -> Splits:
     """The three splits by role, kept under `directory`; one that is not given is cut from train by the texts.
 
-    `columns` are names by data.columns' keys; None is found by itself among the common names.
+    `columns` are names by data.columns' keys; None is found by itself among the common names. `policy` says what
+    becomes of rows that cannot be used, and `change` is done to the others.
     """
     missing = [name for name in ("validation", "test") if name not in given]
-    slices = {name: rows_by_role(rows, roles, columns, name, notes) for name, rows in given.items()}
+    slices = {name: mixed(rows, roles, columns, name, notes, policy, change) for name, rows in given.items()}
     splits = cut(slices.pop("train"), missing, plan, directory)
     splits |= {name: keep(parts, directory) for name, parts in slices.items()}
     if plan.max_train_rows is not None:
         splits["train"] = sample_rows(splits["train"], plan.max_train_rows, plan.seed, directory)
     for name in SPLIT_NAMES:
         if not splits[name].num_rows:
-            raise DataError(f"the {name} split has no rows; give data.{name}=PATH or raise data.{name}_fraction")
+            fix = f"give data.{name}=PATH or raise data.{name}_fraction"
+            raise fault("E505", "", f"the {name} split has no rows", fix)
     return {name: splits[name] for name in SPLIT_NAMES}
+
+
+def mixed(
+    rows: Rows | Mapping[str, Rows], roles: Sequence[str], columns: Mapping[str, Any], split: str, *how: Any
+) -> Iterator[pa.Table]:
+    """Rows by role; of several parts one after the other, each row with its part's name as ORIGIN."""
+    if not isinstance(rows, Mapping):
+        yield from rows_by_role(rows, roles, columns, split, *how)
+        return
+    for name, of_part in rows.items():
+        for table in rows_by_role(of_part, roles, columns, f"{split}/{name}", *how):
+            yield table.append_column(ORIGIN, pa.array([name] * table.num_rows))
 
 
 def read_files(paths: Mapping[str, str | Sequence[str] | None], file_format: str | None) -> Mapping[str, Rows]:
     """Rows of the files given for each split, each row with its `where`; two files are one text line by line."""
     if not paths.get("train"):
-        raise DataError("data=files needs a training file: data.train=PATH")
-    return {name: _read(path, file_format) for name, path in paths.items() if path}
+        raise fault("E101", "", "data=files needs a training file", "data.train=PATH")
+    return {name: read_file(path, file_format) for name, path in paths.items() if path}
 
 
-def _read(path: str | Sequence[str], file_format: str | None) -> Rows:
+def read_file(path: str | Sequence[str], file_format: str | None) -> Rows:
     return read_rows(Path(path), file_format) if isinstance(path, str) else read_parallel([Path(part) for part in path])
 
 
@@ -121,47 +125,6 @@ def installed_docstrings(kind: str, cache_dir: Path) -> list[Row]:
         with complete_or_absent(path) as partial:
             parquet.write_table(pa.Table.from_pylist(rows), partial)
     return [{**row, "where": row["source"]} for row in parquet.read_table(path).to_pylist()]
-
-
-def rows_by_role(
-    rows: Rows, roles: Sequence[str], columns: Mapping[str, Any], split: str, notes: Notes
-) -> Iterator[pa.Table]:
-    """Pick each role's columns and check their values, slice by slice.
-
-    Raises:
-        DataError: what is wrong with the rows, a line for each fault, up to MAX_FAULTS of them.
-    """
-    checked = _checked_rows(rows, roles, columns, split, notes)
-    while part := list(itertools.islice(checked, SLICE_ROWS)):
-        fields = {name: kind for role in roles for name, kind in ROLES[role].fields.items() if name in part[0]}
-        yield pa.Table.from_pylist(part, pa.schema({WHERE: pa.string()} | fields))
-
-
-def _checked_rows(
-    rows: Rows, roles: Sequence[str], columns: Mapping[str, Any], split: str, notes: Notes
-) -> Iterator[dict[str, Any]]:
-    """Rows by role; those without text are left out, counted and said."""
-    names: dict[str, Names] = {}
-    left_out, first_left_out, faults = 0, "", list[str]()
-    for row in rows:
-        try:
-            if FAULT in row:
-                raise DataError(row[FAULT])
-            names = names or _names_by_role(roles, columns, row, notes)
-            if not _has_text(row, names):
-                left_out, first_left_out = left_out + 1, first_left_out or row[WHERE]
-            elif not faults:
-                yield _by_role(row, names)
-            else:
-                _by_role(row, names)
-        except DataError as fault:
-            faults.append(str(fault))
-            if len(faults) == MAX_FAULTS or not names:
-                break
-    if faults:
-        raise DataError("\n".join(faults))
-    if left_out:
-        notes.add(f"{split}: left out {left_out} rows without text, the first at {first_left_out}")
 
 
 def cut(slices: Iterable[pa.Table], missing: Sequence[str], plan: SplitPlan, directory: Path) -> Splits:
@@ -205,27 +168,6 @@ def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> 
         ),
         directory,
     )
-
-
-def _names_by_role(roles: Sequence[str], columns: Mapping[str, Any], row: Row, notes: Notes) -> dict[str, Names]:
-    names = {}
-    for role in roles:
-        names[role], found = columns_of(role, columns, row)
-        if found:
-            notes.add(found)
-    return names
-
-
-def _has_text(row: Row, names: Mapping[str, Names]) -> bool:
-    """Whether there is anything to read; what there is to answer with is checked by its role."""
-    return all(as_text(row.get(name)).strip() for role in ("text", "source") for name in names.get(role, ()))
-
-
-def _by_role(row: Row, names: Mapping[str, Names]) -> dict[str, Any]:
-    fields: dict[str, Any] = {WHERE: row[WHERE]}
-    for role, columns in names.items():
-        fields |= ROLES[role].read(row, columns)
-    return fields
 
 
 def _placed(rows: Rows, source: str) -> Iterator[Row]:

@@ -42,7 +42,7 @@ class Branches:
 
     def _encoded(self, name: str, rows: Sequence[Mapping[str, Any]]) -> TokenizedSplit:
         predictor = self.predictors[name]
-        return encode_table(predictor.task, pa.Table.from_pylist([dict(row) for row in rows]), predictor.encoding)
+        return encode_table(predictor.task, pa.Table.from_pylist(predictor.cleaned(rows)), predictor.encoding)
 
     @torch.inference_mode()
     def _states(self, splits: Mapping[str, TokenizedSplit]) -> dict[bytes, Tensor]:

@@ -53,7 +53,7 @@ def export_model(
         save_file(model.head.attention.state_dict(), directory / "attention_pooling.safetensors")
     attention = "bidirectional" if model.bidirectional else "causal"
     description = task.describe() | {"max_length": encoding.max_length, "max_windows": encoding.max_windows}
-    description |= {"trunk": trunk, "attention": attention}
+    description |= {"trunk": trunk, "attention": attention, "cleaning": dict(encoding.cleaning)}
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
     write_checksums(directory)

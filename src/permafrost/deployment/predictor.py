@@ -14,6 +14,7 @@ from torch import Tensor
 
 from permafrost.checksums import check_files
 from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padded_batch
+from permafrost.data.cleaning import Cleaner, Steps
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
 from permafrost.deployment.sessions import graph_in
@@ -47,7 +48,9 @@ class Predictor:
             tokenizer=load_tokenizer(str(directory)),
             max_length=description["max_length"],
             max_windows=description["max_windows"],
+            cleaning=description.get("cleaning", {}),
         )
+        self.clean = Cleaner(Steps(**self.encoding.cleaning))
         self.loss = PLAIN_LOSSES.get(self.task.name, CrossEntropy)().eval()
         self.trunk = description.get("trunk")
         self.model: Any = load_described(directory, self.task, description, threads)
@@ -62,13 +65,17 @@ class Predictor:
         if isinstance(self.task, Writes):
             model = self.model.transformer
             with streaming(streamer):
-                return [{"text": text} for text in self.task.write(model, rows, self.encoding)]
+                return [{"text": text} for text in self.task.write(model, self.cleaned(rows), self.encoding)]
         return self.answering.answers(self.outputs_of(rows), rows)
 
     def outputs_of(self, rows: Sequence[Mapping[str, Any]]) -> Outputs:
         """What the task keeps of each row: a classifier its logits."""
-        table = pa.Table.from_pylist([dict(row) for row in rows])
+        table = pa.Table.from_pylist(self.cleaned(rows))
         return self.outputs(encode_table(self.task, table, self.encoding))
+
+    def cleaned(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """As the training rows were; what nothing would be left of stays as it is."""
+        return [(self.clean(row) if self.clean else None) or dict(row) for row in rows]
 
     @torch.inference_mode()
     def outputs(self, split: TokenizedSplit) -> Outputs:
@@ -108,6 +115,7 @@ class Predictor:
     def evaluate(self, table: pa.Table) -> dict[str, float]:
         """The task's metrics and its plain loss over labelled rows."""
         metrics = self.task.build_metrics("test") if isinstance(self.task, Answers) else None
+        table = pa.Table.from_pylist(self.cleaned(table.to_pylist()), table.schema) if self.clean else table
         total, count = 0.0, 0
         for batch in batches(encode_table(self.task, table, self.encoding)):
             loss_sum, outputs = self.task.loss_sum(self.model, batch, self.loss)

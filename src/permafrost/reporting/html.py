@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from permafrost.reporting.data_section import data_sections
 from permafrost.reporting.plots import confusion_svg, curves_svg, pareto_svg
 from permafrost.reporting.run_files import (
     answer_of,
@@ -16,6 +17,7 @@ from permafrost.reporting.run_files import (
     series,
     true_of,
 )
+from permafrost.reporting.tables import table
 from permafrost.tasks.base import asked_of
 
 PAGE = """<!doctype html>
@@ -40,6 +42,8 @@ def write_report(run_dir: Path) -> Path:
     yardsticks = read_json(run_dir / "yardsticks.json") if (run_dir / "yardsticks.json").exists() else {}
     parts = [_scores(result, yardsticks), _facts(result), *_compressed(result["compression"])]
     parts += [*_curves(metrics), *_errors(predictions)]
+    if (run_dir / "data.json").exists():
+        parts += data_sections(read_json(run_dir / "data.json"))
     config = (run_dir / "config.yaml").read_text("utf-8")
     parts.append(f"<h2>Configuration</h2><pre>{escape(config)}</pre>")
     title = escape(f"{result['task']} on {result['data']} with {result['model']}")
@@ -54,7 +58,7 @@ def _scores(result: Mapping[str, Any], yardsticks: Mapping[str, float]) -> str:
         for name, value in result["test"].items()
     ]
     rows += [[name, "", f"{value:.4f}"] for name, value in yardsticks.items()]
-    return "<h2>Scores</h2>" + _table(["", "validation", "test"], rows)
+    return "<h2>Scores</h2>" + table(["", "validation", "test"], rows)
 
 
 def _facts(result: Mapping[str, Any]) -> str:
@@ -68,7 +72,7 @@ def _facts(result: Mapping[str, Any]) -> str:
         ["peak memory", f"{result['peak_memory_mb']:,.0f} MiB"],
         ["seed", str(result["seed"])],
     ]
-    return "<h2>Run</h2>" + _table(["", ""], rows)
+    return "<h2>Run</h2>" + table(["", ""], rows)
 
 
 def _compressed(entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -88,7 +92,7 @@ def _compressed(entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         for method, of in versions.items()
     ]
     header = ["", f"test {name}", "whole model, trained as long", "MB", f"ms a request, {before['threads']} threads"]
-    yield "<h2>Compressed</h2>" + _table(header, rows)
+    yield "<h2>Compressed</h2>" + table(header, rows)
     higher_is_better = entries[0]["mode"] == "max"
     for key, label in (("size_mb", "MB on disk"), ("latency_ms", "ms a request")):
         points = {method: (of[key], of["metric"]) for method, of in versions.items()}
@@ -122,10 +126,4 @@ def _errors_of_part(predictions: Sequence[Mapping[str, Any]], named: str) -> Ite
         for row in most_wrong(predictions, 20)
     ]
     title = "Written for test rows" if "text" in predictions[0]["prediction"] else "Most wrong test rows"
-    yield f"<h2>{title}{named}</h2>" + _table(["row", "true", "predicted", "text"], rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    yield f"<h2>{title}{named}</h2>" + table(["row", "true", "predicted", "text"], rows)

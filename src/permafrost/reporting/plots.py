@@ -62,6 +62,36 @@ def confusion_svg(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str
     return _svg(figure)
 
 
+def class_bars_svg(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Split -> label -> rows, as each split's share, so that splits of different size can be compared."""
+    labels = list(next(iter(counts.values())))
+    figure, axes = _figure(height=max(1.5, 0.25 * len(labels) * len(counts) + 1))
+    height = 0.8 / len(counts)
+    for number, (name, of_split) in enumerate(counts.items()):
+        total = max(1, sum(of_split.values()))
+        places = [place + number * height for place in range(len(labels))]
+        axes.barh(places, [of_split[label] / total for label in labels], height, label=name)
+    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(labels))], [label[:40] for label in labels])
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the split's rows")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def histogram_svg(edges: Sequence[int], counts: Mapping[str, Sequence[int]], window: int, xlabel: str) -> str:
+    """Split -> rows between each two `edges`, as shares, with the model's window as a line."""
+    figure, axes = _figure()
+    for name, of_split in counts.items():
+        total = max(1, sum(of_split))
+        axes.stairs([count / total for count in of_split], edges, label=name, linewidth=1.5)
+    if window <= edges[-1]:
+        axes.axvline(window, color="#b03a2e", linestyle="--", label=f"window of {window:,}")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("share of the split's rows")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
 def pareto_svg(points: Mapping[str, tuple[float, float]], xlabel: str, ylabel: str, *, higher_is_better: bool) -> str:
     """Versions by (cost, quality), and a line through those that no other beats."""
     figure, axes = _figure()

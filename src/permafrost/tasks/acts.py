@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
+from permafrost.data.labels import acts_of
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
-from permafrost.tasks.classification import label_metrics, sort_key
+from permafrost.tasks.classification import label_metrics
 from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
 from permafrost.tasks.turns import Turn, encode_turns, turn_windows
 
@@ -90,28 +90,6 @@ class Acts:
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "kind": "acts.Acts", "labels": self.labels}
-
-
-def acts_of(splits: Mapping[str, Table]) -> list[str]:
-    """Those of the training rows, sorted, numbers by value.
-
-    Raises:
-        DataError: dialogues with more or fewer labels than turns, or labels elsewhere that train does not have; all
-            of them, each with its place.
-    """
-    faults, known = [], {act for row in splits["train"]["acts"].to_pylist() for act in row}
-    for name, rows in splits.items():
-        columns = (rows[column].to_pylist() for column in ("turns", "acts", "where"))
-        for turns, acts, where in zip(*columns, strict=True):
-            if len(turns) != len(acts):
-                faults.append(f"{where}: {len(turns)} turns, and {len(acts)} labels for them")
-            for act in sorted(set(acts) - known):
-                faults.append(f"{where}: {name} has the label {act!r}, which train has not{nearest(act, known)}")
-    if len(known) < 2:
-        faults.append("train has one label only; a classifier needs two or more")
-    if faults:
-        raise DataError("\n".join(faults[:20]))
-    return sorted(known, key=sort_key)
 
 
 def encode_dialogues(

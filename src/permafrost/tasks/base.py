@@ -1,7 +1,7 @@
 """What a task is: how a row becomes tokens, which head and loss it takes, how it is scored and answered."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
+from permafrost.data.rows import Table
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.ragged import RaggedArray
@@ -35,15 +36,7 @@ class Encoding:
     max_length: int  # tokens; longer rows are cut on the right, counted and said
     max_windows: int = 1  # of so many tokens, for tasks that pool a long row's windows
     evaluates: bool = False  # rows that are scored and not trained on
-
-
-class Table(Protocol):
-    """Rows of which single columns are asked for: a table, or rows kept on disk."""
-
-    @property
-    def column_names(self) -> Sequence[str]: ...
-
-    def __getitem__(self, name: str, /) -> pa.ChunkedArray: ...
+    cleaning: Mapping[str, Any] = field(default_factory=dict)  # steps that its rows have gone through
 
 
 @runtime_checkable

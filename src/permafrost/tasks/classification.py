@@ -1,6 +1,5 @@
 """One label out of K for each row. Sentiment analysis is this task on texts that hold opinions."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +8,8 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
+from permafrost.data.labels import labels_of
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, PooledHead, Pooling
 from permafrost.tasks.base import (
     LOSS,
@@ -124,36 +123,3 @@ def label_metrics(labels: Sequence[str]) -> dict[str, Any]:
         "f1_macro": MulticlassF1Score(classes, average="macro"),
         "f1": ClasswiseWrapper(MulticlassF1Score(classes, average=None), labels=list(labels), prefix="f1/"),
     }
-
-
-def labels_of(splits: Mapping[str, Table], order: Sequence[str] | None = None) -> list[str]:
-    """The labels of the training rows, sorted (numbers by value), or in the order that the user gives.
-
-    Raises:
-        DataError: one label only, or a label elsewhere that the training rows do not have.
-    """
-    seen = _distinct(splits["train"])
-    if order is not None and (extra := sorted(seen - set(order))):
-        raise DataError(f"train has the label {extra[0]!r}, which task.labels does not name{nearest(extra[0], order)}")
-    labels = list(order) if order is not None else sorted(seen, key=sort_key)
-    if len(labels) < 2:
-        raise DataError(f"train has one label only ({labels[0]!r}); a classifier needs two or more")
-    for name in ("validation", "test"):
-        if unknown := _distinct(splits[name]) - set(labels):
-            labelled = zip(splits[name]["label"].to_pylist(), splits[name]["where"].to_pylist(), strict=True)
-            label, where = next((label, where) for label, where in labelled if label in unknown)
-            raise DataError(f"{where}: {name} has the label {label!r}, which train has not{nearest(label, labels)}")
-    return labels
-
-
-def _distinct(rows: Table) -> set[str]:
-    return set(rows["label"].unique().to_pylist())
-
-
-def sort_key(label: str) -> tuple[int, float, str]:
-    """Numbers by value, then words; "nan" is a word, as it would sort differently each time."""
-    try:
-        number = float(label)
-    except ValueError:
-        number = math.nan
-    return (1, 0.0, label) if math.isnan(number) else (0, number, label)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from permafrost.data.batching import Batch
+from permafrost.data.labels import all_labels_of
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, PooledHead, Pooling
 from permafrost.tasks.base import (
     LOSS,
@@ -176,25 +176,6 @@ def label_scores(predicted: np.ndarray, true: np.ndarray, labels: Sequence[str])
         "exact_match": float((predicted == true).all(1).mean()),
         **{f"f1/{label}": float(score) for label, score in zip(labels, by_label, strict=True)},
     }
-
-
-def all_labels_of(splits: Mapping[str, Table]) -> list[str]:
-    """Those of the training rows, sorted.
-
-    Raises:
-        DataError: none at all, or labels elsewhere that the training rows do not have, each with its place.
-    """
-    known = {label for row in splits["train"]["labels"].to_pylist() for label in row}
-    if not known:
-        raise DataError("no training row has a label; give their column with data.columns.label=NAME")
-    faults = []
-    for name in ("validation", "test"):
-        for row, where in zip(splits[name]["labels"].to_pylist(), splits[name]["where"].to_pylist(), strict=True):
-            unknown = sorted(set(row) - known)
-            faults += [f"{where}: {name} has the label {u!r}, which train has not{nearest(u, known)}" for u in unknown]
-    if faults:
-        raise DataError("\n".join(faults[:20]))
-    return sorted(known)
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
+from permafrost.data.labels import tags_of
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
-from permafrost.errors import DataError, nearest
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
 from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
@@ -94,28 +94,6 @@ class Tagging:
     def describe(self) -> dict[str, Any]:
         kind = "tagging.Tagging"
         return {"task": self.name, "kind": kind, "tags": self.tags, "right_context": self.right_context}
-
-
-def tags_of(splits: Mapping[str, Table]) -> list[str]:
-    """O, then B and I of each type that the training rows have.
-
-    Raises:
-        DataError: no type at all, or types elsewhere that the training rows do not have, each with its place.
-    """
-    types = {tag[2:] for row in splits["train"]["tags"].to_pylist() for tag in row if tag != "O"}
-    if not types:
-        raise DataError("train has no tag but O; give its column with data.columns.tag=INDEX")
-    faults = []
-    for name in ("validation", "test"):
-        places = zip(splits[name]["tags"].to_pylist(), splits[name]["where"].to_pylist(), strict=True)
-        for row, where in places:
-            unknown = sorted({tag[2:] for tag in row if tag != "O"} - types)
-            faults += [
-                f"{where}: {name} has the type {kind!r}, which train has not{nearest(kind, types)}" for kind in unknown
-            ]
-    if faults:
-        raise DataError("\n".join(faults[:20]))
-    return ["O", *(f"{prefix}-{kind}" for kind in sorted(types) for prefix in "BI")]
 
 
 def encode_words(

@@ -53,7 +53,8 @@ class DataModule(lightning.LightningDataModule):
 
     The place within the epoch is part of its state, counted in batches done, so that a resumed run goes on with the
     next batch. `accumulate` is in batches per optimizer step, or "epoch"; `temperature` mixes several parts;
-    `of_teacher` holds what a teacher makes of the training rows.
+    `of_teacher` holds what a teacher makes of the training rows; `row_weights` is how often each training row of a
+    part stands in an epoch, once where there are none.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class DataModule(lightning.LightningDataModule):
         seed: int,
         temperature: float = 1.0,
         of_teacher: ActivationStore | None = None,
+        row_weights: Mapping[str, np.ndarray] | None = None,
     ):
         super().__init__()
+        self.row_weights = row_weights or {}
         self.parts, self.stores, self.temperature = parts, stores or {}, temperature
         self.of_teacher = of_teacher
         self.batching, self.evaluation_batching = batching, evaluation_batching
@@ -135,7 +138,14 @@ class DataModule(lightning.LightningDataModule):
 
     def _planned(self, epoch: int) -> list[tuple[str, np.ndarray]]:
         lengths = {part: splits["train"].lengths for part, splits in self.parts.items()}
-        return mixed_batches(lengths, self.batching, temperature=self.temperature, seed=self.seed, epoch=epoch)
+        return mixed_batches(
+            lengths,
+            self.batching,
+            temperature=self.temperature,
+            seed=self.seed,
+            epoch=epoch,
+            weights=self.row_weights,
+        )
 
     def _loader(self, name: str, sampler: PlannedBatches) -> DataLoader:
         return DataLoader(

@@ -1,0 +1,198 @@
+"""All splits taken together: labels, copies, leaks, contradictions and broken texts. The same for check-data and a run.
+
+A training row that stands in validation or test is left out of train, since what was learned by heart is no test.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from permafrost.atomic import complete_or_absent
+from permafrost.data.duplicates import (
+    SIMILARITY,
+    Copy,
+    asked_texts,
+    digests_of,
+    exact_copies,
+    leaked_rows,
+    near_copies,
+    repeated_digests,
+)
+from permafrost.data.labels import label_problems
+from permafrost.data.problems import Problem, ProblemLog, fault
+from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep
+
+Splits = dict[str, StoredRows]
+NEAR_ROWS = 50_000  # of all splits; of more, near copies are looked for by check-data alone
+ANSWERS = ("label", "labels", "target", "acts", "tags")
+COPY_CODES = {(True, True): "W302", (True, False): "W303", (False, True): "W304", (False, False): "W305"}
+ALLOWED_CONTROL = "\t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85"  # white space, of sorts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What is to be looked for, and what becomes of training rows that stand elsewhere, too."""
+
+    labels: Sequence[str] | None = None  # task.labels
+    near: bool = True
+    allow_leaks: bool = False
+    leak_similarity: float = 1.0  # from which a training row counts as a row of validation or test
+    duplicates: str = "keep"  # in train: keep, exact or near ones are dropped
+
+
+@dataclass
+class Findings:
+    """Counts of what was found, for the data card."""
+
+    copies: dict[str, dict[str, int]]  # split -> exact and near copies within it
+    leaks: dict[str, int]  # training rows: exact, near, and how many were removed
+    allow_leaks: bool
+    conflicts: int
+    dropped_duplicates: int
+
+
+def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Path) -> tuple[Splits, Findings]:
+    """The splits, with train freed of leaks and, if that is wanted, of copies; problems go to `log`."""
+    for problem in label_problems(splits, wanted.labels):
+        log.add(problem)
+    for name, rows in splits.items():
+        for problem in broken_texts(rows, name):
+            log.add(problem)
+    digests = {name: digests_of(rows) for name, rows in splits.items()}
+    exact = exact_copies(digests)
+    near = cached_near_copies(splits, digests, cache_dir) if wanted.near else []
+    conflicts = list(conflicting(splits, digests))
+    for problem in [*problems_of_copies(splits, [*exact, *near], wanted), *conflicts]:
+        log.add(problem)
+    leaves_out = has_answers(splits["train"]) and not wanted.allow_leaks
+    leaked = leaked_rows(copy for copy in [*exact, *near] if leaves_out and copy.similarity >= wanted.leak_similarity)
+    doubles = {copy.row for copy in _droppable(exact, near, wanted.duplicates)} - leaked.keys()
+    if leaked and len(leaked) == splits["train"].num_rows:
+        fix = "give other files; data.allow_leaks=true trains on them all the same"
+        raise fault("E505", "", "every training row stands in validation or test, too", fix)
+    findings = Findings(
+        copies={name: _counted(exact, near, name, name) for name in splits},
+        leaks=_counted_leaks(exact, near) | {"removed": len(leaked)},
+        allow_leaks=wanted.allow_leaks,
+        conflicts=len(conflicts),
+        dropped_duplicates=len(doubles),
+    )
+    return splits | {"train": without(splits["train"], leaked.keys() | doubles, cache_dir / "rows")}, findings
+
+
+def has_answers(rows: StoredRows) -> bool:
+    """A plain text for language modelling has none: a heading that stands in two articles gives nothing away."""
+    return bool(set(rows.column_names) - {WHERE, ORIGIN, "text"})
+
+
+def _droppable(exact: Sequence[Copy], near: Sequence[Copy], which: str) -> list[Copy]:
+    chosen = {"keep": [], "exact": exact, "near": [*exact, *near]}[which]
+    return [copy for copy in chosen if copy.split == copy.of_split == "train"]
+
+
+def _counted(exact: Sequence[Copy], near: Sequence[Copy], split: str, of_split: str) -> dict[str, int]:
+    return {
+        kind: len({copy.row for copy in copies if (copy.split, copy.of_split) == (split, of_split)})
+        for kind, copies in (("exact", exact), ("near", near))
+    }
+
+
+def _counted_leaks(exact: Sequence[Copy], near: Sequence[Copy]) -> dict[str, int]:
+    return {"exact": len(leaked_rows(exact)), "near": len(leaked_rows(near))}
+
+
+def cached_near_copies(splits: Splits, digests: Mapping[str, np.ndarray], cache_dir: Path) -> list[Copy]:
+    """Those that were found before in the same rows, as finding them takes longest of all checks."""
+    path = cache_dir / "copies" / f"{'-'.join(splits[name].fingerprint for name in sorted(splits))}-{SIMILARITY}.json"
+    if not path.exists():
+        found = near_copies(splits, digests)
+        with complete_or_absent(path) as partial:
+            partial.write_text(json.dumps([asdict(copy) for copy in found]), "utf-8")
+    return [Copy(**copy) for copy in json.loads(path.read_text("utf-8"))]
+
+
+def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examination) -> Iterator[Problem]:
+    places = _places(splits, copies)
+    kept = "data.allow_leaks keeps it in train" if wanted.allow_leaks else "it is left out of train"
+    for copy in copies:
+        within, exactly = copy.split == copy.of_split, copy.similarity == 1.0
+        word = "the same as" if exactly else f"nearly ({copy.similarity:.0%} alike)"
+        message = f"{word} {places[copy.of_split, copy.of_row]}{'' if within else f' of {copy.of_split}'}"
+        if copy.split != "train":
+            fix = "remove one of them"
+        elif within:
+            fix = f"cleaning.duplicates={'exact' if exactly else 'near'} drops it"
+        else:
+            fix = kept if copy.similarity >= wanted.leak_similarity else f"data.leak_similarity={SIMILARITY} removes it"
+        code = COPY_CODES[within or copy.split != "train", exactly]
+        yield Problem(code=code, where=places[copy.split, copy.row], message=message, fix=fix)
+
+
+def _places(splits: Splits, copies: Sequence[Copy]) -> dict[tuple[str, int], str]:
+    """(split, row) -> file:line, of the rows that are told of."""
+    found: dict[tuple[str, int], str] = {}
+    for name, rows in splits.items():
+        wanted = {copy.row for copy in copies if copy.split == name}
+        wanted |= {copy.of_row for copy in copies if copy.of_split == name}
+        found |= {(name, row): of_row[WHERE] for row, of_row in zip(sorted(wanted), rows.at(wanted), strict=True)}
+    return found
+
+
+def conflicting(splits: Splits, digests: Mapping[str, np.ndarray]) -> Iterator[Problem]:
+    """Rows that ask the same as an earlier one and are answered otherwise."""
+    answers = [name for name in ANSWERS if name in splits["train"].column_names]
+    first: dict[int, tuple[Any, str]] = {}
+    repeated = repeated_digests(digests)
+    for name, rows in splits.items():
+        positions = np.flatnonzero(np.isin(digests[name], repeated))
+        for digest, row in zip(digests[name][positions].tolist(), rows.at(positions), strict=True):
+            answer = [row[column] for column in answers]
+            other, place = first.setdefault(digest, (answer, row[WHERE]))
+            if other != answer:
+                message = f"{_shown(answer)} here, and {_shown(other)} for the same text at {place}"
+                yield Problem(code="W301", where=row[WHERE], message=message, fix="decide for one")
+
+
+def _shown(answer: Sequence[Any]) -> str:
+    text = repr(answer[0])
+    return text if len(text) < 40 else f"{text[:39]}…"
+
+
+def broken_texts(rows: StoredRows, split: str) -> Iterator[Problem]:
+    """Texts that were decoded by the wrong table (mojibake), and control characters in them."""
+    from ftfy.badness import is_bad
+
+    for part in rows.slices():
+        for text, where in zip(asked_texts(part), part[WHERE].to_pylist(), strict=True):
+            if not text.isascii() and is_bad(text):
+                fix = "cleaning=default mends it, or read the source again as what it is"
+                yield Problem(code="W402", where=where, message="decoded wrongly", fix=fix, text=text)
+            if (character := _control(text)) is not None:
+                message = f"the control character U+{ord(character):04X}"
+                yield Problem(code="W403", where=where, message=message, fix="cleaning=default removes it", text=text)
+
+
+def _control(text: str) -> str | None:
+    if text.isprintable():  # nearly all are
+        return None
+    return next((one for one in text if unicodedata.category(one) == "Cc" and one not in ALLOWED_CONTROL), None)
+
+
+def without(rows: StoredRows, left_out: Any, directory: Path) -> StoredRows:
+    """The split but for rows at these positions."""
+    if not left_out:
+        return rows
+    return keep(_filtered(rows, left_out), directory)
+
+
+def _filtered(rows: StoredRows, left_out: set[int]) -> Iterator[pa.Table]:
+    start = 0
+    for part in rows.slices():
+        yield part.filter(pa.array([start + row not in left_out for row in range(part.num_rows)]))
+        start += part.num_rows

@@ -1,0 +1,100 @@
+"""Each step by hand, their order, the counts, and what is never lost: words, tags, and the meaning of code."""
+
+import pytest
+
+from permafrost.data.cleaning import Cleaner, Steps, even_whitespace, mend_encoding, without_html
+
+ALL = Steps(encoding=True, html=True, unicode="NFC", control=True, boilerplate=["Sent from my \\w+"], whitespace=True)
+ORIGINALS = [
+    "café", "naïve", "“quoted”", "it\u2019s", "dash \u2013 here", "more…", "Zürich", "São Paulo", "piñata", "10 €",
+    "½ cup", "résumé", "Ærø", "žena", "Łódź", "привет", "smörgås", "© 2020", "Dvořák", "20 °C",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("original", ORIGINALS)
+def test_text_read_as_windows_1252_is_mended(original):
+    broken = "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in original.encode("utf-8"))
+    assert broken != original
+    assert mend_encoding(broken) == original
+
+
+def test_what_ftfy_does_not_dare():
+    """A blank that is one half of a broken letter may as well be a blank."""
+    assert mend_encoding("Å\xa0koda") == "Å\xa0koda"
+
+
+@pytest.mark.parametrize("text", [*ORIGINALS, "plain", "AT&T", "“as it is”", "中文", "¿Qué?", "Ã"])
+def test_text_that_is_right_is_left_alone(text):
+    assert mend_encoding(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<p>one<br/>two</p>", " one two "),
+        ("a <b class='x'>bold</b> word", "a  bold  word"),
+        ("AT&amp;T &lt;b&gt; &#39;s #39;s quot;x", "AT&T <b> 's 's \"x"),
+        ("a < b and b > c <unk> <3", "a < b and b > c <unk> <3"),
+        ("x<script>alert('no')</script>y<!-- note -->z", "x y z"),
+        ("list: a; b", "list: a; b"),
+    ],
+)
+def test_html(text, expected):
+    assert without_html(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  a \t b\u00a0c  ", "a b c"),
+        ("one  \r\n  two\n\n\n\nthree", "one\ntwo\n\nthree"),
+        ("", ""),
+    ],
+)
+def test_white_space(text, expected):
+    assert even_whitespace(text) == expected
+
+
+def test_all_steps_in_their_order_and_counted():
+    cleaner = Cleaner(ALL)
+    text = "<p>cafÃ©\u200b&nbsp;e\u0301</p>\nSent from my phone"
+    assert cleaner({"where": "f:1", "text": text, "label": "a"}) == {"where": "f:1", "text": "café é", "label": "a"}
+    assert cleaner({"where": "f:2", "text": "clean"}) == {"where": "f:2", "text": "clean"}
+    steps = ("encoding", "html", "unicode", "control", "boilerplate", "whitespace")
+    assert cleaner.changed == dict.fromkeys(steps, 1)
+    assert list(ALL.functions()) == list(steps)
+
+
+@pytest.mark.parametrize("step", ["encoding", "html", "unicode", "control", "whitespace"])
+def test_each_step_can_be_left_out(step):
+    text = "<p>cafÃ©\u200b  e\u0301</p>"
+    left = Steps(**{**vars(ALL), "boilerplate": [], step: False or None})
+    cleaner = Cleaner(left)
+    cleaner({"text": text})
+    assert step not in cleaner.changed
+    assert len(cleaner.changed) == 4
+
+
+def test_no_step_is_no_cleaner():
+    assert not Cleaner(Steps())
+    assert Cleaner(Steps(html=True))
+
+
+def test_a_row_of_which_nothing_is_left_is_left_out():
+    assert Cleaner(ALL)({"text": "<br><br>"}) is None
+    assert Cleaner(ALL)({"source": "\u200b", "references": ["x"]}) is None
+
+
+def test_words_stay_with_their_tags():
+    row = {"tokens": ["cafÃ©", "\u200b", "<b>", "New\u00a0York"], "tags": ["B-LOC", "O", "O", "B-LOC"]}
+    made = Cleaner(ALL)(row)
+    assert made == {"tokens": ["café", "\u200b", "<b>", "New\u00a0York"], "tags": row["tags"]}
+
+
+def test_code_that_is_to_be_written_keeps_its_signs_and_its_indentation():
+    code = "if a < b:\n    return '<p>'  # cafÃ©"
+    assert Cleaner(ALL)({"source": "x", "references": [code]})["references"] == ["if a < b:\n    return '<p>'  # café"]
+
+
+def test_dialogues_keep_their_turns():
+    assert Cleaner(ALL)({"turns": ["<b>hi</b>", "<br>"], "acts": ["a", "b"]})["turns"] == ["hi", "<br>"]

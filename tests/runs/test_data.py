@@ -1,0 +1,206 @@
+"""Whole runs on data that need care: put aside, cleaned, evened out, widened; and what the run says of it."""
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from permafrost.cli import app
+from permafrost.data.by_role import Notes
+from permafrost.errors import ConfigError, DataError
+from tests.runs.conftest import compose_config
+
+
+@pytest.fixture
+def train_with(data_dir, tmp_path):
+    """train.csv and lines after it."""
+
+    def path(*lines: str) -> str:
+        content = (data_dir / "train.csv").read_text()
+        (tmp_path / "train.csv").write_text(content + "".join(f"{line}\n" for line in lines))
+        return f"data.train={tmp_path}/train.csv"
+
+    return path
+
+
+def test_bad_rows_are_put_aside_in_the_run_directory(run_tiny, train_with):
+    train = train_with("hot hot,a day,,1", "too,few")
+    with pytest.raises(DataError, match=r"train.csv:43: 2 columns.*\ntrain.csv:42: no label"):
+        run_tiny(train)
+    with pytest.raises(DataError, match=r"2 of 42 rows of train cannot be used"):
+        run_tiny(train, "data.on_bad_rows=quarantine")
+    _, run_dir = run_tiny(train, "data.on_bad_rows=quarantine", "data.max_bad_fraction=0.05", "trainer.max_epochs=1")
+    aside = [json.loads(line) for line in (run_dir / "quarantine.jsonl").read_text().splitlines()]
+    assert [row["code"] for row in aside] == ["E401", "E201"]
+    assert aside[1]["row"] == {"text": "too,few"}
+    card = json.loads((run_dir / "data.json").read_text())[""]
+    assert card["rows"]["train"] == 40
+    assert card["quarantined"] == 2
+    assert "2 rows put aside" in (run_dir / "report.html").read_text()
+
+
+def test_a_leak_is_left_out_and_told(run_tiny, train_with, data_dir, capsys):
+    with (data_dir / "test.csv").open(newline="") as file:
+        leaked = next(csv.DictReader(file))
+    train = train_with(f"{leaked['text'].upper()},a day,{leaked['label']},1")
+    _, run_dir = run_tiny(train, "trainer.max_epochs=1")
+    assert json.loads((run_dir / "data.json").read_text())[""]["leaks"]["removed"] == 1
+    assert "1 left out of train" in capsys.readouterr().out
+    _, run_dir = run_tiny(train, "data.allow_leaks=true", "trainer.max_epochs=1", name="allowed")
+    assert json.loads((run_dir / "data.json").read_text())[""]["rows"]["train"] == 41
+    assert "data.allow_leaks=true" in capsys.readouterr().out
+    assert "data.allow_leaks=true" in (run_dir / "report.html").read_text()
+
+
+def test_what_is_asked_is_cleaned_as_the_training_rows_were(run_tiny, train_with):
+    train = train_with("<b>hot</b>  hot,a day,warm,1")
+    _, run_dir = run_tiny(train, "cleaning=default", "trainer.max_epochs=1")
+    described = json.loads((run_dir / "model" / "permafrost.json").read_text())
+    assert described["cleaning"]["html"] is True
+    answers = [
+        json.loads(CliRunner().invoke(app, ["predict", str(run_dir), text], catch_exceptions=False).stdout)
+        for text in ("<p>hot &amp; sunny</p>", "hot & sunny")
+    ]
+    assert answers[0] == answers[1]
+    card = json.loads((run_dir / "data.json").read_text())[""]
+    assert card["cleaned"] == {"html": 1, "whitespace": 1}
+
+
+def test_a_run_without_cleaning_asks_as_it_is(finished_run):
+    _, run_dir = finished_run
+    described = json.loads((run_dir / "model" / "permafrost.json").read_text())
+    assert not any(described["cleaning"].values())
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_cleaned_widened_and_sampled_rows_give_the_same_run_again(workers, run_tiny):
+    how = ["cleaning=default", "augmentation=eda", "data.balance=sampling", "trainer.max_epochs=1"]
+    first, _ = run_tiny(*how, name="first")
+    again, _ = run_tiny(*how, f"data.num_workers={workers}", name="again")
+    assert again["validation"] == first["validation"]
+    assert again["test"] == first["test"]
+
+
+def test_a_fixed_number_of_copies_is_stored(run_tiny, capsys):
+    how = ["augmentation=aeda", "store=on", "trainer.max_epochs=2"]
+    first, _ = run_tiny(*how, name="first")
+    again, _ = run_tiny(*how, name="again")
+    assert first["tokens"]["trunk"] > 0
+    assert again["tokens"]["trunk"] == 0
+    assert again["test"] == first["test"]
+    assert "augmentation=aeda: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_words_of_sentences_are_widened_with_their_tags(run_tiny, of_task):
+    result, _ = run_tiny(*of_task("ner"), "augmentation=eda", "data.allow_leaks=true", "trainer.max_epochs=1")
+    assert result["status"] == "done"
+
+
+def test_classes_are_evened_out_in_the_loss(run_tiny, monkeypatch):
+    from permafrost import assembly
+
+    built = []
+    build = assembly.build
+    monkeypatch.setattr(
+        assembly, "build", lambda node, *given, **known: built.append(node) or build(node, *given, **known)
+    )
+    run_tiny("data.balance=weights", "trainer.max_epochs=1")
+    (loss,) = [node for node in built if node["_target_"].endswith("CrossEntropy")]
+    assert loss["class_weights"] == pytest.approx([1.0, 1.0])  # warm and cold take turns
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.balance=weights", "loss.class_weights=[1,2]"],
+            "data.balance=weights sets class_weights of the loss, which is set",
+        ),
+        (["task=regression", "data.columns.target=score", "data.balance=weights"], "which this loss does not have"),
+        (["task=regression", "data.columns.target=score", "data.balance=sampling"], "one label each"),
+        (["task=regression", "data.columns.target=score", "cleaning.wrong_labels=report"], "one label each"),
+        (["cleaning.boilerplate=['(']"], "is no regular expression"),
+        (["cleaning.missing.label=constant"], "cleaning.missing.constant=... says"),
+        (["cleaning.missing.text=constant"], "cleaning.missing.constant=... says"),
+        (["cleaning.missing.target=constant", "cleaning.missing.constant=x"], "a target is a number"),
+        (["task=language_modeling", "data.columns.text=text", "augmentation=eda"], "augmentation=eda is for"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(overrides, message, run_tiny):
+    with pytest.raises(ConfigError, match=message):
+        run_tiny(*overrides)
+
+
+def test_missing_targets_take_the_median(data_dir, tmp_path, tiny):
+    from permafrost.config import read_settings
+    from permafrost.reading import read_splits
+
+    (tmp_path / "train.csv").write_text(
+        "text,score\n" + "".join(f"row {i} of words,{i}\n" for i in range(9)) + "last,\n"
+    )
+    overrides = ["task=regression", f"data.train={tmp_path}/train.csv", "cleaning.missing.target=median"]
+    settings = read_settings(compose_config(*tiny, *overrides))
+    rows = read_splits(settings, ("text", "number"), Notes())
+    assert rows["train"]["target"].to_pylist()[-1] == 4
+
+
+def mixture(directory, **weights: float) -> list[str]:
+    """Two files, one of them with other column names."""
+    for name, header, word in (("days", "text,label", "day"), ("nights", "sentence,class", "night")):
+        lines = [f"a {kind} {word} of number {i},{kind}" for i in range(12) for kind in ("warm", "cold")]
+        (directory / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    parts = ", ".join(
+        f"{name}: {{train: {directory}/{name}.csv, weight: {weight}}}" for name, weight in weights.items()
+    )
+    return ["data=mixture", f"data.mixture={{{parts}}}"]
+
+
+def test_rows_of_several_files_stand_in_an_epoch_as_often_as_they_weigh(tmp_path, tiny):
+    from permafrost.assembly import prepare
+    from permafrost.config import read_settings
+    from permafrost.data.balance import drawn_rows
+
+    prepared = prepare(read_settings(compose_config(*tiny, *mixture(tmp_path, days=2.0, nights=0.5))))
+    origins = prepared.rows["train"]["origin"].to_pylist()
+    assert sorted(set(origins)) == ["days", "nights"]
+    assert prepared.row_weights.tolist() == [{"days": 2.0, "nights": 0.5}[name] for name in origins]
+    drawn = [origins[row] for row in drawn_rows(prepared.row_weights, seed=0, epoch=0)]
+    assert drawn.count("days") == 48
+    assert 3 < drawn.count("nights") < 21  # 12 expected, of 24
+
+
+@pytest.mark.slow
+def test_a_mixture_trains_and_gives_the_same_again(run_tiny, tmp_path):
+    how = [*mixture(tmp_path, days=1.0, nights=0.5), "data.test=null", "data.test_fraction=0.3", "trainer.max_epochs=1"]
+    first, _ = run_tiny(*how, name="first")
+    again, _ = run_tiny(*how, name="again")
+    assert first["test"] == again["test"]
+
+
+def test_a_mixture_of_nothing_is_refused(run_tiny):
+    with pytest.raises(ConfigError, match="data=mixture has no parts"):
+        run_tiny("data=mixture")
+
+
+@pytest.mark.slow
+def test_one_run_writes_rows_and_another_judges_them(run_tiny, finished_run, data_dir, tmp_path):
+    writes = [
+        "task=generation",
+        "data.columns.source=label",
+        "data.columns.target=text",
+        "task.decoding.do_sample=true",
+    ]
+    _, writer = run_tiny(*writes, "task.decoding.max_new_tokens=12", "trainer.max_epochs=1", "freezing.blocks=0")
+    arguments = ["synthesize", str(writer), str(finished_run[1]), "--train", str(data_dir / "train.csv")]
+    arguments += ["--output", str(tmp_path / "new.jsonl"), "--per-label", "3", "--candidates", "4"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    rows = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    assert done.exit_code == 0
+    assert 1 <= len(rows) <= 6
+    assert {row["origin"] for row in rows} == {"synthetic"}
+    assert {row["label"] for row in rows} <= {"warm", "cold"}
+    first = (tmp_path / "new.jsonl").read_text()
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert (tmp_path / "new.jsonl").read_text() == first  # by the seed
