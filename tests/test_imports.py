@@ -12,7 +12,8 @@ ROOT = Path(permafrost.__file__).parent
 # Each name may import from its own tier and from those before it.
 TIERS = [
     {"errors"},
-    {"atomic", "building", "ragged"},
+    {"atomic", "building", "ragged", "redaction"},
+    {"trust"},
     {"data", "model"},
     {"tasks"},
     {"training"},
@@ -20,7 +21,7 @@ TIERS = [
     {"deployment", "reporting"},
     {"config", "overrides"},
     {"preflight"},
-    {"assembly", "compress", "experiment", "cli", "launch", "trials"},
+    {"assembly", "claims", "compress", "experiment", "cli", "launch", "resuming", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other
@@ -33,6 +34,8 @@ DOORS = {
         "experiment.py",
         "launch.py",
         "trials.py",
+        "claims.py",
+        "resuming.py",
         "overrides.py",
         "cli.py",
         "reporting/sweep.py",

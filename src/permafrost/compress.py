@@ -101,9 +101,15 @@ def check(plan: CompressionSection, settings: Settings, run_dir: Path) -> None:
         raise ConfigError("a run of task=multi is compressed part by part: give each task a run of its own")
     if not (plan.drop or plan.narrow or plan.sparsify or plan.quantize):
         raise ConfigError(f"compression={plan.name} changes nothing; give one of the options of conf/compression")
-    if (run_dir / COMPRESSED / plan.name).exists():
+    if settings.resume == "never" and (run_dir / COMPRESSED / plan.name).exists():
         raise ConfigError(f"{run_dir / COMPRESSED / plan.name} is there already; give compression.name=ANOTHER")
     check_buildable(settings)
+
+
+def clear(run_dir: Path, plan: CompressionSection) -> None:
+    """What an earlier start of the run has made or begun."""
+    for name in (plan.name, f"{plan.name}-recovery", f"{plan.name}-control"):
+        shutil.rmtree(run_dir / COMPRESSED / name, ignore_errors=True)
 
 
 def as_training(settings: Settings) -> Settings:
@@ -219,7 +225,7 @@ def learn(
     model: "GPT2WithHead", run: Finished, what: str, *, teacher: "LossSum | None" = None, is_sparse: bool = False
 ) -> None:
     """Train on the run's data by its own recipe, and keep the best weights; `what` names the directory."""
-    from permafrost.experiment import evaluate_best
+    from permafrost.experiment import evaluate_best, fit
 
     console.print(f"  {what}: {run.plan.recover.epochs} epochs{' with a teacher' if teacher else ''}")
     model.train()
@@ -238,7 +244,7 @@ def learn(
         sweep=None,
         more_callbacks=sparse,
     )
-    trainer.fit(module, data)
+    fit(trainer, module, data, settings)
     evaluate_best(module, data, trainer)
 
 
