@@ -114,6 +114,7 @@ def directory_of(cfg: DictConfig, job: "HydraConf") -> Path:
     made = Path(job.runtime.output_dir)
     if started_by_lightning():
         end_with_parent()
+        return made
     if not is_named_by_time(made):
         return made
     if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
