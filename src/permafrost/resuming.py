@@ -48,6 +48,10 @@ def begin(run_dir: Path, settings: Settings, cfg: DictConfig, prepared: Mapping[
     """
     if is_first_process():
         claim(run_dir, settings, cfg)
+    if not settings.trainer.deterministic:
+        console.print(
+            "  trainer.deterministic=false: kernels may add in any order, and a resumed run is exact to rounding"
+        )
     start = start_of(settings.resume, run_dir)
     if start.checkpoint is None:
         if is_first_process():
