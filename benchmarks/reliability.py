@@ -1,7 +1,7 @@
 """Runs that are killed, files that are damaged, and what saving costs: python benchmarks/reliability.py
 
-Writes results/reliability.md, a section for each study; with names of studies those alone. All but `overhead` are made on
-a GPT-2 of two blocks, whose runs take half a second: what is tested is when, not how much.
+Writes results/reliability.md, a section for each study; with names of studies, those alone. All but `overhead` are made
+on a GPT-2 of two blocks, whose runs take half a second: what is tested is when, not how much.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import statistics
 import sys
 import time
@@ -32,7 +31,7 @@ RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val
 RECIPE += ["trainer.log_every_n_steps=1", "trainer.max_steps=12", "trainer.max_epochs=9", "save_every=1"]
 RECIPE += ["callbacks.early_stopping=null"]
 stage = multiprocessing.Value("i", 0)  # what the run is at, for the process that kills it
-steps_done = multiprocessing.Value("i", 0)
+step_at = multiprocessing.Value("i", 0)  # from 1
 
 
 def main(names: Sequence[str]) -> None:
@@ -120,7 +119,7 @@ def tiny_overrides(root: Path) -> list[str]:
 def begin(overrides: Sequence[str], run_dir: Path) -> multiprocessing.Process:
     """A run in a process of its own, which has all modules already."""
     process = multiprocessing.get_context("fork").Process(target=run_in_process, args=(list(overrides), run_dir))
-    stage.value = steps_done.value = 0
+    stage.value = step_at.value = 0
     process.start()
     return process
 
@@ -164,7 +163,7 @@ def marked(function: Callable[..., Any], number: int) -> Callable[..., Any]:
 
 def counted(hook: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, trainer: Any, *arguments: Any) -> Any:
-        steps_done.value = trainer.global_step
+        step_at.value = trainer.global_step + 1
         return hook(self, trainer, *arguments)
 
     return call
@@ -189,11 +188,11 @@ def killed_and_resumed(
     process = begin(own, run_dir)
     if after_s is not None:
         process.join(after_s)
-    while at_step and process.is_alive() and steps_done.value < at_step:
+    while at_step and process.is_alive() and step_at.value < at_step:
         time.sleep(0.0005)
-    os.kill(process.pid or 0, signal.SIGKILL)
-    at, done = STAGES[stage.value], steps_done.value
+    process.kill()
     process.join()
+    at, done = STAGES[stage.value], step_at.value
     last = run_dir / "checkpoints" / "last.ckpt"
     saved = saved_step(last)
     again = begin(own, run_dir)
@@ -201,7 +200,7 @@ def killed_and_resumed(
     outcome = {
         "stage": at,
         "step": done,
-        "lost": max(0, done - saved),
+        "lost": max(0, done - 1 - saved),
         "identical": again.exitcode == 0 and same(run_dir, whole),
         "left": [str(path) for path in [*run_dir.rglob("*.partial"), run_dir / ".lock"] if path.exists()],
     }
