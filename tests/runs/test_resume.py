@@ -6,6 +6,10 @@ Numbers in the names are those of the catalogue of faults, benchmarks/results/re
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from permafrost.errors import ConfigError, DataError
 from permafrost.training.callbacks.throughput import Throughput
 from permafrost.training.sealed import peek
 from permafrost.training.stopping import Stopped
-from tests.runs.conftest import compose_config
+from tests.runs.conftest import ROOT, compose_config
 
 # Dropout and shuffling are on; a step is two batches, and validation comes in the middle of an epoch, too.
 RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2"]
@@ -272,3 +276,111 @@ def test_46_a_run_ends_when_its_time_is_over(go, monkeypatch):
     result = json.loads((run_dir / "result.json").read_text())
     assert result["status"] == "done"
     assert 0 < result["steps"] < 9
+
+
+# The program, as a user types it
+
+
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+
+
+def program(*arguments: str, cwd: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, **streams)
+
+
+def wait_for_steps(logs: Callable[[], list[Path]], count: int, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 120
+    while not any(log.read_text().count("train/loss") >= count for log in logs()):
+        assert time.monotonic() < end
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+
+
+LONG = [*RECIPE, "trainer.max_epochs=400", "callbacks.early_stopping=null"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
+def test_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, code):
+    """Which is named by the time, and found by its settings; W&B's run is the same, too."""
+    runs = lambda: list(tmp_path.glob("outputs/*/*"))  # noqa: E731
+    own = [*tiny, *LONG, "resume=auto", "logger=wandb"]
+    first = program(*own, cwd=tmp_path)
+    wait_for_steps(lambda: [log for run_dir in runs() for log in run_dir.glob("metrics.jsonl")], 12, first)
+    first.send_signal(getattr(signal, sent))
+    out, _ = first.communicate(timeout=60)
+    assert first.returncode == code, out
+    (run_dir,) = runs()
+    checkpoint = peek(run_dir / "checkpoints" / "last.ckpt")
+    again = program(*own, f"trainer.max_epochs={checkpoint['epoch'] + 2}", cwd=tmp_path)
+    out, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, out
+    assert f"resuming from {run_dir.relative_to(tmp_path)}/checkpoints/last.ckpt" in out
+    assert runs() == [run_dir]
+    steps = [line["step"] for line in logged(run_dir) if "train/loss" in line]
+    assert steps == list(range(len(steps)))
+    identities = {path.name.split("-")[-1] for path in (run_dir / "wandb").glob("offline-run-*")}
+    assert identities == {(run_dir / "wandb" / "run_id").read_text()}
+    done = program(*own, "trainer.max_steps=1", cwd=tmp_path)
+    assert done.wait(timeout=120) == 0
+    assert len(runs()) == 2  # one that has ended is not gone on with
+    done.stdout.close()
+
+
+@pytest.mark.slow
+def test_14_a_second_sigint_does_not_wait(tiny, tmp_path):
+    own = [*tiny, *LONG, f"hydra.run.dir={tmp_path}/run"]
+    process = program(*own, cwd=tmp_path)
+    wait_for_steps(lambda: list(tmp_path.glob("run/metrics.jsonl")), 2, process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_within_the_trial_that_broke_off(tiny, tmp_path):
+    own = [
+        "-m",
+        *tiny,
+        *RECIPE,
+        "trainer.max_epochs=40",
+        "seed=1,2",
+        "resume=auto",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    ]
+    first = program(*own, cwd=tmp_path)
+    wait_for_steps(lambda: list(tmp_path.glob("sweep/1/metrics.jsonl")), 20, first)
+    first.kill()
+    first.communicate()
+    again = program(*own, cwd=tmp_path)
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, out
+    assert "done before" in out
+    assert f"resuming from {tmp_path}/sweep/1/checkpoints/last.ckpt" in out
+    whole = program(*own[:-1], f"hydra.sweep.dir={tmp_path}/whole", cwd=tmp_path)
+    assert whole.wait(timeout=300) == 0
+    whole.stdout.close()
+    assert logged(tmp_path / "sweep" / "1") == logged(tmp_path / "whole" / "1")
+
+
+@pytest.mark.slow
+def test_slurm_is_asked_to_start_the_job_again(tiny, tmp_path, monkeypatch):
+    """By SIGUSR1 ahead of the job's end; the scheduler here is a script that writes down what it is asked."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setitem(ENVIRONMENT, "SLURM_JOB_ID", "77")
+    own = [*tiny, *LONG, "trainer=slurm", "trainer.accelerator=cpu", "trainer.max_epochs=400", "resume=auto"]
+    own += [*RECIPE[:3], f"hydra.run.dir={tmp_path}/run"]
+    process = program(*own, cwd=tmp_path)
+    wait_for_steps(lambda: list(tmp_path.glob("run/metrics.jsonl")), 6, process)
+    process.send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, out
+    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    assert "job 77 is requeued" in out
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

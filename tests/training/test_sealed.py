@@ -3,14 +3,16 @@
 import errno
 import os
 import random
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from permafrost.errors import DataError, ResourceError
 from permafrost.training import sealed
-from permafrost.training.checkpoints import newest_good, shift
+from permafrost.training.checkpoints import check_room, newest_good, shift
 from permafrost.training.sealed import MARK, fault_of, peek, read_sealed, write_sealed
 
 CONTENT = {"weights": torch.arange(6000, dtype=torch.float32), "step": 7}
@@ -191,6 +193,35 @@ def test_where_all_are_damaged_each_is_named(run_dir):
         DataError, match=r"(?s)no checkpoint is whole.*last\.ckpt is damaged.*previous\.ckpt is damaged"
     ):
         newest_good(run_dir)
+
+
+WEIGHTS = torch.nn.Linear(1000, 100, bias=False)  # 400 kB, so that a checkpoint has 1.2 MB
+
+
+@pytest.mark.parametrize(("free", "fits"), [(3_600_000, True), (3_599_999, False)])
+def test_7_room_for_three_checkpoints_is_asked_for_beforehand(tmp_path, monkeypatch, free, fits):
+    """The two that are kept, and the one that is being written."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    if fits:
+        check_room(tmp_path / "checkpoints", WEIGHTS)
+    else:
+        with pytest.raises(ResourceError, match=r"checkpoints need 3 MB in .*, and 3 are free; .*callbacks\.last=null"):
+            check_room(tmp_path / "checkpoints", WEIGHTS)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_those_that_are_there_need_no_more(run_dir, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_200_000))
+    check_room(run_dir / "checkpoints", WEIGHTS)
+
+
+def test_7_a_directory_that_may_not_be_written_is_told_of_beforehand(tmp_path, monkeypatch):
+    def refuse(self, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(ResourceError, match=r"cannot write .*checkpoints: Permission denied"):
+        check_room(tmp_path / "checkpoints", WEIGHTS)
 
 
 def test_where_there_is_none_there_is_none(tmp_path):

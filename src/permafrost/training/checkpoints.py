@@ -3,6 +3,7 @@
 The frozen weights are left out, as the pretrained model has them; a fingerprint tells whether they are still the same.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import lightning.pytorch as lightning
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor, nn
 
+from permafrost.atomic import flush_to_disk
 from permafrost.errors import DataError, ResourceError
-from permafrost.model.freezing import frozen_parameters, weights_fingerprint
-from permafrost.training.sealed import fault_of, peek, read_sealed, write_sealed
+from permafrost.model.freezing import frozen_parameters, trainable, weights_fingerprint
+from permafrost.training.sealed import cannot_write, fault_of, peek, read_sealed, write_sealed
 
 CHECKPOINTS = "checkpoints"
 FROZEN = "frozen"  # key of the fingerprint
@@ -70,6 +72,30 @@ def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer)
     trained: dict[str, Tensor] = peek(Path(path))["state_dict"]
     module.load_state_dict(dict(frozen_parameters(module)) | trained)
     return path
+
+
+def check_room(directory: Path, module: nn.Module) -> None:
+    """Find out before training whether the checkpoints can be written: of each trained weight three values.
+
+    Raises:
+        ResourceError: the directory may not be written, or the disk has too little room.
+    """
+    probe = directory / "probe.partial"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"?")
+        flush_to_disk(probe)
+        probe.unlink()
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        raise ResourceError(cannot_write(directory, error)) from error
+    of_one = 3 * sum(parameter.numel() * parameter.element_size() for _, parameter in trainable(module))
+    needed = of_one * (1 + sum(not (directory / name).exists() for name in (LAST, PREVIOUS)))
+    if free < needed:
+        raise ResourceError(
+            f"checkpoints need {needed / 2**20:,.0f} MB in {directory}, and {free / 2**20:,.0f} are free; "
+            "free some space, set another hydra.run.dir, or leave them out with callbacks.last=null"
+        )
 
 
 def shift(directory: Path) -> None:

@@ -67,7 +67,7 @@ def _save(content: Any, file: BinaryIO) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> str:
-    kept = f"; {path.name} is as it was" if path.exists() else ""
+    kept = f"; {path.name} is as it was" if path.is_file() else ""
     return (
         f"cannot write {path}: {error.strerror}{_free_space(path.parent)}{kept}; free some space, or set hydra.run.dir"
     )

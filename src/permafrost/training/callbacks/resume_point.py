@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from permafrost.errors import DataError
-from permafrost.training.checkpoints import NEXT, shift
+from permafrost.training.checkpoints import NEXT, check_room, shift
 from permafrost.training.random_state import random_state, restore_random_state
 from permafrost.training.sealed import peek
 from permafrost.training.stopping import REQUEUE, Stopped, StopRequests, requeue_job
@@ -41,6 +41,8 @@ class ResumePoint(Callback):
         self.saved_step, self.saved_at = -1, time.monotonic()
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            check_room(self.directory, module)
         stopped = [c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.wait_count >= c.patience]  # type: ignore[attr-defined]
         trainer.should_stop = trainer.should_stop or bool(stopped)  # as it was before: Lightning does not keep it
 
