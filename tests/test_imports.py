@@ -21,7 +21,7 @@ TIERS = [
     {"deployment", "reporting"},
     {"config", "overrides"},
     {"preflight"},
-    {"assembly", "claims", "compress", "experiment", "cli", "launch", "resuming", "trials"},
+    {"assembly", "claims", "compress", "experiment", "cli", "fitting", "launch", "resuming", "trials"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other

@@ -5,14 +5,17 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.trials import as_written, finished_result, flat
+from permafrost.trials import as_written, end_with_parent, finished_result, flat
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
 
 LOCK, HOLDER = ".lock", ".running.json"
 BY_TIME = re.compile(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-.+")  # the end of a directory that is named by when it began
@@ -134,6 +137,41 @@ def unfinished_run(cfg: DictConfig, run_dir: Path) -> Path | None:
         if not any(not is_free(key) for key in changes_of(config, cfg)):
             return found
     return None
+
+
+def directory_of(cfg: DictConfig, job: "HydraConf") -> Path:
+    """The one that Hydra made, or that of the run to go on with: named by `resume`, or found by its settings where
+    directories are named by the time.
+
+    Raises:
+        ConfigError: several processes were started, each of which would have a directory of its own.
+    """
+    made = Path(job.runtime.output_dir)
+    if started_by_lightning():
+        end_with_parent()
+        return made
+    if not is_named_by_time(made):
+        return made
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        raise ConfigError(
+            "each process would have a run directory of its own, by the second it started in; "
+            "give all of them one: hydra.run.dir=outputs/NAME"
+        )
+    if cfg.resume == "never":
+        return made
+    found = unfinished_run(cfg, made) if cfg.resume in ("auto", "must") else Path(cfg.resume)
+    if found is None or not (found / "config.yaml").is_file():
+        return made
+    with suppress(OSError):
+        made.rmdir()
+    with read_write(job):  # type: ignore[arg-type]
+        job.run.dir = str(found)  # where Lightning sends the other processes that it starts
+    return found
+
+
+def started_by_lightning() -> bool:
+    """Whether this is one of the processes that a first one has started beside itself."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def same_content(notes: Mapping[str, Any], here: Mapping[str, Any]) -> None:

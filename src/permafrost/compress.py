@@ -225,7 +225,8 @@ def learn(
     model: "GPT2WithHead", run: Finished, what: str, *, teacher: "LossSum | None" = None, is_sparse: bool = False
 ) -> None:
     """Train on the run's data by its own recipe, and keep the best weights; `what` names the directory."""
-    from permafrost.experiment import evaluate_best, fit
+    from permafrost.experiment import evaluate_best
+    from permafrost.fitting import fit
 
     console.print(f"  {what}: {run.plan.recover.epochs} epochs{' with a teacher' if teacher else ''}")
     model.train()

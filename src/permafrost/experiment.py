@@ -19,7 +19,6 @@ from permafrost.assembly import (
     make_modules,
     make_trainer,
     open_stores,
-    precision_of,
     prepare,
     seed_everything,
 )
@@ -29,6 +28,7 @@ from permafrost.compress import check as check_compression
 from permafrost.compress import clear, compress
 from permafrost.config import Settings, read_settings
 from permafrost.errors import TrainingError
+from permafrost.fitting import fit, parts_that_fit, with_parts_counted
 from permafrost.preflight import preflight
 from permafrost.redaction import redacted
 from permafrost.resuming import begin, notes_of
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import lightning.pytorch as lightning
 
     from permafrost.model.gpt2 import GPT2WithHead
-    from permafrost.training.datamodule import DataModule
     from permafrost.training.module import FineTuning
     from permafrost.training.trunk_pass import Stores
 
@@ -98,7 +97,7 @@ def train_and_test(
     with clock.stage("setup"):
         module, data = make_modules(settings, prepared, models, stores)
         if settings.data.auto_batch:
-            data.parts_per_batch = start.notes.get("parts_per_batch") or find_what_fits(settings, module, data)
+            data.parts_per_batch = start.notes.get("parts_per_batch") or parts_that_fit(settings, module, data)
             settings = with_parts_counted(settings, data.parts_per_batch)
         accumulate = data.accumulate(settings.trainer.max_epochs)
         plain_config: Any = redacted(OmegaConf.to_container(cfg, resolve=True))
@@ -121,40 +120,6 @@ def train_and_test(
             result["compression"] = [compress(run_dir, settings)]
         close_loggers(trainer, run_dir)
     return result
-
-
-def fit(
-    trainer: "lightning.Trainer",
-    module: "FineTuning",
-    data: "DataModule",
-    settings: Settings,
-    checkpoint: Path | None = None,
-) -> None:
-    from permafrost.training.memory import told_what_to_set
-
-    tokens, tries_first = settings.data.max_tokens_per_batch, settings.data.auto_batch
-    with told_what_to_set(module, tokens, tries_first=tries_first):
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-
-
-def find_what_fits(settings: Settings, module: "FineTuning", data: "DataModule") -> int:
-    from permafrost.training.hardware import resolve_device
-    from permafrost.training.memory import fit_in_memory_
-
-    device = resolve_device(settings.trainer.accelerator)
-    parts = fit_in_memory_(module, data, precision_of(settings), device)
-    if parts > 1:
-        console.print(
-            f"  memory holds a batch in {parts} parts: trainer.accumulate_grad_batches is {parts} times as many"
-        )
-    return parts
-
-
-def with_parts_counted(settings: Settings, parts: int) -> Settings:
-    """Where validation comes after a count of batches, as many batches are so many parts."""
-    every = settings.trainer.val_check_interval
-    counted = every * parts if isinstance(every, int) else every
-    return settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"val_check_interval": counted})})
 
 
 def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,52 +91,14 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def run_alone(cfg: DictConfig, job: "HydraConf") -> Result:
+    from permafrost.claims import directory_of
+
     try:
         cfg = with_parts(cfg, config_dir_of(job))
         run_dir = directory_of(cfg, job)
     except ConfigError as error:
         return failure(error, debug=bool(cfg.debug))
     return attempt(cfg, run_dir)
-
-
-def directory_of(cfg: DictConfig, job: "HydraConf") -> Path:
-    """The one that Hydra made, or that of the run to go on with: named by `resume`, or found by its settings where
-    directories are named by the time.
-
-    Raises:
-        ConfigError: several processes were started, each of which would have a directory of its own.
-    """
-    from omegaconf import read_write
-
-    from permafrost.claims import is_named_by_time, unfinished_run
-    from permafrost.trials import end_with_parent
-
-    made = Path(job.runtime.output_dir)
-    if started_by_lightning():
-        end_with_parent()
-        return made
-    if not is_named_by_time(made):
-        return made
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
-        raise ConfigError(
-            "each process would have a run directory of its own, by the second it started in; "
-            "give all of them one: hydra.run.dir=outputs/NAME"
-        )
-    if cfg.resume == "never":
-        return made
-    found = unfinished_run(cfg, made) if cfg.resume in ("auto", "must") else Path(cfg.resume)
-    if found is None or not (found / "config.yaml").is_file():
-        return made
-    with suppress(OSError):
-        made.rmdir()
-    with read_write(job):  # type: ignore[arg-type]
-        job.run.dir = str(found)  # where Lightning sends the other processes that it starts
-    return found
-
-
-def started_by_lightning() -> bool:
-    """Whether this is one of the processes that a first one has started beside itself."""
-    return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def config_dir_of(job: "HydraConf") -> Path:

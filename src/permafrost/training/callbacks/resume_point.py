@@ -43,7 +43,7 @@ class ResumePoint(Callback):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
             check_room(self.directory, module)
-        stopped = [c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.wait_count >= c.patience]  # type: ignore[attr-defined]
+        stopped = [c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.wait_count >= max(1, c.patience)]  # type: ignore[attr-defined]
         trainer.should_stop = trainer.should_stop or bool(stopped)  # as it was before: Lightning does not keep it
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
