@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from permafrost.errors import ConfigError, DataError
+from permafrost.launch import with_parts
 from permafrost.training.callbacks.throughput import Throughput
 from permafrost.training.sealed import peek
 from permafrost.training.stopping import Stopped
-from tests.runs.conftest import ROOT, compose_config
+from tests.runs.conftest import CONF, ROOT, SPLITS, compose_config
 
 # Dropout and shuffling are on; a step is two batches, and validation comes in the middle of an epoch, too.
 RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2"]
@@ -43,7 +44,9 @@ def assert_same_run(ours: Path, whole: Path) -> None:
     for key in ("epochs", "steps", "validation", "test", "parameters"):
         assert results[0][key] == results[1][key]
     assert results[0]["tokens"]["trained"] == results[1]["tokens"]["trained"]
-    assert (ours / "predictions.jsonl").read_text() == (whole / "predictions.jsonl").read_text()
+    answers = [path / "predictions.jsonl" for path in (ours, whole) if (path / "predictions.jsonl").exists()]
+    assert len({path.read_text() for path in answers}) <= 1  # a plain language model gives none
+    assert len(answers) != 1
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,8 @@ def go(tiny, tmp_path_factory):
     root = tmp_path_factory.mktemp("resume")
 
     def go(*overrides: str, name: str) -> Path:
-        run(compose_config(*tiny, f"store.dir={root}/activations", *overrides), root / name)
+        cfg = with_parts(compose_config(*tiny, f"store.dir={root}/activations", *overrides), CONF)
+        run(cfg, root / name)
         return root / name
 
     return go
@@ -125,10 +129,7 @@ OTHERS = {
     "stopped early": ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=9"],
     "texts by drawing": ["task=generation", "task.decoding.do_sample=true", "trainer.max_epochs=2"],
     "a language model": ["task=language_modeling", "data.max_length=16"],
-    "two parts": [
-        "task=multi",
-        "task.parts={a: 'task=classification', b: 'task=regression data.columns.target=score'}",
-    ],
+    "two parts": ["task=multi"],
 }
 
 
@@ -137,9 +138,13 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_1_and_4_whatever_the_recipe(go, whole, stopped, of_task, data_dir, name, batch):
     recipe = [*RECIPE, *OTHERS[name]]
+    if name == "two parts":
+        files = "data=files " + " ".join(f"data.{split}={data_dir}/{split}.csv" for split in SPLITS)
+        of_parts = {"a": f"task=classification {files}", "b": f"task=regression data.columns.target=score {files}"}
+        recipe.append(f"task.parts={{a: '{of_parts['a']}', b: '{of_parts['b']}'}}")
     if name == "texts by drawing":
         recipe += of_task("generation")[1:]
-    run_dir = str(stopped(batch, *recipe))
+    run_dir = str(stopped(min(batch, 4) if name == "stopped early" else batch, *recipe))
     assert_same_run(go(*recipe, "resume=must", name=run_dir), whole(*recipe))
 
 

@@ -71,7 +71,10 @@ class ResumePoint(Callback):
         self.requests.stop_listening()
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._restore(trainer)  # where nothing was left to train
+        if self.loaded:  # nothing was left to train; the epoch it ended in counts, as it does at the end of training
+            epochs = trainer.fit_loop.epoch_progress.current
+            epochs.processed = epochs.completed = epochs.started
+        self._restore(trainer)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         self.requests.stop_listening()
