@@ -12,7 +12,8 @@ ROOT = Path(permafrost.__file__).parent
 # Each name may import from its own tier and from those before it.
 TIERS = [
     {"errors"},
-    {"atomic", "building", "checksums", "ragged"},
+    {"atomic", "building", "checksums", "ragged", "redaction"},
+    {"trust"},
     {"data", "model"},
     {"tasks"},
     {"training"},
@@ -20,7 +21,10 @@ TIERS = [
     {"deployment", "reporting"},
     {"config", "overrides"},
     {"preflight", "reading"},
-    {"assembly", "check", "compress", "experiment", "cli", "finished", "launch", "recover", "trials"},
+    {
+        *("assembly", "check", "claims", "cli", "compress", "experiment", "finished", "fitting"),
+        *("launch", "recover", "resuming", "trials"),
+    },
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other
@@ -33,6 +37,8 @@ DOORS = {
         "experiment.py",
         "launch.py",
         "trials.py",
+        "claims.py",
+        "resuming.py",
         "overrides.py",
         "cli.py",
         "reporting/sweep.py",

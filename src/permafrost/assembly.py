@@ -292,7 +292,9 @@ def make_trainer(
     accumulate: int,
     sweep: str | None,
     more_callbacks: Sequence[Any] = (),
+    notes: Mapping[str, Any] | None = None,
 ) -> "lightning.Trainer":
+    """`notes` go into each checkpoint, for the start that goes on from it."""
     from permafrost.training.checkpoints import CHECKPOINTS
     from permafrost.training.loggers import MetricsFile
     from permafrost.training.trainer import make_trainer
@@ -301,6 +303,8 @@ def make_trainer(
     console.print(f"  precision {precision}")
     known = {"monitor": monitored(settings), "mode": monitor_mode(settings), "dirpath": run_dir / CHECKPOINTS}
     known["of_parts"] = [f"validation/{name}/{part.task.monitor}" for name, part in settings.by_part().items() if name]
+    known |= {"save_every": settings.save_every, "requeue": settings.trainer.requeue, "notes": notes}
+    known["rows"] = {name: part.rows["train"] for name, part in prepared.items()}
     callbacks = [
         build(node, **known)
         for node in settings.callbacks.values()

@@ -28,11 +28,22 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def flush_to_disk(file: Path) -> None:
-    """Wait until it would outlast a loss of power."""
-    descriptor = os.open(file, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a directory, would outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial(directory: Path) -> None:
+    """What killed processes left half-written; only for a directory that is nobody else's."""
+    for partial in directory.rglob("*.partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def _move(partial: Path, path: Path) -> None:

@@ -42,6 +42,8 @@ ALLOWED_TARGETS = frozenset(
         "lightning.pytorch.callbacks.RichProgressBar",
         "permafrost.training.callbacks.epoch_line.EpochLine",
         "permafrost.training.callbacks.gradient_norm.GradientNorm",
+        "permafrost.training.callbacks.instability.Instability",
+        "permafrost.training.callbacks.resume_point.ResumePoint",
         "permafrost.training.callbacks.throughput.Throughput",
         "permafrost.training.loggers.wandb",
         "permafrost.training.loggers.tensorboard",

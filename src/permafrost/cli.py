@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from permafrost.errors import ConfigError, DataError, PermafrostError
+from permafrost.redaction import redacted_text
 
 app = typer.Typer(
     name="permafrost", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -301,5 +302,5 @@ def main() -> None:
     try:
         app()
     except PermafrostError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted_text(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

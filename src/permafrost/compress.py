@@ -28,7 +28,9 @@ Entry = dict[str, Any]
 def compress(run_dir: Path, settings: Settings) -> Entry:
     """Cut, learn again, quantize, measure; leaves `compressed/NAME/`, and its entry in result.json and report.html."""
     plan = settings.compression
-    check(plan, settings, run_dir)
+    check(plan, settings)
+    if (run_dir / COMPRESSED / plan.name).exists():
+        raise ConfigError(f"{run_dir / COMPRESSED / plan.name} is there already; give compression.name=ANOTHER")
     seed_everything(settings.seed)
     run = Finished(run_dir=run_dir, settings=as_training(settings), prepared=prepare(settings))
     console.print(f"[bold]compression={plan.name}[/] of {run_dir}")
@@ -52,7 +54,7 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
     return entry
 
 
-def check(plan: CompressionSection, settings: Settings, run_dir: Path) -> None:
+def check(plan: CompressionSection, settings: Settings) -> None:
     """What can be found wrong before anything is read."""
     if plan.sparsify and plan.sparsify.method == "movement" and not plan.is_gradual:
         raise ConfigError(
@@ -71,9 +73,13 @@ def check(plan: CompressionSection, settings: Settings, run_dir: Path) -> None:
         raise ConfigError("a run of task=multi is compressed part by part: give each task a run of its own")
     if not (plan.drop or plan.narrow or plan.sparsify or plan.quantize):
         raise ConfigError(f"compression={plan.name} changes nothing; give one of the options of conf/compression")
-    if (run_dir / COMPRESSED / plan.name).exists():
-        raise ConfigError(f"{run_dir / COMPRESSED / plan.name} is there already; give compression.name=ANOTHER")
     check_buildable(settings)
+
+
+def clear(run_dir: Path, plan: CompressionSection) -> None:
+    """What an earlier start of the run has made or begun."""
+    for name in (plan.name, f"{plan.name}-recovery", f"{plan.name}-control"):
+        shutil.rmtree(run_dir / COMPRESSED / name, ignore_errors=True)
 
 
 def cut(student: "GPT2WithHead", run: Finished) -> dict[str, Any]:

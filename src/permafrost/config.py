@@ -98,6 +98,7 @@ class DataSection(Section):
     max_windows: Count
     max_tokens_per_batch: Annotated[int, Field(ge=2)]
     batch_size: Count | None
+    auto_batch: bool
     num_workers: Annotated[int, Field(ge=0)]
     cache_dir: str
 
@@ -179,12 +180,14 @@ class TrainerSection(Section):
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"]
     max_epochs: Count
     max_steps: Annotated[int, Field(ge=-1)]
+    max_minutes: Annotated[float, Field(gt=0)] | None
     accumulate_grad_batches: Literal["epoch"] | Count
     gradient_clip_val: Annotated[float, Field(ge=0)] | None
     gradient_clip_algorithm: Literal["norm", "value"]
     val_check_interval: Annotated[float, Field(gt=0, le=1)] | Count
     log_every_n_steps: Count
     deterministic: bool
+    requeue: bool
 
 
 class PartSection(Section):
@@ -248,6 +251,8 @@ class CompressionSection(Section):
 class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str
+    resume_allow_changes: bool
+    save_every: Count | Annotated[str, Field(pattern=r"^\d+(\.\d+)?(s|min|h)$")]
     init_from: str | None
     yardsticks: bool
     debug: bool

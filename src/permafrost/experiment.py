@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,15 @@ from permafrost.assembly import (
     seed_everything,
 )
 from permafrost.atomic import complete_or_absent
+from permafrost.claims import sole_run
 from permafrost.compress import check as check_compression
-from permafrost.compress import compress
+from permafrost.compress import clear, compress
 from permafrost.config import Settings, read_settings
-from permafrost.errors import ConfigError, ResourceError, TrainingError
+from permafrost.errors import TrainingError
+from permafrost.fitting import fit, parts_that_fit, with_parts_counted
 from permafrost.preflight import preflight
+from permafrost.redaction import redacted
+from permafrost.resuming import begin, notes_of
 from permafrost.tasks.base import in_part
 
 if TYPE_CHECKING:
@@ -66,25 +70,45 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         settings = read_settings(cfg)
         preflight(settings, in_sweep=sweep is not None)
         if settings.compression.name != "none":
-            check_compression(settings.compression, settings, run_dir)
+            check_compression(settings.compression, settings)
         seed_everything(settings.seed)
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
+    with sole_run(run_dir) if is_first_process() else nullcontext():
+        return train_and_test(cfg, settings, prepared, run_dir, clock, sweep)
+
+
+def train_and_test(
+    cfg: DictConfig,
+    settings: Settings,
+    prepared: Mapping[str, Prepared],
+    run_dir: Path,
+    clock: Clock,
+    sweep: str | None,
+) -> Result:
+    with clock.stage("setup"):
+        start = begin(run_dir, settings, cfg, prepared)
         if is_first_process():
-            claim(run_dir, settings, cfg)
             write_card(run_dir, prepared)
+        settings = start.as_decided(settings)
         models = make_models(settings, prepared)
     with clock.stage("trunk"):
         stores = {
-            name: open_stores(part, prepared[name], models[name], in_sweep=sweep is not None)
+            name: open_stores(start.as_decided(part, name), prepared[name], models[name], in_sweep=sweep is not None)
             for name, part in settings.by_part().items()
         }
     with clock.stage("setup"):
         module, data = make_modules(settings, prepared, models, stores)
+        if settings.data.auto_batch:
+            data.parts_per_batch = start.notes.get("parts_per_batch") or parts_that_fit(settings, module, data)
+            settings = with_parts_counted(settings, data.parts_per_batch)
         accumulate = data.accumulate(settings.trainer.max_epochs)
-        plain_config: Any = OmegaConf.to_container(cfg, resolve=True)
-        trainer = make_trainer(settings, prepared, run_dir, plain_config, accumulate=accumulate, sweep=sweep)
+        plain_config: Any = redacted(OmegaConf.to_container(cfg, resolve=True))
+        notes = notes_of(settings, prepared, stores) | {"parts_per_batch": data.parts_per_batch}
+        trainer = make_trainer(
+            settings, prepared, run_dir, plain_config, accumulate=accumulate, sweep=sweep, notes=notes
+        )
     with clock.stage("fit"):
-        trainer.fit(module, data, ckpt_path=checkpoint_to_resume(settings.resume, run_dir), weights_only=True)
+        fit(trainer, module, data, settings, start.checkpoint)
     with clock.stage("test"):
         scores = evaluate_best(module, data, trainer)
     tokens_computed = sum(of_part.tokens_computed for of_part in stores.values())
@@ -94,21 +118,10 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         say_what_was_read(data.tokens_read, tokens_computed)
         write_run(run_dir, settings, prepared, models, result, answers, stores)
         if settings.compression.name != "none":
+            clear(run_dir, settings.compression)
             result["compression"] = [compress(run_dir, settings)]
         close_loggers(trainer, run_dir)
     return result
-
-
-def claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> None:
-    """Make the run directory this run's own, and write its configuration there first."""
-    if (run_dir / "config.yaml").exists() and settings.resume == "never":
-        raise ConfigError(f"{run_dir} already holds a run; continue it with resume=auto, or set another hydra.run.dir")
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), "utf-8")
-    except OSError as error:
-        raise ResourceError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
-    console.print(f"  -> {run_dir}")
 
 
 def write_card(run_dir: Path, prepared: Mapping[str, Prepared]) -> None:
@@ -120,21 +133,6 @@ def write_card(run_dir: Path, prepared: Mapping[str, Prepared]) -> None:
         lines = "".join(json.dumps(row, default=str) + "\n" for row in aside)
         (run_dir / "quarantine.jsonl").write_text(lines, "utf-8")
         console.print(f"  {len(aside):,} rows put aside: {run_dir}/quarantine.jsonl")
-
-
-def checkpoint_to_resume(resume: str, run_dir: Path) -> str | None:
-    """never: none; auto: this run directory's last, if there is one; must: that or an error; PATH: a run or a file."""
-    from permafrost.training.checkpoints import last_checkpoint
-
-    if resume == "never":
-        return None
-    path = Path(resume) if resume not in ("auto", "must") else run_dir
-    found = path if path.is_file() else last_checkpoint(path)
-    if found is None and resume != "auto":
-        raise ResourceError(f"resume={resume}: no checkpoint in {path}")
-    if found:
-        console.print(f"  resuming from {found}")
-    return str(found) if found else None
 
 
 def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> dict[str, dict[str, float]]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError, PermafrostError, ResourceError, TrainingError
+from permafrost.redaction import check_no_secret, redacted_text
+from permafrost.trust import check_start
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -38,12 +40,14 @@ def run_program(main: Callable[[], Any], config_dir: Path) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own words and exits with 1
+    signal.signal(signal.SIGTERM, end_now)
+    check_arguments(config_dir, sys.argv[1:])
     try:
         main()
     except (HydraException, OmegaConfBaseException) as error:
         from permafrost.overrides import explain
 
-        print(explain(error, sys.argv[1:], config_dir), file=sys.stderr)
+        print(redacted_text(explain(error, sys.argv[1:], config_dir)), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
@@ -54,6 +58,22 @@ def run_program(main: Callable[[], Any], config_dir: Path) -> None:
             file=sys.stderr,
         )
         raise SystemExit(ResourceError.exit_code) from None
+
+
+def check_arguments(config_dir: Path, arguments: Sequence[str]) -> None:
+    """Nothing that names code, and no secret: before any file is composed, and anything written."""
+    try:
+        check_start(config_dir, arguments)
+        for argument in arguments:
+            check_no_secret(argument)
+    except ConfigError as error:
+        print(f"error: {redacted_text(str(error))}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def end_now(number: int, frame: Any) -> None:
+    """Where there is no step to finish first; what is half-written is removed on the way out."""
+    raise SystemExit(128 + number)
 
 
 def lost_worker() -> tuple[type[Exception], ...]:
@@ -78,11 +98,14 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def run_alone(cfg: DictConfig, job: "HydraConf") -> Result:
+    from permafrost.claims import directory_of
+
     try:
         cfg = with_parts(cfg, config_dir_of(job))
+        run_dir = directory_of(cfg, job)
     except ConfigError as error:
         return failure(error, debug=bool(cfg.debug))
-    return attempt(cfg, Path(job.runtime.output_dir))
+    return attempt(cfg, run_dir)
 
 
 def config_dir_of(job: "HydraConf") -> Path:
@@ -155,6 +178,7 @@ def config_of_run(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
     of_run: Any = OmegaConf.load(path)
     of_group = [override for override in overrides if override.split("=")[0].split(".")[0] == "compression"]
     composed = compose_or_explain(of_group, CONFIG_DIR)
+    of_run.resume = "never"  # what the run was started with is nothing to what is done with it now
     others = OmegaConf.from_dotlist([override for override in overrides if override not in of_group])
     return OmegaConf.merge(of_run, {"compression": composed.compression}, others)  # type: ignore[return-value]
 
@@ -238,19 +262,31 @@ def attempt(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         from permafrost.experiment import run
 
         return run(cfg, run_dir, sweep)
+    except SystemExit as stopped:
+        end_dashboards(int(stopped.code or 0))
+        from permafrost.assembly import is_first_process
+
+        if is_first_process() and (run_dir / "checkpoints").is_dir():
+            print(f"stopped; the same command with resume=auto goes on with it: {run_dir}", file=sys.stderr)
+        raise
     except Exception as error:
         failed = failure(error, debug=bool(cfg.get("debug")))
-        if "permafrost.training.loggers" in sys.modules:  # else no dashboard was begun
-            sys.modules["permafrost.training.loggers"].end_dashboards(failed["exit_code"])
+        end_dashboards(failed["exit_code"])
         return failed
+
+
+def end_dashboards(exit_code: int) -> None:
+    if "permafrost.training.loggers" in sys.modules:  # else none was begun
+        sys.modules["permafrost.training.loggers"].end_dashboards(exit_code)
 
 
 def failure(error: Exception, *, debug: bool) -> Result:
     """Print what went wrong, and give it as the result."""
     if debug:
-        traceback.print_exception(error)
+        print(redacted_text("".join(traceback.format_exception(error))), file=sys.stderr)
     code, text, hint = TrainingError.exit_code, f"{type(error).__name__}: {error}", " (debug=true shows where)"
     if isinstance(error, PermafrostError):
         code, text, hint = error.exit_code, str(error), ""
+    text = redacted_text(text)
     print(f"error: {text}{hint}", file=sys.stderr)
     return {"status": "failed", "exit_code": code, "error": text}

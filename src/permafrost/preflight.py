@@ -18,6 +18,10 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
         )
+    if options.requeue and settings.resume == "never":
+        raise ConfigError(
+            "trainer.requeue=true: the job that SLURM starts again runs the same command; give resume=auto"
+        )
     if settings.task.kind == SEVERAL and not settings.parts:
         raise ConfigError(
             "task=multi has no parts; give each task a name and what you would type for it alone: "

@@ -118,6 +118,7 @@ def learn(
     """Train on the run's data by its own recipe, and keep the best weights; `what` names the directory."""
     from permafrost.compression.gradual import keep_sparse
     from permafrost.experiment import evaluate_best
+    from permafrost.fitting import fit
 
     console.print(f"  {what}: {run.plan.recover.epochs} epochs{' with a teacher' if teacher else ''}")
     model.train()
@@ -139,7 +140,7 @@ def learn(
         sweep=None,
         more_callbacks=sparse,
     )
-    trainer.fit(module, data)
+    fit(trainer, module, data, settings)
     evaluate_best(module, data, trainer)
 
 

@@ -16,8 +16,14 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 
 from permafrost.errors import ConfigError
+from permafrost.redaction import redacted_text
 
-OF_THE_START = ("resume", "debug")  # keys that say how a sweep is started, not what a trial is
+OF_THE_START = (
+    "resume",
+    "resume_allow_changes",
+    "save_every",
+    "debug",
+)  # keys that say how a sweep is started, not what a trial is
 
 
 def earlier_result(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> dict[str, Any] | None:
@@ -44,7 +50,12 @@ def earlier_result(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> dict[str,
 
 def as_written(cfg: DictConfig) -> Any:
     """The configuration as reading it back from its file gives it."""
-    return OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
+    return OmegaConf.to_container(OmegaConf.create(to_write(cfg)))
+
+
+def to_write(cfg: DictConfig) -> str:
+    """The text of a run's config.yaml."""
+    return redacted_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def first_difference(there: Any, here: Any) -> str | None:
@@ -113,15 +124,19 @@ def settle_worker(mark: str) -> None:
     """Make a process of joblib's one to train in, whose printed lines begin with the mark of their trial."""
     if not isinstance(sys.stdout, MarkedLines):  # its first trial
         multiprocessing.set_start_method(None, force=True)  # joblib's own would pickle what a data loader's workers get
-        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+        end_with_parent()
         sys.stdout, sys.stderr = MarkedLines(sys.stdout), MarkedLines(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, MarkedLines):
             stream.mark = mark
 
 
-def end_with(parent: int) -> None:
-    """End this process when the sweep's own was killed: else it would train on, and a new start beside it."""
+def end_with_parent() -> None:
+    """End this process when the one that started it was killed: else it would train on, and a new start beside it."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import subprocess
 import sys
 import time
@@ -21,10 +22,14 @@ from transformers import GPT2Config, GPT2Model
 
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import (
+    CHECKS,
+    MANIFEST,
+    OFFSETS,
     STATES,
     USED,
     ActivationStore,
     Manifest,
+    check_entry,
     clear,
     entries,
     entry_bytes,
@@ -38,6 +43,7 @@ from permafrost.model.activation_store import (
     trunk_key,
     write_entry,
 )
+from permafrost.model.activation_store import ROWS as ROWS_FILE
 from permafrost.ragged import RaggedArray
 
 ROWS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6]]
@@ -256,6 +262,63 @@ def test_states_of_another_size_are_not_read(tmp_path, size):
     directory = write(tmp_path)
     os.truncate(directory / STATES, size)
     assert open_entry(directory) is None
+
+
+# Damage
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def is_found(directory: Path) -> bool:
+    """Whether a run would use the entry as it is."""
+    if not check_entry(directory):
+        return True
+    store = open_entry(directory)
+    try:
+        return store is None or store.padded(np.arange(4)) is None
+    except ResourceError:
+        return True
+
+
+@pytest.mark.parametrize("name", [STATES, OFFSETS, ROWS_FILE, CHECKS, MANIFEST])
+def test_every_bit_flip_in_an_entry_is_found(tmp_path, name):
+    size = (write(tmp_path) / name).stat().st_size
+    for bit in random.Random(0).sample(range(8 * size), min(25, 8 * size)):
+        directory = write(tmp_path)
+        flip(directory / name, bit)
+        assert is_found(directory), bit
+
+
+@pytest.mark.parametrize("name", [STATES, OFFSETS, ROWS_FILE, CHECKS, MANIFEST])
+def test_a_file_that_is_cut_off_is_found(tmp_path, name):
+    whole = (write(tmp_path) / name).read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        directory = write(tmp_path)
+        (directory / name).write_bytes(whole[:length])
+        assert is_found(directory), length
+
+
+def test_a_damaged_row_is_told_and_its_entry_removed(tmp_path):
+    directory = write(tmp_path)
+    flip(directory / STATES, 8 * CHANNELS * 4 * (LENGTHS[0] + LENGTHS[1]))
+    store = opened(directory)
+    store.padded(np.array([0, 1, 3]))
+    with pytest.raises(ResourceError, match=r"row 2 in .* is not what was written.*resume=auto"):
+        store.padded(np.array([2]))
+    assert open_entry(directory) is None
+
+
+def test_a_row_is_checked_when_it_is_first_read(tmp_path):
+    """Later reads come from memory, or would be found by the next run."""
+    directory = write(tmp_path)
+    store = opened(directory)
+    assert_holds_all(store)
+    flip(directory / STATES, 3)
+    store.padded(np.arange(4))
 
 
 def test_where_nothing_is_stored_nothing_is_opened(tmp_path):

@@ -56,6 +56,10 @@ CONFIG_FAULTS = [
     (["task.kind=os.system"], "task.kind=os.system: no such task"),
     (["task.kind=base.Encoding"], "task.kind=base.Encoding: no such task"),
     (["model.path=./nowhere"], "no such directory"),
+    (["save_every=10m"], "save_every='10m'"),
+    (["save_every=0"], "save_every=0"),
+    (["trainer.max_minutes=0"], "trainer.max_minutes=0"),
+    (["trainer=slurm"], "give resume=auto"),
 ]
 
 

@@ -26,6 +26,7 @@ NEEDS = {
     ("task", "translation"): ["trainer.max_epochs=1"],
     ("loss", "mse"): ["task=regression", *REGRESSION],
     ("loss", "huber"): ["task=regression", *REGRESSION],
+    ("trainer", "slurm"): ["resume=auto"],
     ("freezing", "none"): [],
     ("freezing", "embeddings"): [],
     ("freezing", "head_only"): [],

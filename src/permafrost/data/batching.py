@@ -119,6 +119,22 @@ class PlannedBatch(NamedTuple):
     part: str = ""
 
 
+def in_parts(batches: Sequence[PlannedBatch], parts: int) -> list[PlannedBatch]:
+    """Each batch as `parts` batches, whose losses make up its own where as many more are accumulated.
+
+    A part without rows repeats the batch's first one at no weight, so that every batch has as many parts.
+    """
+    if parts == 1:
+        return list(batches)
+    cut: list[PlannedBatch] = []
+    for batch in batches:
+        for rows in np.array_split(batch.rows, parts):
+            has_rows = len(rows) > 0
+            scale = parts * batch.loss_scale if has_rows else 0.0
+            cut.append(batch._replace(rows=rows if has_rows else batch.rows[:1], loss_scale=scale))
+    return cut
+
+
 class PlannedBatches(Sampler[PlannedBatch]):
     """Batches drawn up beforehand, from the `start`-th on, each cut to one process's share.
 

@@ -1,14 +1,16 @@
 """What the frozen trunk makes of each token, kept on disk: computed once, read by every epoch, trial and seed after.
 
 An entry is a directory `<trunk>-<rows>/`: `states.bin` holds (tokens, C) of all rows end to end, unpadded;
-`offsets.npy` (rows + 1,) where each row begins; `rows.npy` a digest of its token ids; `manifest.json` is written last,
-so an entry is complete or absent. B rows in a batch, T tokens in the longest of them, C channels.
+`offsets.npy` (rows + 1,) where each row begins; `rows.npy` a digest of its token ids; `checks.bin` a checksum of each
+row's states, looked at when the row is first read, and one of the other files; `manifest.json` is written last, so an
+entry is complete or absent. B rows in a batch, T tokens in the longest of them, C channels.
 """
 
 import hashlib
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from transformers import GPT2Model
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-STATES, OFFSETS, ROWS, MANIFEST, USED = "states.bin", "offsets.npy", "rows.npy", "manifest.json", "last_used"
+STATES, OFFSETS, ROWS, CHECKS = "states.bin", "offsets.npy", "rows.npy", "checks.bin"
+MANIFEST, USED = "manifest.json", "last_used"
 ENTRY_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 AS_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.int16}  # numpy has no bfloat16
 
@@ -57,14 +60,31 @@ class ActivationStore:
         self.directory, self.manifest = directory, manifest
         offsets, dtype = np.load(directory / OFFSETS), AS_STORED[manifest.dtype]
         self.states = RaggedArray.in_file(directory / STATES, offsets, dtype, manifest.channels)
+        self.checks, self.is_checked = np.fromfile(directory / CHECKS, np.uint32), np.zeros(len(self.states), bool)
 
     def padded(self, rows: np.ndarray) -> Tensor:
-        """(B,) row positions -> (B, T, C) in the stored type, zeros right of the shorter rows."""
-        found = [self.states[row] for row in rows]
+        """(B,) row positions -> (B, T, C) in the stored type, zeros right of the shorter rows.
+
+        Raises:
+            ResourceError: a row is not what was written.
+        """
+        found = [self._checked(row) for row in rows]
         states = np.zeros((len(rows), max(map(len, found)), self.manifest.channels), self.states.values.dtype)
         for place, row in zip(states, found, strict=True):
             place[: len(row)] = row
         return torch.from_numpy(states).view(getattr(torch, self.manifest.dtype))
+
+    def _checked(self, row: int) -> np.ndarray:
+        states = self.states[row]
+        if not self.is_checked[row]:
+            if zlib.crc32(states.data) != self.checks[row]:
+                remove(self.directory)
+                raise ResourceError(
+                    f"row {row} in the activation store's {self.directory} is not what was written, so the entry is "
+                    "removed; the same command with resume=auto goes on and computes it again"
+                )
+            self.is_checked[row] = True
+        return states
 
 
 def trunk_key(
@@ -105,6 +125,26 @@ def open_entry(directory: Path) -> ActivationStore | None:
         return None
 
 
+def check_entry(directory: Path) -> bool:
+    """Whether the files beside the states are what was written; an entry where they are not is removed."""
+    try:
+        sound = _check_of_others(directory) == np.fromfile(directory / CHECKS, np.uint32)[-1]
+    except FileNotFoundError:  # none, or one that another process removes
+        return False
+    except IndexError:
+        sound = False
+    if not sound:
+        remove(directory)
+    return sound
+
+
+def _check_of_others(directory: Path) -> int:
+    check = 0
+    for name in (MANIFEST, OFFSETS, ROWS):
+        check = zlib.crc32((directory / name).read_bytes(), check)
+    return check
+
+
 def read_manifest(directory: Path) -> Manifest | None:
     path = directory / MANIFEST
     return Manifest(**json.loads(path.read_text("utf-8"))) if path.exists() else None
@@ -134,6 +174,7 @@ def write_entry(
     """Write the states that `parts` gives as (row positions (B,), (B, T, C)), every row once, in any order."""
     remove(directory)  # what a killed build left
     directory.mkdir(parents=True)
+    checks = np.zeros(len(offsets), np.uint32)
     with (directory / STATES).open("wb") as file:
         file.truncate(manifest.num_bytes)
         for rows, states in parts:
@@ -142,12 +183,17 @@ def write_entry(
                 length = int(offsets[row + 1] - offsets[row])
                 file.seek(int(offsets[row]) * state.strides[0])
                 file.write(state[:length].data)
+                checks[row] = zlib.crc32(state[:length].data)
     np.save(directory / OFFSETS, offsets)
     np.save(directory / ROWS, digests)
     (directory / USED).touch()
     flush_to_disk(directory / STATES)
     with complete_or_absent(directory / MANIFEST) as partial:
         partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
+        checks[-1] = zlib.crc32(
+            b"".join(path.read_bytes() for path in (partial, directory / OFFSETS, directory / ROWS))
+        )
+        checks.tofile(directory / CHECKS)
         flush_to_disk(partial)
 
 

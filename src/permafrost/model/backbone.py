@@ -17,6 +17,7 @@ from permafrost.model.block import drop, run_block, take
 from permafrost.model.flat_rows import flat_where_it_pays
 from permafrost.model.packing import pack_where_it_pays
 from permafrost.model.surgery import fewer_heads
+from permafrost.trust import check_model_directory
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, GPT2Model
@@ -41,6 +42,7 @@ def load_config(source: str) -> "GPT2Config":
     """The architecture alone; reads one small file, and nothing of the weights."""
     from transformers import GPT2Config
 
+    check_model_directory(Path(source))
     try:
         config = GPT2Config.from_pretrained(source)
     except (OSError, json.JSONDecodeError) as error:

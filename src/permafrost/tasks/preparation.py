@@ -24,13 +24,15 @@ from permafrost.errors import DataError, ResourceError
 from permafrost.ragged import RaggedArray
 from permafrost.tasks.base import Encoding, Task
 from permafrost.tasks.positions import NOT_SCORED
+from permafrost.trust import check_model_directory
 
 
 def load_tokenizer(source: str):
     from transformers import AutoTokenizer
 
+    check_model_directory(Path(source))
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ResourceError(
             f"cannot load a tokenizer from {source!r}; give a directory with model.tokenizer=DIR"

@@ -3,34 +3,34 @@
 The frozen weights are left out, as the pretrained model has them; a fingerprint tells whether they are still the same.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor, nn
 
-from permafrost.atomic import complete_or_absent, flush_to_disk
-from permafrost.errors import ResourceError
-from permafrost.model.freezing import frozen_parameters, weights_fingerprint
+from permafrost.atomic import flush_to_disk
+from permafrost.errors import DataError, ResourceError
+from permafrost.model.freezing import frozen_parameters, trainable, weights_fingerprint
+from permafrost.training.sealed import cannot_write, fault_of, peek, read_sealed, write_sealed
 
 CHECKPOINTS = "checkpoints"
 FROZEN = "frozen"  # key of the fingerprint
+NEXT, LAST, PREVIOUS = "next.ckpt", "last.ckpt", "previous.ckpt"  # the newest first
 
 
 class CheckpointFiles(CheckpointIO):
-    """Written beside the target, through to the disk, and renamed: a file is complete or absent. Tensors only."""
+    """Sealed files, complete or absent. Tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with complete_or_absent(Path(path)) as partial:
-            torch.save(checkpoint, partial)  # not through a buffer, which would hold it all in memory once more
-            flush_to_disk(partial)
+        write_sealed(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True, **unused: Any
     ) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_sealed(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -67,11 +67,65 @@ def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer)
     path = getattr(checkpoint, "best_model_path", "")
     if not path:
         return None
-    trained: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    if fault := fault_of(Path(path)):
+        raise DataError(f"{path} is damaged: {fault}; train again in another hydra.run.dir")
+    trained: dict[str, Tensor] = peek(Path(path))["state_dict"]
     module.load_state_dict(dict(frozen_parameters(module)) | trained)
     return path
 
 
-def last_checkpoint(run_dir: Path) -> Path | None:
-    path = run_dir / CHECKPOINTS / "last.ckpt"
-    return path if path.exists() else None
+def check_room(directory: Path, module: nn.Module) -> None:
+    """Find out before training whether the checkpoints can be written: of each trained weight three values.
+
+    Raises:
+        ResourceError: the directory may not be written, or the disk has too little room.
+    """
+    probe = directory / "probe.partial"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"?")
+        flush_to_disk(probe)
+        probe.unlink()
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        raise ResourceError(cannot_write(directory, error)) from error
+    of_one = 3 * sum(parameter.numel() * parameter.element_size() for _, parameter in trainable(module))
+    needed = of_one * (1 + sum(not (directory / name).exists() for name in (LAST, PREVIOUS)))
+    if free < needed:
+        raise ResourceError(
+            f"checkpoints need {needed / 2**20:,.0f} MB in {directory}, and {free / 2**20:,.0f} are free; "
+            "free some space, set another hydra.run.dir, or leave them out with callbacks.last=null"
+        )
+
+
+def shift(directory: Path) -> None:
+    """The checkpoint just written becomes the last one, and that the previous one.
+
+    A process that is killed between the two renames leaves both, under names that `newest_good` looks at.
+    """
+    last = directory / LAST
+    if last.exists():
+        last.replace(directory / PREVIOUS)
+    (directory / NEXT).replace(last)
+
+
+def newest_good(path: Path) -> tuple[Path | None, list[str]]:
+    """Of a run directory the newest checkpoint that is whole, and what is wrong with those newer than it.
+
+    `path` may also be a checkpoint itself. Without any there is None to go on from.
+
+    Raises:
+        DataError: there are some, and all of them are damaged.
+    """
+    names = [path / CHECKPOINTS / name for name in (NEXT, LAST, PREVIOUS)]
+    found = [path] if path.is_file() else [name for name in names if name.exists()]
+    damaged: list[str] = []
+    for candidate in found:
+        fault = fault_of(candidate)
+        if fault is None:
+            return candidate, damaged
+        damaged.append(f"{candidate} is damaged: {fault}")
+    if damaged:
+        told = "\n  ".join(damaged)
+        raise DataError(f"no checkpoint is whole; train again in another hydra.run.dir\n  {told}")
+    return None, []

@@ -16,6 +16,7 @@ from permafrost.data.batching import (
     Batching,
     PlannedBatch,
     PlannedBatches,
+    in_parts,
     loss_scales,
     ordered_batches,
     padded_batch,
@@ -78,6 +79,7 @@ class DataModule(lightning.LightningDataModule):
         self.batching, self.evaluation_batching = batching, evaluation_batching
         self.num_workers, self.seed = num_workers, seed
         self.accumulate_as_set = accumulate
+        self.parts_per_batch = 1  # in which memory holds them; a step accumulates over as many more
         self.resume_at: tuple[int, int] = (0, 0)  # epoch, batches done in it
         self.tokens_read = 0  # from the stores, by this process
 
@@ -87,14 +89,17 @@ class DataModule(lightning.LightningDataModule):
         return self.trainer
 
     def accumulate(self, max_epochs: int) -> int:
-        """Batches per optimizer step, as a number."""
+        """Batches per optimizer step, as a number; parts of batches, where they are cut."""
+        return self.parts_per_batch * self._planned_per_step(max_epochs)
+
+    def _planned_per_step(self, max_epochs: int) -> int:
         if self.accumulate_as_set == EVERY_BATCH:
             return max(len(self._planned(epoch)) for epoch in range(max_epochs))
         return int(self.accumulate_as_set)
 
     def total_steps(self, max_epochs: int, max_steps: int = -1) -> int:
         """Optimizer steps of the whole run: known before it starts, which schedules need."""
-        accumulate = self.accumulate(max_epochs)
+        accumulate = self._planned_per_step(max_epochs)
         steps = sum(-(-len(self._planned(epoch)) // accumulate) for epoch in range(max_epochs))
         return steps if max_steps < 0 else min(steps, max_steps)
 
@@ -102,8 +107,9 @@ class DataModule(lightning.LightningDataModule):
         epoch = self.attached.current_epoch
         batches, world_size = self._planned(epoch), self.attached.world_size
         targets = np.array([self.parts[part]["train"].num_targets[rows].sum() for part, rows in batches], np.float64)
-        scales = loss_scales(targets, self.accumulate(self.attached.max_epochs or 1), world_size)
+        scales = loss_scales(targets, self._planned_per_step(self.attached.max_epochs or 1), world_size)
         planned = [PlannedBatch(rows, float(scale), part) for (part, rows), scale in zip(batches, scales, strict=True)]
+        planned = in_parts(planned, self.parts_per_batch)
         start = self.resume_at[1] if self.resume_at[0] == epoch else 0
         rank = self.attached.global_rank
         return self._loader("train", PlannedBatches(planned, start=start, rank=rank, world_size=world_size))
@@ -136,6 +142,13 @@ class DataModule(lightning.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.resume_at = (state["epoch"], state["batches_done"])
 
+    def longest_batch(self) -> PlannedBatch:
+        """Of the first epoch the one that takes most memory, or its largest part."""
+        planned = [PlannedBatch(rows, 1.0, part) for part, rows in self._planned(0)]
+        lengths = {part: splits["train"].lengths for part, splits in self.parts.items()}
+        cut = in_parts(planned, self.parts_per_batch)
+        return max(cut, key=lambda batch: len(batch.rows) * int(lengths[batch.part][batch.rows].max()))
+
     def _planned(self, epoch: int) -> list[tuple[str, np.ndarray]]:
         lengths = {part: splits["train"].lengths for part, splits in self.parts.items()}
         return mixed_batches(
@@ -147,13 +160,16 @@ class DataModule(lightning.LightningDataModule):
             weights=self.row_weights,
         )
 
+    def batches(self, name: str) -> Batches:
+        return Batches(
+            {part: splits[name] for part, splits in self.parts.items()},
+            {part: stores[name] for part, stores in self.stores.items() if name in stores},
+            self.of_teacher if name == "train" else None,
+        )
+
     def _loader(self, name: str, sampler: PlannedBatches) -> DataLoader:
         return DataLoader(
-            Batches(
-                {part: splits[name] for part, splits in self.parts.items()},
-                {part: stores[name] for part, stores in self.stores.items() if name in stores},
-                self.of_teacher if name == "train" else None,
-            ),
+            self.batches(name),
             sampler=sampler,
             batch_size=None,  # the sampler hands out whole batches
             collate_fn=_as_it_is,

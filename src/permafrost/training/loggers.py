@@ -4,6 +4,7 @@ import json
 import netrc
 import os
 import sys
+import uuid
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from permafrost.atomic import complete_or_absent
 from permafrost.errors import ConfigError
 
 
@@ -40,7 +42,10 @@ class MetricsFile(Logger):
 
 
 def wandb(*, project: str, mode: str, run_dir: Path, name: str, group: str | None = None) -> WandbLogger:
-    """Weights & Biases. `mode=auto` is online for a user who is logged in and offline for everybody else."""
+    """Weights & Biases. `mode=auto` is online for a user who is logged in and offline for everybody else.
+
+    A run that goes on in its directory goes on in its dashboard run, too.
+    """
     import wandb as client
 
     offline = mode == "offline" or (mode == "auto" and not wandb_login())
@@ -54,9 +59,22 @@ def wandb(*, project: str, mode: str, run_dir: Path, name: str, group: str | Non
             group=group,
             dir=run_dir,
             mode="offline" if offline else "online",
+            id=wandb_id(run_dir),
+            resume=None
+            if offline
+            else "allow",  # offline there is nothing to ask; `wandb sync --append` joins the parts
             settings=settings,
         )
     return WandbLogger(project=project, save_dir=run_dir, offline=offline, experiment=run)
+
+
+def wandb_id(run_dir: Path) -> str:
+    """The same for all starts of a run."""
+    path = run_dir / "wandb" / "run_id"
+    if not path.exists():
+        with complete_or_absent(path) as partial:
+            partial.write_text(uuid.uuid4().hex[:8], "utf-8")
+    return path.read_text("utf-8")
 
 
 def end_dashboards(exit_code: int) -> None:

@@ -56,6 +56,8 @@ class FineTuning(lightning.LightningModule):
             name: torch.compile(part.trained_on) if compile else part.trained_on for name, part in parts.items()
         }
         self.gradient_norm: Tensor | None = None  # of this step, where a callback has measured it
+        self.batch_shape: tuple[int, ...] = (0, 0)  # rows and tokens of the latest, for who asks why memory ran out
+        self.skipped_in_a_row = 0  # steps up to this one, by the callback that leaves them out
         self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all starts of a resumed run
         self.metrics = nn.ModuleDict(
             {
@@ -66,17 +68,23 @@ class FineTuning(lightning.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        part = self.parts[batch.part]
-        loss_sum, _ = self.loss_sums[batch.part](part.model, batch, part.loss)
+        loss_sum = self.loss_of(batch)
         self.trained_tokens = self.trained_tokens + batch.lengths.sum()
         self.log("train/loss", loss_sum.detach() / batch.num_targets, batch_size=1)
         return loss_sum * batch.loss_scale
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """() the sum over the batch's targets of what is trained on."""
+        self.batch_shape = tuple(batch.input_ids.shape)
+        part = self.parts[batch.part]
+        return self.loss_sums[batch.part](part.model, batch, part.loss)[0]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained_tokens"] = int(self.trained_tokens)
         leave_out_frozen_(checkpoint, self, self.frozen_fingerprint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_in_a_row = 0  # steps up to this one, by the callback that leaves them out
         self.trained_tokens = torch.tensor(checkpoint["trained_tokens"])
         put_in_frozen_(checkpoint, self, self.frozen_fingerprint)
 

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from permafrost.training.checkpoints import CheckpointFiles
 
@@ -35,17 +37,25 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # its greetings, and what we say ourselves
 
 
+def slurm() -> list[SLURMEnvironment]:
+    """Within a SLURM job its environment, without Lightning's own way to requeue: it saves in the middle of a step."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
 def make_trainer(
     options: Mapping[str, Any], *, run_dir: Path, precision: str, callbacks: Sequence[Any], loggers: Sequence[Logger]
 ) -> lightning.Trainer:
-    """`options` are the `trainer=` group's values under Lightning's own names, `precision` excepted."""
+    """`options` are the `trainer=` group's values under Lightning's own names, but for precision and max_minutes."""
+    max_minutes = options["max_minutes"]
+    own = {name: value for name, value in options.items() if name not in ("max_minutes", "requeue")}
     # Deterministic torch else fills each new buffer, lest it be read before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return lightning.Trainer(
-        **{**options, "precision": precision},
+        **{**own, "precision": precision},
+        max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
         callbacks=list(callbacks),
         logger=list(loggers),
-        plugins=[CheckpointFiles()],
+        plugins=[CheckpointFiles(), *slurm()],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the plan of batches cuts the shares itself

@@ -20,6 +20,7 @@ from permafrost.model.activation_store import (
     Dtype,
     Manifest,
     as_stored,
+    check_entry,
     entry_directory,
     make_room,
     open_entry,
@@ -109,7 +110,9 @@ def open_stores(
     digests = {name: row_digests(split.input_ids) for name, split in splits.items()}
     directories = {name: entry_directory(options.directory, key, digests[name]) for name in splits}
     stores = Stores(trunk={"key": key, **how})
-    missing = [name for name, directory in directories.items() if open_entry(directory) is None]
+    missing = [
+        name for name, directory in directories.items() if not check_entry(directory) or open_entry(directory) is None
+    ]
     if obstacle := lack_of_room(part, splits, options, missing):
         if options.mode == "on":
             raise ResourceError(obstacle)

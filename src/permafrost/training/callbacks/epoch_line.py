@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
@@ -18,6 +19,12 @@ class EpochLine(Callback):
         self.monitors = list(dict.fromkeys([monitor, *of_parts]))
         self.console = Console(highlight=False, soft_wrap=True)
         self.losses: list[Any] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": torch.stack(self.losses) if self.losses else torch.zeros(0)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.losses = list(state_dict["losses"])
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int

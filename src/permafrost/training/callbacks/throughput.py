@@ -26,6 +26,14 @@ class Throughput(Callback):
         self.tokens = self.computed = 0
         self.seconds, self.started_at, self.first_at = 0.0, 0.0, 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        elapsed = time.perf_counter() - self.first_at if self.first_at else 0.0
+        return {"tokens": self.tokens, "computed": self.computed, "seconds": self.seconds, "elapsed": elapsed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tokens, self.computed, self.seconds = (state_dict[name] for name in ("tokens", "computed", "seconds"))
+        self.first_at = time.perf_counter() - state_dict["elapsed"] if state_dict["elapsed"] else 0.0
+
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self.started_at = time.perf_counter()
         self.first_at = self.first_at or self.started_at

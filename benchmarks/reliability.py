@@ -1,0 +1,393 @@
+"""Runs that are killed, files that are damaged, and what saving costs: python benchmarks/reliability.py
+
+Writes results/reliability.md, a section for each study; with names of studies, those alone. All but `overhead` are made
+on a GPT-2 of two blocks, whose runs take half a second: what is tested is when, not how much.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from run import RESULTS, ROOT, hardware
+
+KILLS, FLIPS, SOAK_STEPS = 200, 200, 500
+STAGES = ("between", "a save", "the store's build", "validation", "export")
+OF_TIME = ("train/tokens_per_second", "train/epoch_seconds")
+RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2", "store=on"]
+RECIPE += ["trainer.log_every_n_steps=1", "trainer.max_steps=12", "trainer.max_epochs=9", "save_every=1"]
+RECIPE += ["callbacks.early_stopping=null"]
+stage = multiprocessing.Value("i", 0)  # what the run is at, for the process that kills it
+step_at = multiprocessing.Value("i", 0)  # from 1
+
+
+def main(names: Sequence[str]) -> None:
+    studies: dict[str, Callable[[Path], list[str]]] = {
+        "kills": kills,
+        "damage": damage,
+        "soak": soak,
+        "overhead": overhead,
+    }
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    sys.path.append(str(ROOT))  # for the rows of the tests
+    torch.set_num_threads(1)
+    for name in names or list(studies):
+        with TemporaryDirectory(prefix="reliability-") as directory:
+            write(name, studies[name](Path(directory)))
+
+
+def write(name: str, lines: Sequence[str]) -> None:
+    """Put the study's section in place of the one before, or behind the others."""
+    path = RESULTS / "reliability.md"
+    head = "# Reliability\n\n`python benchmarks/reliability.py`; tests hold the catalogue of faults by its numbers.\n"
+    text = path.read_text() if path.exists() else head
+    stated = f"{hardware()}; {date.today()}; `python benchmarks/reliability.py {name}`."
+    section = "\n".join([f"## {name[0].upper()}{name[1:]}", "", stated, "", *lines, ""])
+    kept = [part for part in re.split(r"(?m)^(?=## )", text) if not part.lower().startswith(f"## {name}\n")]
+    path.write_text("\n".join([part.rstrip() + "\n" for part in kept] + [section]))
+    print(section)
+
+
+# Kills
+
+
+def kills(root: Path) -> list[str]:
+    """At each of the twelve steps, and at random moments over the whole of a run."""
+    overrides = tiny_overrides(root)
+    whole = root / "whole"
+    seconds = run_whole([*overrides, f"store.dir={root}/stores/whole"], whole)
+    rng, outcomes = random.Random(0), Counter[str]()
+    places, lost = Counter[str](), list[int]()
+    for number in range(12 + KILLS):
+        at_step = number + 1 if number < 12 else None
+        after = None if at_step else rng.uniform(0, seconds)
+        outcome = killed_and_resumed(root, overrides, whole, number, at_step=at_step, after_s=after)
+        outcomes["identical" if outcome["identical"] else "different"] += 1
+        outcomes["with something left behind"] += bool(outcome["left"])
+        places[outcome["stage"]] += 1
+        lost.append(outcome["lost"])
+        print(number, outcome, flush=True)
+    return [
+        f"A run of 12 steps (dropout and shuffling on, two batches a step, `save_every=1`, {seconds:.1f} s) is killed "
+        f"by SIGKILL at each step, and {KILLS} runs at random moments; each then goes on with `resume=auto`.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| runs killed | {12 + KILLS} |",
+        *(f"| killed within {place} | {places[place]} |" for place in STAGES),
+        f"| resumed, with losses and final weights identical to the last bit | {outcomes['identical']} |",
+        f"| resumed, and different or failed | {outcomes['different']} |",
+        f"| steps done again, at most | {max(lost)} |",
+        f"| runs with a temporary file left | {outcomes['with something left behind']} |",
+    ]
+
+
+def tiny_overrides(root: Path) -> list[str]:
+    """The model and the rows of the tests."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from permafrost.data.tokenization import train_tokenizer
+    from tests.conftest import TEXTS
+    from tests.runs.conftest import SPLITS, write_rows
+
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300, max_length=64)
+    end = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(**shape, **end)).save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    write_rows(root, {"train": 40, "validation": 16, "test": 16})
+    files = ["data=files", *(f"data.{name}={root}/{name}.csv" for name in SPLITS)]
+    own = [f"data.cache_dir={root}/cache", f"model.path={root}/model", "data.max_tokens_per_batch=200"]
+    quiet = ["logger=none", "yardsticks=false", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    return [*files, *own, *quiet, "freezing.blocks=1", *RECIPE]
+
+
+def begin(overrides: Sequence[str], run_dir: Path) -> multiprocessing.Process:
+    """A run in a process of its own, which has all modules already."""
+    process = multiprocessing.get_context("fork").Process(target=run_in_process, args=(list(overrides), run_dir))
+    stage.value = step_at.value = 0
+    process.start()
+    return process
+
+
+def run_in_process(overrides: Sequence[str], run_dir: Path) -> None:
+    from permafrost.experiment import run
+    from tests.runs.conftest import compose_config
+
+    with Path(f"{run_dir}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        mark_stages()
+        run(compose_config(*overrides), run_dir)
+
+
+def mark_stages() -> None:
+    """Tell the process outside what this one is at."""
+    from permafrost import experiment
+    from permafrost.training import checkpoints, trunk_pass
+    from permafrost.training.callbacks.gradient_norm import GradientNorm
+    from permafrost.training.module import FineTuning
+
+    for owner, name, number in (
+        (checkpoints, "write_sealed", 1),
+        (trunk_pass, "write_entry", 2),
+        (FineTuning, "validation_step", 3),
+        (experiment, "write_run", 4),
+    ):
+        setattr(owner, name, marked(getattr(owner, name), number))
+    GradientNorm.on_before_optimizer_step = counted(GradientNorm.on_before_optimizer_step)  # type: ignore[method-assign]
+
+
+def marked(function: Callable[..., Any], number: int) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        stage.value = number
+        try:
+            return function(*arguments, **options)
+        finally:
+            stage.value = 0
+
+    return call
+
+
+def counted(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, trainer: Any, *arguments: Any) -> Any:
+        step_at.value = trainer.global_step + 1
+        return hook(self, trainer, *arguments)
+
+    return call
+
+
+def run_whole(overrides: Sequence[str], run_dir: Path) -> float:
+    """Seconds of a run that nothing stops, the second of two: the first has rows to tokenise."""
+    for directory in (run_dir.with_name("first"), run_dir):
+        start = time.perf_counter()
+        process = begin(overrides, directory)
+        process.join()
+        if process.exitcode:
+            raise SystemExit(Path(f"{directory}.log").read_text())
+    return time.perf_counter() - start
+
+
+def killed_and_resumed(
+    root: Path, overrides: Sequence[str], whole: Path, number: int, *, at_step: int | None, after_s: float | None
+) -> dict[str, Any]:
+    run_dir = root / f"run-{number}"
+    own = [*overrides, f"store.dir={root}/stores/{number}", "resume=auto"]
+    process = begin(own, run_dir)
+    if after_s is not None:
+        process.join(after_s)
+    while at_step and process.is_alive() and step_at.value < at_step:
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
+    at, done = STAGES[stage.value], step_at.value
+    last = run_dir / "checkpoints" / "last.ckpt"
+    saved = saved_step(last)
+    again = begin(own, run_dir)
+    again.join()
+    outcome = {
+        "stage": at,
+        "step": done,
+        "lost": max(0, done - 1 - saved),
+        "identical": again.exitcode == 0 and same(run_dir, whole),
+        "left": [str(path) for path in [*run_dir.rglob("*.partial"), run_dir / ".lock"] if path.exists()],
+    }
+    for path in (run_dir, root / "stores" / str(number)):
+        shutil.rmtree(path, ignore_errors=True)
+    return outcome
+
+
+def saved_step(path: Path) -> int:
+    from permafrost.training.checkpoints import newest_good
+    from permafrost.training.sealed import peek
+
+    found, _ = newest_good(path.parents[1])
+    return peek(found)["global_step"] if found else 0
+
+
+def same(run_dir: Path, whole: Path) -> bool:
+    from safetensors.torch import load_file
+
+    ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (run_dir, whole))
+    equal = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    return equal and logged(run_dir) == logged(whole)
+
+
+def logged(run_dir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in OF_TIME} for line in lines]
+
+
+# Damage
+
+
+def damage(root: Path) -> list[str]:
+    """Of a checkpoint and of each file of an entry of the activation store."""
+    from permafrost.training.sealed import fault_of
+
+    run_whole([*tiny_overrides(root), f"store.dir={root}/store"], root / "whole")
+    checkpoint = root / "whole" / "checkpoints" / "last.ckpt"
+    entry = next((root / "store").glob("*/manifest.json")).parent
+    lines = ["| file | bytes | truncations, every 4 KiB and one byte | found | single bits flipped | found |"]
+    lines.append("|---" * 6 + "|")
+    lines.append(damaged(checkpoint, lambda: fault_of(checkpoint) is not None, "checkpoints/last.ckpt"))
+    kept = root / "kept"
+    shutil.copytree(entry, kept)
+    for path in sorted(kept.iterdir()):
+        if path.stat().st_size:
+            lines.append(damaged(path, lambda: entry_is_found(kept, entry), f"the store's {path.name}"))
+    return lines
+
+
+def damaged(path: Path, is_found: Callable[[], bool], name: str) -> str:
+    whole = bytearray(path.read_bytes())
+    lengths = [0, 1, len(whole) - 1, *range(4096, len(whole), 4096)]
+    cut = flipped = 0
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        cut += is_found()
+    for bit in random.Random(0).choices(range(8 * len(whole)), k=FLIPS):
+        whole[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(whole)
+        whole[bit // 8] ^= 1 << bit % 8
+        flipped += is_found()
+    path.write_bytes(whole)
+    return f"| {name} | {len(whole):,} | {len(lengths)} | {cut} | {FLIPS} | {flipped} |"
+
+
+def entry_is_found(damaged_entry: Path, entry: Path) -> bool:
+    """Whether a run that opens a copy of it, and reads every row, would say so."""
+    import numpy as np
+
+    from permafrost.errors import ResourceError
+    from permafrost.model.activation_store import check_entry, open_entry
+
+    shutil.rmtree(entry, ignore_errors=True)
+    shutil.copytree(damaged_entry, entry)
+    store = open_entry(entry) if check_entry(entry) else None
+    if store is None:
+        return True
+    try:
+        store.padded(np.arange(store.manifest.rows))
+    except ResourceError:
+        return True
+    return False
+
+
+# Soak
+
+
+def soak(root: Path) -> list[str]:
+    """Handles, threads and memory over many saves."""
+    from permafrost.experiment import run
+    from permafrost.training.callbacks.resume_point import ResumePoint
+    from tests.runs.conftest import compose_config
+
+    seen: list[tuple[int, int, int, int]] = []
+    save = ResumePoint._save
+
+    def watched(self: Any, trainer: Any) -> None:
+        save(self, trainer)
+        status = Path("/proc/self/status").read_text()
+        threads, resident = (int(re.findall(rf"{name}:\s+(\d+)", status)[0]) for name in ("Threads", "VmRSS"))
+        seen.append((trainer.global_step, len(list(Path("/proc/self/fd").iterdir())), threads, resident // 1024))
+
+    ResumePoint._save = watched  # type: ignore[method-assign]
+    own = [f"trainer.max_steps={SOAK_STEPS}", "trainer.max_epochs=1000", "save_every=5", f"store.dir={root}/store"]
+    run(compose_config(*tiny_overrides(root), *own, "trainer.val_check_interval=1.0"), root / "run")
+    ResumePoint._save = save  # type: ignore[method-assign]
+    lines = [
+        f"{SOAK_STEPS} steps, {len(seen)} saves.",
+        "",
+        "| step | open files | threads | resident, MB |",
+        "|---" * 4 + "|",
+    ]
+    shown = [seen[round(share * (len(seen) - 1))] for share in (0.1, 0.25, 0.5, 0.75, 1.0)]
+    kept = sorted(path.name for path in (root / "run" / "checkpoints").iterdir())
+    return [
+        *lines,
+        *(f"| {' | '.join(map(str, row))} |" for row in shown),
+        "",
+        f"Left in `checkpoints/`: {', '.join(kept)}.",
+    ]
+
+
+# Overhead
+
+
+def overhead(root: Path) -> list[str]:
+    """What a save costs beside a step: GPT-2 124M's shape, nothing frozen and ten of twelve blocks frozen."""
+    head = (
+        "frozen blocks",
+        "checkpoint, MB",
+        "a save, s",
+        "of it the checksum, s",
+        "a step, s",
+        "at `save_every=10min`",
+    )
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for blocks in (0, 10):
+        megabytes, save_s, hash_s, step_s = save_and_step(root, blocks)
+        share = f"{100 * save_s / 600:.2f} % of the time"
+        cells = [str(blocks), f"{megabytes:,.0f}", f"{save_s:.2f}", f"{hash_s:.2f}", f"{step_s:.2f}", share]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", "A step is one batch of 2,048 tokens in float32, forward, backward and AdamW; medians of 3."]
+
+
+def save_and_step(root: Path, blocks: int) -> tuple[float, float, float, float]:
+    import hashlib
+
+    from transformers import GPT2Config, GPT2Model
+
+    from permafrost.model.freezing import Freezing
+    from permafrost.model.gpt2 import GPT2WithHead
+    from permafrost.model.heads import PooledHead
+    from permafrost.training.sealed import write_sealed
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = GPT2WithHead(
+        GPT2Model(GPT2Config()),
+        PooledHead(768, 4, pooling="last", init="normal"),
+        Freezing(embeddings=blocks > 0, blocks=blocks),
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+    ids, lengths = torch.randint(0, 50_000, (16, 128)), torch.full((16,), 128)
+    steps, saves = [], []
+    for _ in range(3):
+        steps.append(timed(lambda: one_step(model, optimizer, ids, lengths)))
+    content = {"state_dict": dict(enumerate(trained)), "optimizer": optimizer.state_dict()}
+    path = root / "a.ckpt"
+    for _ in range(3):
+        saves.append(timed(lambda: write_sealed(content, path)))
+    size = path.stat().st_size
+    hashed = timed(lambda: hashlib.sha256(path.read_bytes()))
+    return size / 2**20, statistics.median(saves), hashed, statistics.median(steps)
+
+
+def one_step(model: Any, optimizer: Any, ids: torch.Tensor, lengths: torch.Tensor) -> None:
+    model(ids, lengths).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

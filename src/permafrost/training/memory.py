@@ -1,0 +1,100 @@
+"""When memory runs out: which batch it was, what to set, and a trial of the longest batch before training."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from permafrost.errors import ResourceError
+from permafrost.training.datamodule import DataModule
+from permafrost.training.hardware import autocast
+
+MOST_PARTS = 64
+SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+
+
+@contextmanager
+def told_what_to_set(module: Any, max_tokens_per_batch: int, *, tries_first: bool) -> Iterator[None]:
+    """Turn running out of memory into an error that names the batch, its tokens and the setting to change.
+
+    Raises:
+        ResourceError
+    """
+    try:
+        yield
+    except Exception as error:
+        if "DataLoader worker" in str(error) and "killed" in str(error):
+            raise ResourceError(
+                f"{str(error).splitlines()[0]} Memory may have run out; set a smaller data.num_workers"
+            ) from error
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(advice(module.batch_shape, max_tokens_per_batch, tries_first=tries_first)) from error
+
+
+def advice(shape: tuple[int, ...], max_tokens_per_batch: int, *, tries_first: bool) -> str:
+    rows, tokens = shape
+    told = f"memory ran out at a batch of {rows:,} rows x {tokens:,} tokens = {rows * tokens:,} tokens"
+    half = max(2, max_tokens_per_batch // 2)
+    halved = f"set data.max_tokens_per_batch={half} and twice the trainer.accumulate_grad_batches"
+    return f"{told}; {halved}" if tries_first else f"{told}; let data.auto_batch=true find what fits, or {halved}"
+
+
+def fit_in_memory_(module: Any, data: DataModule, precision: str, device: torch.device) -> int:
+    """Cut every batch into as few parts as the longest one fits in, and accumulate over them; returns the parts.
+
+    The rows of a step stay together, so that training is what it would be with more memory.
+
+    Raises:
+        ResourceError: not a single row fits.
+    """
+    module.to(device)
+    for parts in _doubling():
+        data.parts_per_batch = parts
+        if _longest_fits(module, data, precision, device):
+            return parts
+        if len(data.longest_batch().rows) == 1:
+            break
+    raise ResourceError(
+        f"one row of {module.batch_shape[1]:,} tokens is more than memory holds; set a smaller data.max_length, "
+        "or freeze more blocks (freezing.blocks=N)"
+    )
+
+
+def _doubling() -> Iterator[int]:
+    parts = 1
+    while parts <= MOST_PARTS:
+        yield parts
+        parts *= 2
+
+
+def _longest_fits(module: Any, data: DataModule, precision: str, device: torch.device) -> bool:
+    """One pass forward and back beside what the optimizer will keep, which is two values for each trained one."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices), autocast(precision, device.type):
+            kept = [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
+            batch = data.batches("train")[data.longest_batch()]
+            loss = module.loss_of(data.transfer_batch_to_device(batch, device, 0))
+            loss.backward()
+            del kept, loss
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        for parameter in trained:
+            parameter.grad = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True

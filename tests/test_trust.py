@@ -1,0 +1,131 @@
+"""Config files, overrides and model directories of strangers: refused before anything that they name is imported."""
+
+import json
+import os
+
+import pytest
+
+from permafrost.errors import ConfigError
+from permafrost.trust import check_file, check_model_directory, check_override, check_start
+from tests.runs.conftest import CONF, command
+
+FILES = {
+    "a target": "_target_: os.system\ncommand: touch x",
+    "nested": "optimizer: {groups: [{a: {_target_: shutil.copy}}]}",
+    "for Hydra": "# @package _global_\nhydra: {callbacks: {x: {_target_: sentinel.Run}}}",
+    "in a package": "# @package hydra.callbacks\nx: {_target_: sentinel.Run}",
+    "a partial": "x: {_target_: torch.load, _partial_: true}",
+    "with arguments": "x: {_target_: builtins.open, _args_: [x, w]}",
+    "through an alias": "a: &a {_target_: pathlib.Path.write_text}\nb: *a",
+    "by another name of an allowed one": "_target_: torch.optim.sgd.SGD",
+    "an interpolation": "_target_: ${name}\nname: os.system",
+    "with an escape": '"_tar\\u0067et_": os.system',
+    "a target that is no name": "_target_: [torch.optim.SGD]",
+    "in a text that is decoded": "x: \"${oc.decode:'{_target_: os.system}'}\"",
+    "in a text": "x: '{_target_: os.system}'",
+    "the environment": "x: ${oc.env:HOME}",
+    "the environment, spaced": "x: ${ oc.env:HOME}",
+    "a logging factory": "# @package hydra.job_logging\nhandlers: {x: {'()': os.system, command: touch x}}",
+    "a logging class": "hydra: {job_logging: {handlers: {x: {class: sentinel.Run}}}}",
+    "a logging object": "hydra: {job_logging: {handlers: {x: {stream: 'ext://sentinel.Run'}}}}",
+    "environment variables": "hydra: {job: {env_set: {PYTHONPATH: /tmp}}}",
+    "another place for files": "hydra: {searchpath: [file:///tmp]}",
+    "what may be YAML to another reader": "a: [1",
+}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_a_file_that_names_code_is_refused(content, tmp_path):
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group" / "stranger.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"stranger\.yaml"):
+        check_start(tmp_path, [])
+
+
+def test_our_own_files_pass():
+    check_start(CONF, [])
+
+
+def test_aliases_in_a_circle_end(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a\n  b: [*a]\n")
+    check_file(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("flag", ["--config-dir", "-cd", "--config-path", "-cp"])
+@pytest.mark.parametrize("is_one_word", [False, True])
+def test_another_directory_of_files_is_looked_at_too(flag, is_one_word, tmp_path):
+    (tmp_path / "a.yaml").write_text("_target_: os.system")
+    with pytest.raises(ConfigError, match=r"_target_: os\.system is not on the list"):
+        check_start(CONF, [f"{flag}={tmp_path}"] if is_one_word else [flag, str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "loss._target_=os.system",
+        "+hydra.callbacks.x._target_=os.system",
+        "+hydra.callbacks.x={_target_: os.system}",
+        "+hydra.callbacks.x={'_target_': 'os.system'}",
+        "+x={a: {_target_: torch.optim.SGD}, b: {_target_: os.system}}",
+        "+hydra.job.env_set.PYTHONPATH=/tmp",
+        "hydra.searchpath=[file:///tmp]",
+        "+hydra.job_logging.handlers.x={class: sentinel.Run}",
+        "+hydra.job_logging.handlers.x={'()': os.system}",
+        "data.train=${oc.env:HOME}",
+    ],
+)
+def test_an_override_that_names_code_is_refused(override):
+    with pytest.raises(ConfigError):
+        check_override(override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer=adamw",
+        "loss._target_=permafrost.tasks.losses.Focal",
+        "task.template='f() of {text}'",
+        "hydra.run.dir=outputs/classes",
+        "data.columns.label=class",
+        "-m",
+    ],
+)
+def test_what_people_type_passes(override):
+    check_override(override)
+
+
+def test_a_weakened_hydra_does_not_start(monkeypatch):
+    monkeypatch.setitem(os.environ, "HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "os.system")
+    with pytest.raises(ConfigError, match="unset it"):
+        check_start(CONF, [])
+
+
+def test_the_command_runs_nothing_of_a_strangers_directory(tmp_path):
+    """Hydra would have built this callback before our own program began."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "sentinel.py").write_text("open('ran', 'w')")
+    callback = "# @package _global_\nhydra: {callbacks: {x: {_target_: sentinel.Run}}}\n"
+    (tmp_path / "experiment" / "gift.yaml").write_text(callback)
+    done = command("experiment=gift", "--config-dir", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "sentinel.Run is not on the list of what a config may build" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", {"model_type": "gpt2", "auto_map": {"AutoModel": "stranger.Model"}}),
+        ("config.json", {"model_type": "gpt2", "_attn_implementation_internal": "stranger/kernel"}),
+        ("config.json", {"nested": [{"auto_map": {}}]}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["stranger.Tokenizer", None]}}),
+    ],
+)
+def test_a_model_with_code_of_its_own_is_refused(name, content, tmp_path):
+    from permafrost.model.backbone import load_config
+    from permafrost.tasks.preparation import load_tokenizer
+
+    (tmp_path / name).write_text(json.dumps(content))
+    for load in (check_model_directory, lambda path: load_config(str(path)), lambda path: load_tokenizer(str(path))):
+        with pytest.raises(ConfigError, match=f"{name}: .* names code to be run with the model"):
+            load(tmp_path)
