@@ -68,7 +68,7 @@ AUGMENTATION: list[Row] = [
         FEW.format(count) + (COPIES.format(kind) if kind != "none" else "trainer.max_epochs=30"),
         range(3),
     )
-    for count in (40, 200, 1000)
+    for count in (200, 1000, 40)
     for kind in ("none", "eda", "aeda", "typos")
 ]
 ADAPTED = "init_from=outputs/benchmarks/adaptation-texts-0 "

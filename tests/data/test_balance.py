@@ -65,6 +65,12 @@ def test_quality_is_of_the_source_row():
     assert row_weights(split, "none", np.ones(2)) is None
 
 
+def test_texts_that_are_joined_have_no_weights():
+    with pytest.raises(ConfigError, match="joined end to end"):
+        row_weights(split_of(np.array([0, 0, 1])), "none", np.array([0.5, 1.0]))
+    assert row_weights(split_of(np.array([0, 0, 1])), "none", np.ones(2)) is None
+
+
 def test_batches_hold_what_is_drawn_and_differ_by_epoch_alone():
     lengths, weights = np.arange(1, 11), np.array([2.0] * 5 + [0.5] * 5)
     how = {"batching": RowBatching(batch_size=3), "seed": 1}

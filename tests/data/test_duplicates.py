@@ -15,7 +15,6 @@ from permafrost.data.duplicates import (
     leaked_rows,
     near_copies,
     normalized,
-    shingles_of,
 )
 from permafrost.data.rows import keep
 from tests.planted import WORDS
@@ -69,15 +68,6 @@ def test_exact_copies_by_hand(store):
         Copy("train", 3, "test", 0),
     ]
     assert sorted(leaked_rows(exact_copies(digests))) == [1, 3]
-
-
-def test_shingles_are_the_runs_of_five_characters():
-    assert len(shingles_of("abcdef")) == 2
-    assert len(shingles_of("aaaaaaaa")) == 1
-    assert len(shingles_of("ab")) == len(shingles_of("")) == 1
-    assert set(shingles_of("xabcdey").tolist()) & set(shingles_of("abcde").tolist()) == set(
-        shingles_of("abcde").tolist()
-    )
 
 
 def test_similarity_is_that_of_the_sets_of_runs(store):

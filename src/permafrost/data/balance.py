@@ -37,10 +37,12 @@ def row_weights(split: TokenizedSplit, balance: Balance, quality: np.ndarray | N
     `quality` is each source row's.
 
     Raises:
-        ConfigError: sampling of rows that have not one label each.
+        ConfigError: sampling of rows that have not one label each, or weights of rows that have no place of their own.
     """
     weights = np.ones(len(split))
-    if quality is not None:
+    if quality is not None and (quality != 1).any():
+        if split.source_rows is None and len(quality) != len(split):
+            raise ConfigError("texts that are joined end to end have no weights of their own; give each file weight 1")
         weights *= quality if split.source_rows is None else quality[split.source_rows]
     if balance == "sampling":
         labels = split.labels

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.problems import EXCERPT, SHOWN, Problem, ProblemLog, problem_of
+from permafrost.data.problems import EXCERPT, SHOWN, Problem, ProblemLog, fault, problem_of
 from permafrost.data.readers import FAULT, Row
 from permafrost.data.roles import ROLES, Fields, Names, as_text, columns_of
 from permafrost.data.rows import SLICE_ROWS, WHERE
@@ -93,8 +93,8 @@ def _checked_rows(
             names = names or _names_by_role(roles, columns, row, notes)
             made = _made(row, names, policy, change)
             _note_type(row, names, types)
-        except DataError as fault:
-            problem = with_excerpt(problem_of(fault), row)
+        except DataError as error:
+            problem = with_excerpt(problem_of(error), row)
             bad.add(problem)
             notes.log.add(problem)
             if policy.on_bad_rows == "quarantine":
@@ -210,4 +210,7 @@ def _by_role(row: Row, names: Mapping[str, Names], policy: RowPolicy) -> Fields:
             fields["target"] = None
         else:
             fields |= ROLES[role].read(row, columns)
+    if len(fields.get("turns", ())) != len(fields.get("acts", fields.get("turns", ()))):
+        found = f"{len(fields['turns'])} turns, and {len(fields['acts'])} labels for them"
+        raise fault("E406", row[WHERE], found, "give each turn one label")
     return fields

@@ -1,26 +1,24 @@
-"""Rows that ask the same or nearly the same, within a split and across splits.
+"""Rows that are told by the same or nearly the same text, within a split and across splits.
 
-The same: equal after Unicode compatibility, case and white space are evened out. Nearly the same: a Jaccard similarity
-of their runs of 5 characters of SIMILARITY or more, candidates found by MinHash (Broder 1997) with locality-sensitive
-hashing in 25 bands of 5, as Lee et al. 2022 (arXiv 2107.06499, section 4.2) do, and every pair then counted out: of
-pairs that are alike to 0.6, 0.65 and 0.7 the bands find 87, 95 and 99 %.
+The same: equal after Unicode compatibility, case and white space are evened out. Nearly the same: alike to SIMILARITY
+or more (data/minhash.py).
 """
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from permafrost.data.minhash import alike, band_keys, candidates
 from permafrost.data.roles import as_text
 from permafrost.data.rows import StoredRows
 
 # What a row is told by: all but its labels. A text that is to be written is part of it, as one source may have many.
 ASKED = ("text", "text_pair", "source", "references", "turns", "tokens")
-SHINGLE, SIMILARITY = 5, 0.6
-BANDS, BAND_ROWS = 25, 5
+SIMILARITY = 0.6
 ORDER = ("test", "validation", "train")  # of splits: a train row is told to be the copy, not the test row
 
 
@@ -82,67 +80,42 @@ def repeated_digests(digests: Mapping[str, np.ndarray]) -> np.ndarray:
 def near_copies(
     splits: Mapping[str, StoredRows], digests: Mapping[str, np.ndarray], similarity: float = SIMILARITY
 ) -> list[Copy]:
-    """Rows that nearly are an earlier one, in ORDER, each with the first that it is like; exact copies are left out."""
-    from datasketch import MinHashLSH
-
-    index = MinHashLSH(num_perm=BANDS * BAND_ROWS, params=(BANDS, BAND_ROWS))
-    places: list[tuple[str, int]] = []
-    shingled: list[np.ndarray] = []
-    found = []
-    for name, row, shingles, signature in _signatures(splits, digests):
-        alike = _first_alike(shingles, sorted(index.query(signature)), shingled, similarity)
-        if alike is not None:
-            found.append(Copy(name, row, *places[alike[0]], alike[1]))
-        if alike is None or places[alike[0]][0] != name:  # of a group of near copies the first stands for all
-            index.insert(len(places), signature, check_duplication=False)
-            places.append((name, row))
-            shingled.append(shingles)
-    return found
-
-
-def _first_alike(
-    shingles: np.ndarray, candidates: Sequence[int], shingled: Sequence[np.ndarray], similarity: float
-) -> tuple[int, float] | None:
-    for candidate in candidates:
-        jaccard = _jaccard(shingles, shingled[candidate])
-        if jaccard >= similarity:
-            return candidate, min(jaccard, 0.999)  # 1 is for texts that are equal
-    return None
+    """Rows that nearly are an earlier one, in ORDER, each with the earliest found; of exact copies the first counts."""
+    order = [name for name in ORDER if name in splits]
+    counts = [splits[name].num_rows for name in order]
+    keys = [band_keys(part) for name in order for part in _normalized_slices(splits[name])]
+    firsts = np.unique(np.concatenate([digests[name] for name in order]), return_index=True)[1]
+    firsts.sort()
+    if not len(firsts):
+        return []
+    pairs = firsts[candidates(np.concatenate(keys)[firsts])]
+    starts = dict(zip(order, np.cumsum([0, *counts]).tolist(), strict=False))
+    texts = {row: text for name in order for row, text in _texts_at(splits[name], starts[name], np.unique(pairs))}
+    found = alike(texts, pairs.tolist(), similarity)
+    # 1 is for texts that are equal
+    return [
+        Copy(*_place(row, starts), *_place(of_row, starts), min(share, 0.999))
+        for row, (of_row, share) in sorted(found.items())
+    ]
 
 
-def _signatures(splits: Mapping[str, StoredRows], digests: Mapping[str, np.ndarray]) -> Iterator[tuple]:
-    """(split, row, its shingles, their MinHash) of the first row of each text in all splits."""
-    from datasketch import MinHash
-
-    seen, empty = set[int](), MinHash(num_perm=BANDS * BAND_ROWS, hashfunc=_as_it_is)
-    for name in sorted(splits, key=ORDER.index):
-        texts = (text for part in splits[name].slices() for text in asked_texts(part))
-        for row, (text, digest) in enumerate(zip(texts, digests[name].tolist(), strict=True)):
-            if digest not in seen:
-                seen.add(digest)
-                shingles = shingles_of(normalized(text))
-                signature = empty.copy()
-                signature.update_batch(shingles.tolist())
-                yield name, row, shingles, signature
+def _normalized_slices(rows: StoredRows) -> Iterator[list[str]]:
+    return ([normalized(text) for text in asked_texts(part)] for part in rows.slices())
 
 
-def shingles_of(text: str) -> np.ndarray:
-    """(distinct,) uint32, sorted: a hash of each run of 5 characters, or of a shorter text as it is."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    runs = np.zeros(max(1, len(codes) - SHINGLE + 1), np.uint64)
-    for place in range(min(SHINGLE, len(codes))):
-        runs = (runs ^ codes[place : place + len(runs)]) * np.uint64(0x9E3779B97F4A7C15)  # golden ratio (Knuth 6.4)
-        runs ^= runs >> np.uint64(29)
-    return np.unique((runs >> np.uint64(32)).astype(np.uint32))
+def _texts_at(rows: StoredRows, start: int, wanted: np.ndarray) -> Iterator[tuple[int, str]]:
+    """(position, text) of the split's rows among the wanted positions, which count from the first split on."""
+    here = wanted[(wanted >= start) & (wanted < start + rows.num_rows)]
+    chosen = pa.Table.from_pylist(list(rows.at(here - start)))
+    texts = asked_texts(chosen) if chosen.num_rows else []
+    return ((row, normalized(text)) for row, text in zip(here.tolist(), texts, strict=True))
 
 
-def _jaccard(first: np.ndarray, second: np.ndarray) -> float:
-    shared = len(np.intersect1d(first, second, assume_unique=True))
-    return shared / (len(first) + len(second) - shared)
-
-
-def _as_it_is(value: int) -> int:
-    return value
+def _place(position: int, starts: Mapping[str, int]) -> tuple[str, int]:
+    name = max(
+        (name for name in starts if starts[name] <= position), key=lambda name: (starts[name], ORDER.index(name))
+    )
+    return name, position - starts[name]
 
 
 def leaked_rows(copies: Iterable[Copy]) -> dict[int, Copy]:

@@ -29,7 +29,7 @@ from permafrost.data.problems import Problem, ProblemLog, fault
 from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep
 
 Splits = dict[str, StoredRows]
-NEAR_ROWS = 50_000  # of all splits; of more, near copies are looked for by check-data alone
+NEAR_ROWS = 200_000  # of all splits; of more, near copies are looked for by check-data alone
 ANSWERS = ("label", "labels", "target", "acts", "tags")
 COPY_CODES = {(True, True): "W302", (True, False): "W303", (False, True): "W304", (False, False): "W305"}
 ALLOWED_CONTROL = "\t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85"  # white space, of sorts
