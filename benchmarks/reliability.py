@@ -118,19 +118,23 @@ def tiny_overrides(root: Path) -> list[str]:
 
 def begin(overrides: Sequence[str], run_dir: Path) -> multiprocessing.Process:
     """A run in a process of its own, which has all modules already."""
-    process = multiprocessing.get_context("fork").Process(target=run_in_process, args=(list(overrides), run_dir))
+    from tests.runs.conftest import compose_config
+
+    arguments = (compose_config(*overrides), run_dir)
+    process = multiprocessing.get_context("fork").Process(target=run_in_process, args=arguments)
     stage.value = step_at.value = 0
     process.start()
     return process
 
 
-def run_in_process(overrides: Sequence[str], run_dir: Path) -> None:
+def run_in_process(cfg: Any, run_dir: Path) -> None:
     from permafrost.experiment import run
-    from tests.runs.conftest import compose_config
+    from permafrost.reporting import html
 
     with Path(f"{run_dir}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
         mark_stages()
-        run(compose_config(*overrides), run_dir)
+        html.write_report = lambda run_dir: run_dir  # plots take longer than the training
+        run(cfg, run_dir)
 
 
 def mark_stages() -> None:

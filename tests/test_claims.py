@@ -33,7 +33,7 @@ def another(tmp_path):
     process.stdout.close()
 
 
-def test_a_second_run_is_told_who_has_the_directory(another, tmp_path):
+def test_45_a_second_run_is_told_who_has_the_directory(another, tmp_path):
     with (
         pytest.raises(ConfigError, match=rf"at work: process {another.pid} on {os.uname().nodename}; wait for it"),
         sole_run(tmp_path / "run"),
@@ -41,7 +41,7 @@ def test_a_second_run_is_told_who_has_the_directory(another, tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_process_is_free(another, tmp_path):
+def test_45_the_lock_of_a_killed_process_is_free(another, tmp_path):
     another.kill()
     another.wait()
     assert (tmp_path / "run" / ".running.json").exists()
@@ -85,7 +85,7 @@ def test_the_same_settings_are_no_change(begun):
     assert check_same(begun, config(resume="must")) == {}
 
 
-def test_other_settings_are_shown_and_refused(begun):
+def test_12_other_settings_are_shown_and_refused(begun):
     with pytest.raises(ConfigError) as raised:
         check_same(begun, config(seed=1, optimizer={"lr": 0.2}, trainer={"max_epochs": 3}))
     lines = str(raised.value).splitlines()

@@ -57,7 +57,7 @@ def test_nested_values(monkeypatch):
 @pytest.mark.parametrize(
     "override", ["+wandb.api_key=abc", "+hf_token=x", "data.train=https://me:pw@host/a.csv", f"+a=[{FORMS[0]}]"]
 )
-def test_a_secret_in_an_override_is_refused_and_not_repeated(override):
+def test_40_a_secret_in_an_override_is_refused_and_not_repeated(override):
     with pytest.raises(ConfigError) as raised:
         check_no_secret(override)
     assert override.partition("=")[2] not in str(raised.value)
@@ -68,7 +68,7 @@ def test_what_people_type_is_no_secret(override):
     check_no_secret(override)
 
 
-def test_the_command_neither_shows_nor_writes_a_secret(monkeypatch, tmp_path):
+def test_40_the_command_neither_shows_nor_writes_a_secret(monkeypatch, tmp_path):
     """Of the environment, in an override, and in the error about an override."""
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
     for override in (f"+logger.wandb.api_key={FORMS[0]}", f"seed={CANARY}", f"model={CANARY}"):

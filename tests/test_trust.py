@@ -35,7 +35,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
-def test_a_file_that_names_code_is_refused(content, tmp_path):
+def test_38_a_file_that_names_code_is_refused(content, tmp_path):
     (tmp_path / "group").mkdir()
     (tmp_path / "group" / "stranger.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"stranger\.yaml"):
@@ -74,7 +74,7 @@ def test_another_directory_of_files_is_looked_at_too(flag, is_one_word, tmp_path
         "data.train=${oc.env:HOME}",
     ],
 )
-def test_an_override_that_names_code_is_refused(override):
+def test_38_an_override_that_names_code_is_refused(override):
     with pytest.raises(ConfigError):
         check_override(override)
 
@@ -100,7 +100,7 @@ def test_a_weakened_hydra_does_not_start(monkeypatch):
         check_start(CONF, [])
 
 
-def test_the_command_runs_nothing_of_a_strangers_directory(tmp_path):
+def test_38_the_command_runs_nothing_of_a_strangers_directory(tmp_path):
     """Hydra would have built this callback before our own program began."""
     (tmp_path / "experiment").mkdir()
     (tmp_path / "sentinel.py").write_text("open('ran', 'w')")
@@ -121,7 +121,7 @@ def test_the_command_runs_nothing_of_a_strangers_directory(tmp_path):
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["stranger.Tokenizer", None]}}),
     ],
 )
-def test_a_model_with_code_of_its_own_is_refused(name, content, tmp_path):
+def test_39_a_model_with_code_of_its_own_is_refused(name, content, tmp_path):
     from permafrost.model.backbone import load_config
     from permafrost.tasks.preparation import load_tokenizer
 

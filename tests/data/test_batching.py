@@ -9,6 +9,7 @@ from permafrost.data.batching import (
     PlannedBatches,
     RowBatching,
     TokenBatching,
+    at_least,
     loss_scales,
     ordered_batches,
     pad_right,
@@ -17,6 +18,7 @@ from permafrost.data.batching import (
     shuffled_batches,
 )
 from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import DataError
 from permafrost.ragged import RaggedArray
 
 LENGTHS = np.clip(np.random.default_rng(0).lognormal(3.4, 0.6, 20_000), 1, 512).astype(np.int64)
@@ -173,3 +175,17 @@ def test_accumulated_gradients_are_those_of_all_rows_at_once():
     parts = [(-2 * x[rows] * y[rows]).sum() * scale / 2 for rows, scale in zip(batches, scales, strict=True)]
     assert parts[0] + parts[1] == pytest.approx((-4 + 0 - 6) / 3)
     assert parts[2] == pytest.approx(-40)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 7])
+def test_there_is_a_batch_for_each_process_and_every_row_once(processes):
+    batches = [PlannedBatch(np.arange(5), 1.0), PlannedBatch(np.arange(5, 7), 1.0)]
+    cut = at_least(processes, batches)
+    assert len(cut) == max(2, processes)
+    assert sorted(row for batch in cut for row in batch.rows.tolist()) == list(range(7))
+    assert {batch.loss_scale for batch in cut} == {1.0}
+
+
+def test_fewer_rows_than_processes_are_refused():
+    with pytest.raises(DataError, match="a split of 3 rows is too small for 4 processes"):
+        at_least(4, [PlannedBatch(np.arange(3), 1.0)])

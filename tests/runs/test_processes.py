@@ -203,8 +203,8 @@ def test_torchrun_on_two_nodes(small, tmp_path, run_dir):
         assert "give all of them one: hydra.run.dir=outputs/NAME" in outs[0]
 
 
-def test_two_runs_of_one_directory(small, tmp_path):
-    """45: the second is refused while the first trains, and goes on with it when that was killed."""
+def test_45_two_runs_of_one_directory(small, tmp_path):
+    """The second is refused while the first trains, and goes on with it when that was killed."""
     own = [*small, *LONG, f"hydra.run.dir={tmp_path}/run", "resume=auto"]
     first = start(own, tmp_path)
     log = tmp_path / "run" / "metrics.jsonl"

@@ -5,6 +5,7 @@ Numbers in the names are those of the catalogue of faults, benchmarks/results/re
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from permafrost.errors import ConfigError, DataError
+from permafrost.errors import ConfigError, DataError, ResourceError
 from permafrost.launch import with_parts
 from permafrost.training.callbacks.throughput import Throughput
-from permafrost.training.sealed import peek
+from permafrost.training.sealed import peek, write_sealed
 from permafrost.training.stopping import Stopped
 from tests.runs.conftest import CONF, ROOT, SPLITS, compose_config
 
@@ -308,7 +309,7 @@ LONG = [*RECIPE, "trainer.max_epochs=400", "callbacks.early_stopping=null"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
-def test_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, code):
+def test_2_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, code):
     """Which is named by the time, and found by its settings; W&B's run is the same, too."""
     runs = lambda: list(tmp_path.glob("outputs/*/*"))  # noqa: E731
     own = [*tiny, *LONG, "resume=auto", "logger=wandb"]
@@ -322,7 +323,7 @@ def test_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, co
     again = program(*own, f"trainer.max_epochs={checkpoint['epoch'] + 2}", cwd=tmp_path)
     out, _ = again.communicate(timeout=120)
     assert again.returncode == 0, out
-    assert f"resuming from {run_dir.relative_to(tmp_path)}/checkpoints/last.ckpt" in out
+    assert f"resuming from {run_dir}/checkpoints/last.ckpt" in out
     assert runs() == [run_dir]
     steps = [line["step"] for line in logged(run_dir) if "train/loss" in line]
     assert steps == list(range(len(steps)))
@@ -389,3 +390,61 @@ def test_slurm_is_asked_to_start_the_job_again(tiny, tmp_path, monkeypatch):
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
     assert "job 77 is requeued" in out
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+class Payload:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "ran")
+
+
+@pytest.mark.parametrize("kind", ["a pickled call", "a name to build"])
+def test_39_a_strangers_checkpoint_runs_nothing(go, tmp_path, kind):
+    """Sealed as it should be, with what makes others run code: a pickled object, or a class in the hyper-parameters."""
+    gift = tmp_path / "gift" / "checkpoints" / "last.ckpt"
+    ran = tmp_path / "ran"
+    content = {"state_dict": {}, "hyper_parameters": {"_instantiator": "os.system", "_class_path": "os.system"}}
+    write_sealed(content | ({"extra": Payload(ran)} if kind == "a pickled call" else {}), gift)
+    with pytest.raises((DataError, pickle.UnpicklingError)):
+        go(*RECIPE, f"resume={gift}", name=f"of {kind}")
+    assert not ran.exists()
+
+
+@pytest.mark.slow
+def test_40_a_secret_is_nowhere_under_the_run_directory(tiny, tmp_path, monkeypatch):
+    canary = "canary-5d2f9c1b77e04a3f"
+    monkeypatch.setitem(ENVIRONMENT, "WANDB_API_KEY", canary)
+    monkeypatch.setitem(ENVIRONMENT, "HF_TOKEN", canary)
+    process = program(
+        *tiny, "logger=[wandb,csv]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path
+    )
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 15
+    assert not [path for path in files if canary.encode() in path.read_bytes()]
+    assert canary not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["raises", "is killed"])
+def test_18_a_loaders_process_that_fails_ends_the_run_with_its_reason(go, monkeypatch, way):
+    from permafrost.training import datamodule
+
+    padded = datamodule.padded_batch
+
+    def fails(split, rows, loss_scale=1.0):
+        if torch.utils.data.get_worker_info() is not None:
+            if way == "is killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError(f"rows {rows.tolist()} are bad")
+        return padded(split, rows, loss_scale)
+
+    monkeypatch.setattr(datamodule, "padded_batch", fails)
+    expected = r"rows \[\d+.*\] are bad" if way == "raises" else r"DataLoader worker .*data\.num_workers"
+    with pytest.raises((ValueError, ResourceError), match=expected):
+        go(*RECIPE, "data.num_workers=1", name=f"loader {way}")

@@ -48,7 +48,7 @@ def lengths(size: int) -> list[int]:
     return sorted({0, 1, size // 2, size - 1, *range(4096, size, 4096)})
 
 
-def test_every_truncation_is_found(path):
+def test_8_every_truncation_is_found(path):
     whole = path.read_bytes()
     assert len(lengths(len(whole))) > 8
     for length in lengths(len(whole)):
@@ -56,7 +56,7 @@ def test_every_truncation_is_found(path):
         assert fault_of(path), length
 
 
-def test_every_single_bit_flip_is_found(path):
+def test_9_every_single_bit_flip_is_found(path):
     whole, rng = bytearray(path.read_bytes()), random.Random(0)
     ends = [0, 7, 8 * len(whole) - 1, 8 * (len(whole) - 64) - 1]
     for bit in [*ends, *rng.sample(range(8 * len(whole)), 200)]:
@@ -67,13 +67,13 @@ def test_every_single_bit_flip_is_found(path):
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 1000], ids=len)
-def test_another_programs_file_has_no_seal(path, content):
+def test_11_another_programs_file_has_no_seal(path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.ckpt is damaged: it (is cut off|has no checksum)"):
         read_sealed(path)
 
 
-def test_a_seal_of_another_version_is_none(path):
+def test_11_a_seal_of_another_version_is_none(path):
     path.write_bytes(path.read_bytes().replace(MARK, MARK.replace(b" 1 ", b" 2 ")))
     assert "of another program" in str(fault_of(path))
 
@@ -99,7 +99,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("room", [0, 1000, 20_000, 24_500])
-def test_a_full_disk_leaves_the_old_file(path, monkeypatch, room):
+def test_6_a_full_disk_leaves_the_old_file(path, monkeypatch, room):
     save, old = sealed._save, path.read_bytes()
     monkeypatch.setattr(sealed, "_save", lambda content, file: save(content, FullDisk(file, room)))
     with pytest.raises(
@@ -121,7 +121,7 @@ def test_a_disk_that_fails_to_keep_leaves_the_old_file(path, monkeypatch):
     assert path.read_bytes() == old
 
 
-def test_a_read_only_directory_is_told_of(tmp_path, monkeypatch):
+def test_7_a_read_only_directory_is_told_of(tmp_path, monkeypatch):
     def refuse(self, *_args, **_options):
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
@@ -132,7 +132,7 @@ def test_a_read_only_directory_is_told_of(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("temporary", [None, "/dev/shm"])
-def test_it_is_written_beside_its_place_wherever_temporary_files_are(path, monkeypatch, temporary):
+def test_5_it_is_written_beside_its_place_wherever_temporary_files_are(path, monkeypatch, temporary):
     """Another file system has no part in it: what is renamed lies where it stays."""
     import tempfile
 
@@ -168,25 +168,25 @@ def test_the_newest_is_gone_on_from(run_dir):
     assert newest_good(run_dir) == (run_dir / "checkpoints" / "last.ckpt", [])
 
 
-def test_a_process_killed_before_the_renames_leaves_the_newest(run_dir):
+def test_3_a_process_killed_before_the_renames_leaves_the_newest(run_dir):
     write_sealed({"step": 3}, run_dir / "checkpoints" / "next.ckpt")
     assert newest_good(run_dir)[0] == run_dir / "checkpoints" / "next.ckpt"
 
 
-def test_a_process_killed_between_the_renames_leaves_the_newest(run_dir):
+def test_3_a_process_killed_between_the_renames_leaves_the_newest(run_dir):
     write_sealed({"step": 3}, run_dir / "checkpoints" / "next.ckpt")
     (run_dir / "checkpoints" / "last.ckpt").replace(run_dir / "checkpoints" / "previous.ckpt")
     assert newest_good(run_dir)[0] == run_dir / "checkpoints" / "next.ckpt"
 
 
-def test_a_damaged_one_gives_way_to_the_one_before(run_dir):
+def test_8_a_damaged_one_gives_way_to_the_one_before(run_dir):
     (run_dir / "checkpoints" / "last.ckpt").write_bytes(b"half")
     found, damaged = newest_good(run_dir)
     assert found == run_dir / "checkpoints" / "previous.ckpt"
     assert damaged == [f"{run_dir}/checkpoints/last.ckpt is damaged: it is cut off"]
 
 
-def test_where_all_are_damaged_each_is_named(run_dir):
+def test_10_where_all_are_damaged_each_is_named(run_dir):
     for name in ("last", "previous"):
         (run_dir / "checkpoints" / f"{name}.ckpt").write_bytes(b"half")
     with pytest.raises(

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from permafrost.data.balance import drawn_rows
 from permafrost.data.tokenization import TokenizedSplit
+from permafrost.errors import DataError
 from permafrost.ragged import RaggedArray
 
 CHUNK_BATCHES = 256  # rows are sorted by length within about this many batches: little padding, still shuffled
@@ -132,6 +133,22 @@ def in_parts(batches: Sequence[PlannedBatch], parts: int) -> list[PlannedBatch]:
             has_rows = len(rows) > 0
             scale = parts * batch.loss_scale if has_rows else 0.0
             cut.append(batch._replace(rows=rows if has_rows else batch.rows[:1], loss_scale=scale))
+    return cut
+
+
+def at_least(number: int, batches: Sequence[PlannedBatch]) -> list[PlannedBatch]:
+    """So many batches, for as many processes: the ones with most rows are cut in two.
+
+    Raises:
+        DataError: there are fewer rows.
+    """
+    cut = list(batches)
+    while len(cut) < number:
+        largest = max(range(len(cut)), key=lambda place: len(cut[place].rows))
+        halves = in_parts([cut[largest]], 2)
+        if not halves[1].loss_scale:
+            raise DataError(f"a split of {len(cut)} rows is too small for {number} processes; lower trainer.devices")
+        cut[largest : largest + 1] = [half._replace(loss_scale=cut[largest].loss_scale) for half in halves]
     return cut
 
 

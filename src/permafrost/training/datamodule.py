@@ -16,6 +16,7 @@ from permafrost.data.batching import (
     Batching,
     PlannedBatch,
     PlannedBatches,
+    at_least,
     in_parts,
     loss_scales,
     ordered_batches,
@@ -127,7 +128,7 @@ class DataModule(lightning.LightningDataModule):
             for part, splits in self.parts.items()
             for rows in ordered_batches(splits[name].lengths, self.evaluation_batching)
         ]
-        return self._loader(name, PlannedBatches(batches[rank::world_size]))
+        return self._loader(name, PlannedBatches(at_least(world_size, batches)[rank::world_size]))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Counts here, as a store in a loader's worker counts for itself alone."""

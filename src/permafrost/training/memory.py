@@ -31,10 +31,9 @@ def told_what_to_set(module: Any, max_tokens_per_batch: int, *, tries_first: boo
     try:
         yield
     except Exception as error:
-        if "DataLoader worker" in str(error) and "killed" in str(error):
-            raise ResourceError(
-                f"{str(error).splitlines()[0]} Memory may have run out; set a smaller data.num_workers"
-            ) from error
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            told = str(error).splitlines()[0].rstrip(".")
+            raise ResourceError(f"{told}; memory may have run out: set a smaller data.num_workers") from error
         if not is_out_of_memory(error):
             raise
         raise ResourceError(advice(module.batch_shape, max_tokens_per_batch, tries_first=tries_first)) from error

@@ -129,6 +129,8 @@ class ResumePoint(Callback):
         loop = trainer.fit_loop
         loop.on_iteration_done()  # else the loop of epochs takes the whole first one for a restart, and no plateau ends
         loop.epoch_loop._batches_that_stepped = trainer.global_step  # the step that is logged, which Lightning guesses
+        batches = loop.epoch_loop.batch_progress.total
+        batches.ready = batches.completed + 1  # this one, which had been ready before as well
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.loaded["seen"].items()})
         self._restore(trainer)
 
