@@ -49,7 +49,8 @@ def batch():
     return padded_batch(tokenized_split(rows, np.ones(4), np.zeros(4)), np.arange(4))
 
 
-@pytest.mark.parametrize("name", ["classification", pytest.param("language_modeling", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classification", "language_modeling"])
 def test_what_was_trained_in_four_bits_is_what_runs(exported, batch, monkeypatch, name):
     monkeypatch.setenv("NNCF_CI", "1")
     pytest.importorskip("nncf", reason="the extra [int4] is not installed")
@@ -90,6 +91,7 @@ def test_a_width_that_its_blocks_do_not_divide_is_refused(exported):
         quantize_(directory, model, "nf4")
 
 
+@pytest.mark.slow
 def test_four_bits_that_change_nothing_are_an_error(exported, monkeypatch):
     monkeypatch.setenv("NNCF_CI", "1")
     nncf = pytest.importorskip("nncf", reason="the extra [int4] is not installed")
