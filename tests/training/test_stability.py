@@ -6,7 +6,14 @@ import torch
 from scipy import stats
 
 from permafrost.training.optimizers import muon
-from permafrost.training.stability import decides_on_device, has_diverged, is_spike, leave_out_step_, robust_z
+from permafrost.training.stability import (
+    decides_on_device,
+    has_diverged,
+    is_spike,
+    leave_out_step_,
+    leave_out_step_where_,
+    robust_z,
+)
 
 
 def test_the_score_is_scipys():
@@ -68,6 +75,18 @@ def test_a_step_left_out_is_as_if_it_had_not_been(make):
             parameter.grad = torch.full((2, 3), gradient)
             if gradient != gradient:
                 leave_out_step_(optimizer)
+            optimizer.step()
+    assert torch.equal(first, second)
+
+
+def test_a_fused_kernel_that_is_told_so_leaves_the_step_out():
+    """As a GPU does, that is not waited for; the kernels of the CPU take the same word."""
+    first, second = (torch.nn.Parameter(torch.arange(6.0).view(2, 3)) for _ in range(2))
+    for parameter, gradients in ((first, [1.0, float("nan"), 2.0]), (second, [1.0, 2.0])):
+        optimizer = adamw([parameter])
+        for gradient in gradients:
+            parameter.grad = torch.full((2, 3), gradient)
+            leave_out_step_where_(~torch.isfinite(parameter.grad.norm()), optimizer)
             optimizer.step()
     assert torch.equal(first, second)
 

@@ -72,7 +72,7 @@ class ResumePoint(Callback):
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self.loaded:  # nothing was left to train; the epoch it ended in counts, as it does at the end of training
-            epochs = trainer.fit_loop.epoch_progress.current
+            epochs: Any = trainer.fit_loop.epoch_progress.current
             epochs.processed = epochs.completed = epochs.started
         self._restore(trainer)
 
