@@ -210,7 +210,8 @@ def _by_role(row: Row, names: Mapping[str, Names], policy: RowPolicy) -> Fields:
             fields["target"] = None
         else:
             fields |= ROLES[role].read(row, columns)
-    if len(fields.get("turns", ())) != len(fields.get("acts", fields.get("turns", ()))):
+    turns, acts = fields.get("turns"), fields.get("acts")
+    if turns is not None and acts is not None and len(turns) != len(acts):
         found = f"{len(fields['turns'])} turns, and {len(fields['acts'])} labels for them"
         raise fault("E406", row[WHERE], found, "give each turn one label")
     return fields
