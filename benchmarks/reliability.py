@@ -40,6 +40,7 @@ def main(names: Sequence[str]) -> None:
         "damage": damage,
         "soak": soak,
         "overhead": overhead,
+        "catalogue": catalogue,
     }
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     sys.path.append(str(ROOT))  # for the rows of the tests
@@ -59,6 +60,19 @@ def write(name: str, lines: Sequence[str]) -> None:
     kept = [part for part in re.split(r"(?m)^(?=## )", text) if not part.lower().startswith(f"## {name}\n")]
     path.write_text("\n".join([part.rstrip() + "\n" for part in kept] + [section]))
     print(section)
+
+
+def catalogue(root: Path) -> list[str]:
+    """Which tests hold which fault, by the numbers in their names: test_8_to_10_..., test_1_and_4_..."""
+    found: dict[int, list[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for first, link, second, name in re.findall(r"def test_(\d+)(?:_(to|and)_(\d+))?_(\w+)", path.read_text()):
+            last = int(second or first)
+            for number in range(int(first), last + 1) if link != "and" else (int(first), last):
+                told = f"{name.replace('_', ' ')} (`{path.relative_to(ROOT)}`)"
+                found.setdefault(number, []).append(told)
+    lines = ["Faults 2 and 3 are also the kills above, 53 is the soak.", "", "| # | what is tested |", "|---|---|"]
+    return [*lines, *(f"| {number} | {'; '.join(found[number])} |" for number in sorted(found))]
 
 
 # Kills
