@@ -25,7 +25,7 @@ import torch
 from run import RESULTS, ROOT, hardware
 
 KILLS, FLIPS, SOAK_STEPS = 200, 200, 500
-STAGES = ("between", "a save", "the store's build", "validation", "export")
+STAGES = ("none of these", "a save", "the store's build", "validation", "export")
 OF_TIME = ("train/tokens_per_second", "train/epoch_seconds")
 RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2", "store=on"]
 RECIPE += ["trainer.log_every_n_steps=1", "trainer.max_steps=12", "trainer.max_epochs=9", "save_every=1"]
@@ -361,7 +361,11 @@ def overhead(root: Path) -> list[str]:
         share = f"{100 * save_s / 600:.2f} % of the time"
         cells = [str(blocks), f"{megabytes:,.0f}", f"{save_s:.2f}", f"{hash_s:.2f}", f"{step_s:.2f}", share]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", "A step is one batch of 2,048 tokens in float32, forward, backward and AdamW; medians of 3."]
+    return [
+        *lines,
+        "",
+        "A step is one batch of 2,048 tokens in float32, forward, backward and AdamW; medians of 3, beside other work.",
+    ]
 
 
 def save_and_step(root: Path, blocks: int) -> tuple[float, float, float, float]:
