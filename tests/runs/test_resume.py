@@ -452,3 +452,23 @@ def test_18_a_loaders_process_that_fails_ends_the_run_with_its_reason(go, monkey
     expected = r"rows \[\d+.*\] are bad" if way == "raises" else r"DataLoader worker .*data\.num_workers"
     with pytest.raises((ValueError, ResourceError), match=expected):
         go(*RECIPE, "data.num_workers=1", name=f"loader {way}")
+
+
+@pytest.mark.slow
+def test_a_run_killed_as_it_is_compressed_compresses_anew(go, monkeypatch):
+    from permafrost import compress
+
+    recipe = [*RECIPE, "trainer.max_epochs=1", "compression=layer_drop", "compression.recover.epochs=1"]
+    recipe += ["compression.recover.control=false"]
+
+    def stop(*_):
+        raise Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "compared", stop)
+        with pytest.raises(Stopped):
+            go(*recipe, name="compressing")
+    run_dir = go(*recipe, "resume=must", name="compressing")
+    (entry,) = json.loads((run_dir / "result.json").read_text())["compression"]
+    assert entry["method"] == "layer_drop"
+    assert not list((run_dir / "compressed").glob("*-recovery"))
