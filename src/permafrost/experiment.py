@@ -292,9 +292,12 @@ def close_loggers(trainer: "lightning.Trainer", run_dir: Path) -> None:
     from lightning.pytorch.loggers import WandbLogger
 
     from permafrost.reporting.dashboard import log_run
-    from permafrost.training.loggers import end_dashboards
+    from permafrost.training.loggers import end_dashboards, tell_of_failure
 
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            log_run(logger.experiment, run_dir)
+            try:
+                log_run(logger.experiment, run_dir)
+            except Exception as error:  # all is written already
+                tell_of_failure(logger, error)
     end_dashboards(exit_code=0)

@@ -74,3 +74,17 @@ def test_the_offline_run_holds_curves_config_and_tables(run_tiny):
     summary = {item.key or "/".join(item.nested_key) for record in found for item in record.summary.update}
     assert {"final/accuracy", "run_directory"} <= summary
     assert (path.parent / "files" / "result.json").exists()
+
+
+def test_44_a_dashboard_that_fails_is_left_alone(run_tiny, monkeypatch, capsys):
+    from lightning.pytorch.loggers import CSVLogger
+
+    def fail(self, metrics, step=None):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(CSVLogger, "log_metrics", fail)
+    result, run_dir = run_tiny("logger=csv", "trainer.log_every_n_steps=1", "trainer.max_epochs=1")
+    told = capsys.readouterr().err
+    assert told.count("CSVLogger fails and is left alone: OSError: No space left on device; metrics.jsonl has") == 1
+    assert result["status"] == "done"
+    assert "train/loss" in (run_dir / "metrics.jsonl").read_text()

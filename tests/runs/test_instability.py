@@ -42,6 +42,7 @@ def test_19_a_step_without_a_finite_gradient_is_left_out(run_tiny, spoil, capsys
     assert all(weight.isfinite().all() for weight in load_file(run_dir / "model" / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_19_what_follows_is_as_if_the_step_had_had_no_gradient(run_tiny, spoil, monkeypatch):
     """Nothing of it is left in the optimizer: the weights are those of a run without a loss there."""
     options = [*SHORT, "optimizer=sgd", "+optimizer.momentum=0.0", "optimizer.weight_decay=0.0"]

@@ -102,6 +102,7 @@ def test_the_parts_of_a_stopped_run_stay(run_tiny, room_for, capsys):
     assert resumed["steps"] == whole["steps"]
 
 
+@pytest.mark.slow
 def test_one_row_that_does_not_fit_is_told(run_tiny, room_for):
     room_for(5)
     with pytest.raises(

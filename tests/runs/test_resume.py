@@ -229,10 +229,12 @@ def test_12_other_settings_are_refused_and_allowed_by_name(go, stopped):
 
 
 @pytest.mark.slow
-def test_12_other_rows_are_refused(go, stopped, data_dir):
+def test_12_other_rows_are_refused(go, stopped, data_dir, tmp_path):
     name = str(stopped(5, *RECIPE))
+    rows = (data_dir / "train.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "fewer.csv").write_text("".join(rows[:-1]))
     with pytest.raises(ConfigError, match="the train split is not what the run was begun with"):
-        go(*RECIPE, "resume=auto", f"data.train={data_dir}/test.csv", name=name)
+        go(*RECIPE, "resume=auto", f"data.train={tmp_path}/fewer.csv", name=name)
 
 
 @pytest.mark.parametrize(
@@ -311,16 +313,20 @@ LONG = [*RECIPE, "trainer.max_epochs=400", "callbacks.early_stopping=null"]
 @pytest.mark.parametrize(("sent", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
 def test_2_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, code):
     """Which is named by the time, and found by its settings; W&B's run is the same, too."""
-    runs = lambda: list(tmp_path.glob("outputs/*/*"))  # noqa: E731
-    own = [*tiny, *LONG, "resume=auto", "logger=wandb"]
-    first = program(*own, cwd=tmp_path)
+
+    def runs() -> list[Path]:
+        return list(tmp_path.glob("outputs/*/*"))
+
+    own = [*tiny, *LONG, "logger=wandb"]
+    first = program(*own, "resume=auto", cwd=tmp_path)
     wait_for_steps(lambda: [log for run_dir in runs() for log in run_dir.glob("metrics.jsonl")], 12, first)
     first.send_signal(getattr(signal, sent))
     out, _ = first.communicate(timeout=60)
     assert first.returncode == code, out
     (run_dir,) = runs()
     checkpoint = peek(run_dir / "checkpoints" / "last.ckpt")
-    again = program(*own, f"trainer.max_epochs={checkpoint['epoch'] + 2}", cwd=tmp_path)
+    which = run_dir if sent == "SIGINT" else "auto"  # by name, too
+    again = program(*own, f"resume={which}", f"trainer.max_epochs={checkpoint['epoch'] + 2}", cwd=tmp_path)
     out, _ = again.communicate(timeout=120)
     assert again.returncode == 0, out
     assert f"resuming from {run_dir}/checkpoints/last.ckpt" in out
@@ -329,7 +335,7 @@ def test_2_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, 
     assert steps == list(range(len(steps)))
     identities = {path.name.split("-")[-1] for path in (run_dir / "wandb").glob("offline-run-*")}
     assert identities == {(run_dir / "wandb" / "run_id").read_text()}
-    done = program(*own, "trainer.max_steps=1", cwd=tmp_path)
+    done = program(*own, "resume=auto", "trainer.max_steps=1", cwd=tmp_path)
     assert done.wait(timeout=120) == 0
     assert len(runs()) == 2  # one that has ended is not gone on with
     done.stdout.close()
@@ -448,3 +454,23 @@ def test_18_a_loaders_process_that_fails_ends_the_run_with_its_reason(go, monkey
     expected = r"rows \[\d+.*\] are bad" if way == "raises" else r"DataLoader worker .*data\.num_workers"
     with pytest.raises((ValueError, ResourceError), match=expected):
         go(*RECIPE, "data.num_workers=1", name=f"loader {way}")
+
+
+@pytest.mark.slow
+def test_a_run_killed_as_it_is_compressed_compresses_anew(go, monkeypatch):
+    from permafrost import compress
+
+    recipe = [*RECIPE, "trainer.max_epochs=1", "compression=layer_drop", "compression.recover.epochs=1"]
+    recipe += ["compression.recover.control=false"]
+
+    def stop(*_):
+        raise Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "compared", stop)
+        with pytest.raises(Stopped):
+            go(*recipe, name="compressing")
+    run_dir = go(*recipe, "resume=must", name="compressing")
+    (entry,) = json.loads((run_dir / "result.json").read_text())["compression"]
+    assert entry["method"] == "layer_drop"
+    assert not list((run_dir / "compressed").glob("*-recovery"))

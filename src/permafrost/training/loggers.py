@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from permafrost.atomic import complete_or_absent
 from permafrost.errors import ConfigError
+from permafrost.redaction import redacted_text
 
 
 class MetricsFile(Logger):
@@ -39,6 +40,26 @@ class MetricsFile(Logger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The run's config.yaml holds them."""
+
+
+def forgiving_(logger: Logger) -> Logger:
+    """A dashboard that fails is told of once and left alone from then on: training is not lost to it."""
+    log_metrics = logger.log_metrics
+
+    def log_or_tell(metrics: Mapping[str, float], step: int | None = None) -> None:
+        try:
+            log_metrics(metrics, step)  # type: ignore[arg-type]
+        except Exception as error:
+            logger.log_metrics = lambda metrics, step=None: None  # type: ignore[method-assign]
+            tell_of_failure(logger, error)
+
+    logger.log_metrics = log_or_tell  # type: ignore[method-assign]
+    return logger
+
+
+def tell_of_failure(logger: Logger, error: Exception) -> None:
+    told = redacted_text(f"{type(logger).__name__} fails and is left alone: {type(error).__name__}: {error}")
+    print(f"  {told}; metrics.jsonl has the curves", file=sys.stderr)
 
 
 def wandb(*, project: str, mode: str, run_dir: Path, name: str, group: str | None = None) -> WandbLogger:
