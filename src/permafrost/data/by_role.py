@@ -210,7 +210,7 @@ def _by_role(row: Row, names: Mapping[str, Names], policy: RowPolicy) -> Fields:
             fields["target"] = None
         else:
             fields |= ROLES[role].read(row, columns)
-    if len(fields.get("turns", ())) != len(fields.get("acts", fields.get("turns", ()))):
+    if "turns" in fields and "acts" in fields and len(fields["turns"]) != len(fields["acts"]):
         found = f"{len(fields['turns'])} turns, and {len(fields['acts'])} labels for them"
         raise fault("E406", row[WHERE], found, "give each turn one label")
     return fields
