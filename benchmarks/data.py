@@ -120,7 +120,7 @@ def write(found: dict[str, dict[str, Any]], costs: dict[int, dict[str, Any]]) ->
     stated = {"hardware": hardware(), "date": date.today().isoformat()}
     lines = ["# What check-data finds in public data sets", ""]
     lines += [f"`python benchmarks/data.py`; {stated['hardware']}; {stated['date']}. Rows are what is left in train,"]
-    lines += ["validation and test; of the rest, how many rows each is told of. What each code means: README.", ""]
+    lines += ["validation and test; of the rest, how many rows each is told of, by the codes of data/problems.py.", ""]
     lines += ["| | rows | " + " | ".join(SHOWN) + " | CPU s |", "|---" * (len(SHOWN) + 3) + "|"]
     for name, of_set in found.items():
         cells = [f"{counted(of_set['problems'], codes) or '-'}" for codes in SHOWN.values()]

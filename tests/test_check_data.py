@@ -212,14 +212,14 @@ def survives(name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", FUZZED)
-@settings(max_examples=12, deadline=5_000, derandomize=True, database=None)
+@settings(max_examples=12, deadline=20_000, derandomize=True, database=None)
 @given(edits=EDITS)
 def test_an_edited_file_never_ends_in_a_traceback(name, edits):
     survives(name, edited(FUZZED[name][1], edits))
 
 
 @pytest.mark.parametrize("name", FUZZED)
-@settings(max_examples=6, deadline=5_000, derandomize=True, database=None)
+@settings(max_examples=6, deadline=20_000, derandomize=True, database=None)
 @given(content=st.binary(max_size=300))
 def test_random_bytes_never_end_in_a_traceback(name, content):
     survives(name, content)
@@ -227,7 +227,7 @@ def test_random_bytes_never_end_in_a_traceback(name, content):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZED)
-@settings(max_examples=300, deadline=5_000, derandomize=True, database=None)
+@settings(max_examples=300, deadline=20_000, derandomize=True, database=None)
 @given(edits=EDITS, content=st.binary(max_size=300))
 def test_many_edited_files_and_random_bytes(name, edits, content):
     survives(name, edited(FUZZED[name][1], edits))

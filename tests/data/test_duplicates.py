@@ -92,6 +92,15 @@ def test_planted_near_copies_are_found_and_no_others(store):
     assert all(copy.of_row == copy.row // 4 for copy in copies if copy.row in planted and copy.split == "train")
 
 
+def test_each_of_several_exact_copies_that_nearly_stand_in_test_is_told_of(store):
+    text = "the quick brown fox jumps over the lazy dog"
+    copies = near_copies(*store(train=[text, "something else here", text.upper()], validation=[], test=[f"{text}!"]))
+    assert [(copy.split, copy.row, copy.of_split, copy.of_row) for copy in copies] == [
+        ("train", 0, "test", 0),
+        ("train", 2, "test", 0),
+    ]
+
+
 @pytest.mark.slow
 def test_fifty_thousand_rows_in_fifteen_seconds(store, shared):
     """On real sentences with words of their own, as benchmarks/many_rows.py makes them."""

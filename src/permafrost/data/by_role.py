@@ -210,8 +210,7 @@ def _by_role(row: Row, names: Mapping[str, Names], policy: RowPolicy) -> Fields:
             fields["target"] = None
         else:
             fields |= ROLES[role].read(row, columns)
-    turns, acts = fields.get("turns"), fields.get("acts")
-    if turns is not None and acts is not None and len(turns) != len(acts):
+    if "turns" in fields and "acts" in fields and len(fields["turns"]) != len(fields["acts"]):
         found = f"{len(fields['turns'])} turns, and {len(fields['acts'])} labels for them"
         raise fault("E406", row[WHERE], found, "give each turn one label")
     return fields

@@ -80,23 +80,30 @@ def repeated_digests(digests: Mapping[str, np.ndarray]) -> np.ndarray:
 def near_copies(
     splits: Mapping[str, StoredRows], digests: Mapping[str, np.ndarray], similarity: float = SIMILARITY
 ) -> list[Copy]:
-    """Rows that nearly are an earlier one, in ORDER, each with the earliest found; of exact copies the first counts."""
+    """Rows that nearly are an earlier one, in ORDER, each with the earliest found. Of exact copies within a split the
+    first counts, but each of them that nearly stands in another split is told of."""
     order = [name for name in ORDER if name in splits]
     counts = [splits[name].num_rows for name in order]
     keys = [band_keys(part) for name in order for part in _normalized_slices(splits[name])]
-    firsts = np.unique(np.concatenate([digests[name] for name in order]), return_index=True)[1]
-    firsts.sort()
+    everywhere = np.concatenate([digests[name] for name in order])
+    _, first_of_digest, digest_of_row = np.unique(everywhere, return_index=True, return_inverse=True)
+    first = first_of_digest[digest_of_row]  # (rows,) the first row with the same text
+    firsts = np.sort(first_of_digest)
     if not len(firsts):
         return []
     pairs = firsts[candidates(np.concatenate(keys)[firsts])]
     starts = dict(zip(order, np.cumsum([0, *counts]).tolist(), strict=False))
     texts = {row: text for name in order for row, text in _texts_at(splits[name], starts[name], np.unique(pairs))}
     found = alike(texts, pairs.tolist(), similarity)
-    # 1 is for texts that are equal
-    return [
-        Copy(*_place(row, starts), *_place(of_row, starts), min(share, 0.999))
-        for row, (of_row, share) in sorted(found.items())
-    ]
+    doubles = np.flatnonzero((first != np.arange(len(first))) & np.isin(first, list(found))).tolist()
+    copies = [_copy(row, *found[row], starts) for row in sorted(found)]
+    of_doubles = [_copy(row, *found[int(first[row])], starts) for row in doubles]
+    return copies + [copy for copy in of_doubles if copy.split != copy.of_split]
+
+
+def _copy(row: int, of_row: int, share: float, starts: Mapping[str, int]) -> Copy:
+    """A similarity of 1 is for texts that are equal."""
+    return Copy(*_place(row, starts), *_place(of_row, starts), min(share, 0.999))
 
 
 def _normalized_slices(rows: StoredRows) -> Iterator[list[str]]:
