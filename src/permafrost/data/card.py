@@ -180,10 +180,8 @@ def leak_lines(card: Card) -> Iterator[str]:
     """Also where there is none to tell of but the user allows them: a score with leaks is another score."""
     leaks = card["leaks"]
     if leaks["exact"] or leaks["near"]:
-        yield (
-            f"leaks: {leaks['exact']:,} training rows stand in validation or test, {leaks['near']:,} nearly do; "
-            f"{leaks['removed']:,} left out of train"
-        )
+        found = f"{leaks['exact']:,}, and nearly: {leaks['near']:,}; {leaks['removed']:,} left out of train"
+        yield f"leaks: training rows that stand in validation or test: {found}"
     share = leaks["removed"] / max(1, leaks["removed"] + card["rows"]["train"])
     if share > MANY_LEAKS:
         why = "where short texts repeat by themselves, as in chats, data.allow_leaks=true keeps them"
@@ -191,4 +189,4 @@ def leak_lines(card: Card) -> Iterator[str]:
     if card["allow_leaks"]:
         yield "data.allow_leaks=true: rows that stand in validation or test were left in train"
     if card["conflicts"]:
-        yield f"conflicts: {card['conflicts']:,} rows ask what an earlier one does and are answered otherwise"
+        yield f"conflicts: rows that ask what an earlier one does and are answered otherwise: {card['conflicts']:,}"
