@@ -131,7 +131,7 @@ class Server:
         return time.perf_counter() - start, status
 
     def memory_mb(self) -> float:
-        """Resident in all of its processes, 10^6 bytes; what they share counts once for each (`man 5 proc`: Pss)."""
+        """Resident in all of its processes, 10^6 bytes; what they share counts once (`man 5 proc`: Pss)."""
         session = os.getsid(self.process.pid)
         members = [
             int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _session(path) == session

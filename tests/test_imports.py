@@ -23,7 +23,7 @@ TIERS = [
     {"preflight", "reading"},
     {
         *("assembly", "check", "claims", "cli", "compress", "experiment", "finished", "fitting"),
-        *("launch", "recover", "resuming", "trials"),
+        *("launch", "recover", "resuming", "trials", "weighing"),
     },
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

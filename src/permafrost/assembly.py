@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from permafrost.building import Node, build
+from permafrost.building import build
 from permafrost.config import Settings
 from permafrost.errors import ConfigError
 from permafrost.preflight import (
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import lightning.pytorch as lightning
     import numpy as np
 
-    from permafrost.data.by_role import Notes
     from permafrost.data.card import Card
     from permafrost.data.rows import StoredRows
     from permafrost.data.tokenization import TokenizedSplit
@@ -42,7 +41,6 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-NO_WEIGHTS = {True: "this loss does not have; take loss=cross_entropy or focal", False: "is set already; set one"}
 CARD_ROWS = 2_000  # of each split, whose tokens the data card counts
 console = Console(highlight=False, soft_wrap=True, quiet=not is_first_process())
 
@@ -84,6 +82,7 @@ def prepare(settings: Settings) -> Prepared:
     from permafrost.reading import card_of, read_splits
     from permafrost.tasks.binding import kind_of
     from permafrost.tasks.preparation import encode_splits, first_row_shown
+    from permafrost.weighing import worth_of
 
     console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name}")
     notes, cache_dir = Notes(), Path(settings.data.cache_dir)
@@ -110,16 +109,6 @@ def prepare(settings: Settings) -> Prepared:
         quarantined=notes.quarantined,
         row_weights=row_weights(splits["train"], settings.data.balance, worth_of(settings, rows["train"], notes)),
     )
-
-
-def worth_of(settings: Settings, train: "StoredRows", notes: "Notes") -> "np.ndarray | None":
-    """(rows,) of each training row: how sure its label is, times the weight of the file that it is from."""
-    from permafrost.data.balance import weights_by_origin
-
-    if not settings.data.mixture:
-        return notes.row_quality
-    by_origin = weights_by_origin(train, {name: part.weight for name, part in settings.data.mixture.items()})
-    return by_origin if notes.row_quality is None else by_origin * notes.row_quality
 
 
 def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
@@ -215,6 +204,7 @@ def make_modules(
     from permafrost.training.datamodule import DataModule
     from permafrost.training.module import FineTuning, Part
     from permafrost.training.optimizers import clippable_, parameter_groups
+    from permafrost.weighing import weighted_loss
 
     options = settings.data
     by_tokens = TokenBatching(max_tokens=options.max_tokens_per_batch)
@@ -263,24 +253,6 @@ def make_modules(
         compile=settings.model.compile,
     )
     return module, data
-
-
-def weighted_loss(settings: Settings, prepared: Prepared) -> Node:
-    """The loss as it is, or with the weights that even out the classes of the training rows.
-
-    Raises:
-        ConfigError: the loss takes none, or the user gave some.
-    """
-    from permafrost.data.balance import class_weights
-
-    if settings.data.balance != "weights":
-        return settings.loss
-    key = next((key for key in ("class_weights", "label_weights") if key in settings.loss), None)
-    if key is None or settings.loss[key] is not None:
-        raise ConfigError(f"data.balance=weights sets {key or 'weights'} of the loss, which {NO_WEIGHTS[key is None]}")
-    described = prepared.task.describe()
-    classes = described.get("tags") or described["labels"]
-    return settings.loss | {key: class_weights(prepared.splits["train"], len(classes)).tolist()}
 
 
 def make_trainer(

@@ -24,14 +24,8 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 CONFIG_DIR = Path(__file__).parents[2] / "conf"  # of the clone
-OF_A_PART = (
-    "task",
-    "data",
-    "cleaning",
-    "augmentation",
-    "head",
-    "loss",
-)  # groups; the others are shared by all parts of task=multi
+# Groups that each part of task=multi has for itself; the others are shared by all.
+OF_A_PART = ("task", "data", "cleaning", "augmentation", "head", "loss")
 
 
 def run_program(main: Callable[[], Any], config_dir: Path) -> None:

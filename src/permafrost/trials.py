@@ -18,12 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from permafrost.errors import ConfigError
 from permafrost.redaction import redacted_text
 
-OF_THE_START = (
-    "resume",
-    "resume_allow_changes",
-    "save_every",
-    "debug",
-)  # keys that say how a sweep is started, not what a trial is
+# Keys that say how a sweep is started, not what a trial is.
+OF_THE_START = ("resume", "resume_allow_changes", "save_every", "debug")
 
 
 def earlier_result(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 from permafrost.compression.quantization import quantize_int8, sqnr_db
 from permafrost.data.batching import padded_batch
 from permafrost.deployment import onnx_graph
-from permafrost.deployment.graph_model import GraphModel
+from permafrost.deployment.graph_model import load_graph
 from permafrost.deployment.onnx_graph import TOLERANCE, export_onnx
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.decoding import Decoding, generate
@@ -44,7 +44,7 @@ def classifier(tiny_config, tmp_path_factory):
 
 
 def assert_same_logits(model, path):
-    graph = GraphModel(path, model.transformer.config)
+    graph = load_graph(path, model.transformer.config)
     for rows, tokens in ((1, 2), (4, 9), (2, 64)):
         ids, lengths = torch.randint(0, 290, (rows, tokens)), torch.randint(1, tokens + 1, (rows,))
         with torch.inference_mode():
@@ -91,7 +91,7 @@ def writer(tiny_config, tmp_path_factory):
 )
 def test_a_graph_writes_what_the_model_writes(writer, decoding):
     model, path = writer
-    graph = GraphModel(path, model.transformer.config)
+    graph = load_graph(path, model.transformer.config)
     prompts = [[5, 9, 2], [7], [3, 4, 8, 1, 6]]
     expected = generate(model.transformer, prompts, decoding, end_token_id=0)
     assert generate(graph.transformer, prompts, decoding, end_token_id=0) == expected
@@ -132,7 +132,7 @@ def test_int8_is_smaller_and_near(request, tmp_path, kind):
     assert path.stat().st_size - (tmp_path / "model.onnx").stat().st_size > 2.5 * matrices  # bytes: 4 become 1
     split = tokenized_split([np.arange(1 + row, 10, dtype=np.int32) for row in range(4)], np.ones(4), np.zeros(4))
     batch = padded_batch(split, np.arange(4))
-    exact, near = (GraphModel(of, backbone.config) for of in (path, tmp_path / "model.onnx"))
+    exact, near = (load_graph(of, backbone.config) for of in (path, tmp_path / "model.onnx"))
     assert 15 < sqnr_db(model, near, [batch]) < 60
     assert sqnr_db(model, exact, [batch]) > 90
 

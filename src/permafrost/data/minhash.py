@@ -4,7 +4,8 @@ The similarity of two texts is Jaccard's, of their sets of runs of 5 characters.
 1997) with locality-sensitive hashing in 25 bands of 5, as Lee et al. 2022 (arXiv 2107.06499, section 4.2) do: of pairs
 that are alike to 0.6, 0.65 and 0.7 the bands find 87, 95 and 99 %. Every candidate is then counted out.
 
-In numpy over whole slices: 100,000 rows take 3 s of a CPU, where datasketch 2.0 took 18 s and 0.9 GB more.
+In numpy over whole slices, as datasketch 2.0 took about six times as long for 100,000 rows, and 0.9 GB more (once, by
+hand); what all of check-data costs is in benchmarks/results/data.md.
 """
 
 from collections.abc import Iterable, Sequence

@@ -8,36 +8,21 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, GPT2Config, GPT2PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from permafrost.deployment.logits_model import LogitsModel
 from permafrost.deployment.sessions import Session, open_session
-from permafrost.model.block import take
 
 
-class GraphModel:
-    """As `GPT2WithHead`, but that its states are logits already: `head` adds nothing."""
+def load_graph(path: Path, config: GPT2Config, *, threads: int = 0) -> LogitsModel:
+    """`threads` are the session's; 0 is one for each core."""
+    session = open_session(path, threads)
+    if "past_key_values.0.key" in session.input_names:
+        writer = GraphLanguageModel(config, session)
+        return LogitsModel(lambda input_ids, lengths: writer(input_ids).logits, writer)
 
-    def __init__(self, path: Path, config: GPT2Config, *, threads: int = 0):
-        self.session = open_session(path, threads)
-        writes = "past_key_values.0.key" in self.session.input_names
-        self.transformer = GraphLanguageModel(config, self.session) if writes else None
-        self.head = nn.Identity()
+    def logits(input_ids: Tensor, lengths: Tensor) -> Tensor:
+        return torch.from_numpy(session.run({"input_ids": input_ids.numpy(), "lengths": lengths.numpy()})[0])
 
-    def __call__(self, input_ids: Tensor, lengths: Tensor, trunk_states: Tensor | None = None) -> Tensor:
-        """(B, T) token ids, (B,) lengths -> (B, K), or (B, T, K) of a head over tokens or the vocabulary"""
-        if self.transformer:
-            return self.transformer(input_ids).logits
-        given = {"input_ids": input_ids.numpy(), "lengths": lengths.numpy()}
-        return torch.from_numpy(self.session.run(given)[0])
-
-    def hidden_states(
-        self,
-        input_ids: Tensor,
-        lengths: Tensor,
-        positions: Tensor | None = None,
-        trunk_states: Tensor | None = None,
-    ) -> Tensor:
-        """(B, T) -> (B, T, K) logits, or (B, Q, K) at `positions` (B, Q) alone."""
-        logits = self(input_ids, lengths)
-        return logits if positions is None else take(logits, positions)
+    return LogitsModel(logits)
 
 
 class GraphLanguageModel(GPT2PreTrainedModel, GenerationMixin):

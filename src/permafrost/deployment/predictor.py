@@ -161,9 +161,9 @@ def store_directory(run: Path) -> Path | None:
 def load_described(directory: Path, task: Task, description: Mapping[str, Any], threads: int) -> Any:
     """A graph where there is one, else the model by its weights."""
     if graph := graph_in(directory):
-        from permafrost.deployment.graph_model import GraphModel
+        from permafrost.deployment.graph_model import load_graph
 
-        return GraphModel(graph, load_config(str(directory)), threads=threads)
+        return load_graph(graph, load_config(str(directory)), threads=threads)
     if hasattr(load_config(str(directory)), "quantization_config"):
         from permafrost.deployment.stock_model import load_stock_model
 
