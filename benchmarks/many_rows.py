@@ -9,7 +9,9 @@ one line of JSON. The largest run needs about 15 GB of disk and half an hour.
 import argparse
 import csv
 import json
+import os
 import random
+import resource
 import shlex
 import shutil
 import subprocess
@@ -45,11 +47,19 @@ def measured(count: int) -> dict[str, Any]:
         f"data.max_length={MAX_LENGTH} data.cache_dir={run}/cache store=on store.dir={run}/activations store.max_gb=64 "
         f"callbacks.best=null callbacks.last=null yardsticks=false logger=none hydra.run.dir={run}"
     )
+    before = cpu_seconds_of_ended()
     subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=ROOT, check=True)
+    cpu_seconds = cpu_seconds_of_ended() - before
     result = json.loads((ROOT / run / "result.json").read_text())
     for name in ("cache", "activations", "model"):
         shutil.rmtree(ROOT / run / name)
-    return {"command": command, "result": result}
+    return {"command": command, "result": result, "cpu_seconds": cpu_seconds}
+
+
+def cpu_seconds_of_ended() -> float:
+    """Of all programs that were run: what other work on the machine lengthens least."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def edited_rows(split: str, count: int) -> Path:
@@ -76,12 +86,13 @@ def edited(split: str, count: int) -> Iterator[dict[str, str]]:
 
 def write(runs: dict[int, dict[str, Any]]) -> None:
     few, many = min(runs), max(runs)
-    figures = {count: figures_of(run["result"], count) for count, run in runs.items()}
+    figures = {count: figures_of(run, count) for count, run in runs.items()}
     ratio = {name: round(figures[many][name] / figures[few][name], 3) for name in figures[few]}
     stated = {"hardware": hardware(), "date": date.today().isoformat(), "rows": [few, many], "ratio": ratio}
     lines = ["# A row's cost by the number of rows", ""]
     command = f"python benchmarks/many_rows.py {' '.join(map(str, runs))}"
-    lines += [f"`{command}`; {stated['hardware']}; {stated['date']}; one run each.", ""]
+    threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
+    lines += [f"`{command}`; {stated['hardware']}; threads: {threads}; {stated['date']}; one run each.", ""]
     lines += ["| | " + " | ".join(f"{count:,} rows" for count in figures) + " | ratio |"]
     lines += ["|---" * (len(figures) + 2) + "|"]
     for name in ratio:
@@ -94,10 +105,16 @@ def write(runs: dict[int, dict[str, Any]]) -> None:
     print(json.dumps(stated))
 
 
-def figures_of(result: dict[str, Any], count: int) -> dict[str, float]:
+def figures_of(run: dict[str, Any], count: int) -> dict[str, float]:
     """Milliseconds a row, by stage and in all, and memory."""
+    result = run["result"]
     per_row = {f"{stage}, ms a row": 1000 * result["seconds"][stage] / count for stage in STAGES}
-    return {**per_row, "all three, ms a row": sum(per_row.values()), "peak memory, MB": result["peak_memory_mb"]}
+    return {
+        **per_row,
+        "all three, ms a row": sum(per_row.values()),
+        "CPU time of the whole program, ms a row": 1000 * run["cpu_seconds"] / count,
+        "peak memory, MB": result["peak_memory_mb"],
+    }
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Measure again what benchmarks/results states: python benchmarks/run.py [NAME ...] [--missing]
+"""Measure again what benchmarks/results states: python benchmarks/run.py [NAME ...] [--missing] [--jobs 2]
 
 Each study runs the real command over seeds and writes NAME.json (every run) and NAME.md (the table), with the hardware,
-the date and the command of each row. `--missing` runs the rows alone that NAME.json has not yet.
+the date and the command of each row. `--missing` runs the rows alone that NAME.json has not yet; `--jobs` runs so many
+rows of `tasks` at a time, each with its share of the cores.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 
@@ -91,14 +94,19 @@ STORE: list[Row] = [
 ]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     import operations  # which writes where this module says
 
-    names, missing = [name for name in arguments if name != "--missing"], "--missing" in arguments
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="of studies; all where none is given")
+    parser.add_argument("--missing", action="store_true", help="only the rows that NAME.json has not yet")
+    parser.add_argument("--jobs", type=int, default=1, help="rows of tasks at a time")
+    options = parser.parse_args()
+    tasks_options = {"missing": options.missing, "jobs": options.jobs}
     studies: dict[str, Callable[[], None]] = {
         "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
-        "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS, missing=missing),
+        "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS, **tasks_options),
         "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
         "augmentation": lambda: study("augmentation", "Changed copies of few rows of sst2, `model=mini`", AUGMENTATION),
         "adaptation": lambda: study(
@@ -111,26 +119,41 @@ def main(arguments: Sequence[str]) -> None:
         "trunk_pass": operations.trunk_pass,
         "freeze_curve": freeze_curve,
     }
-    for name in names or list(studies):
+    for name in options.names or list(studies):
         if name not in studies:
             raise SystemExit(f"no study {name!r}; there are {', '.join(studies)}")
         studies[name]()
 
 
-def study(name: str, title: str, rows: Sequence[Row], *, missing: bool = False) -> None:
+def study(name: str, title: str, rows: Sequence[Row], *, missing: bool = False, jobs: int = 1) -> None:
     """Every row's command over the seeds; figures are means with the smallest and largest."""
-    commands = {label: f"python train.py {line}".strip() for label, line, _ in rows}
     known = {row["command"]: row for row in known_rows(name)} if missing else {}
-    done = {label: known[command] for label, command in commands.items() if command in known}
-    for label, line, seeds in rows:
-        if label in done:
-            continue
-        if ("{shared}" in line or "experiment=" in line) and not SHARED.is_dir():
-            print(f"{label}: left out, its data are not beside this clone")
-            continue
-        runs = [train(f"{name}-{label}", line, seed) for seed in seeds]
-        done[label] = {"row": label, "command": commands[label], "runs": runs}
-        write(name, title, [done[label] for label in commands if label in done])
+    done = {label: known[command_of(line)] for label, line, _ in rows if command_of(line) in known}
+    with ThreadPoolExecutor(jobs) as pool:
+        waited = [
+            pool.submit(measured_row, name, row, jobs) for row in rows if row[0] not in done and has_its_data(row)
+        ]
+        for future in as_completed(waited):
+            row = future.result()
+            done[row["row"]] = row
+            write(name, title, [done[label] for label, _, _ in rows if label in done])
+
+
+def command_of(line: str) -> str:
+    return f"python train.py {line}".strip()
+
+
+def has_its_data(row: Row) -> bool:
+    is_here = SHARED.is_dir() or not ("{shared}" in row[1] or "experiment=" in row[1])
+    if not is_here:
+        print(f"{row[0]}: left out, its data are not beside this clone")
+    return is_here
+
+
+def measured_row(name: str, row: Row, jobs: int) -> dict:
+    label, line, seeds = row
+    runs = [train(f"{name}-{label}", line, seed, jobs) for seed in seeds]
+    return {"row": label, "command": command_of(line), "jobs": jobs, "runs": runs}
 
 
 def known_rows(name: str) -> list[dict]:
@@ -139,12 +162,15 @@ def known_rows(name: str) -> list[dict]:
     return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
-def train(label: str, line: str, seed: int) -> dict:
+def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
+    """result.json of the run, with its yardsticks; of several at a time each has its share of the cores."""
     run_dir = ROOT / "outputs" / "benchmarks" / f"{label.replace(' ', '_').replace(',', '')}-{seed}"
     result = run_dir / "result.json"
     if not result.exists():  # a stopped study goes on where it was
         arguments = [*line.format(shared=SHARED).split(), f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
-        subprocess.run([sys.executable, "train.py", *arguments, "resume=auto"], cwd=ROOT, check=True)
+        share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+        command = [sys.executable, "train.py", *arguments, "resume=auto"]
+        subprocess.run(command, cwd=ROOT, check=True, env=os.environ | share)
     yardsticks = run_dir / "yardsticks.json"
     extra = {"yardsticks": json.loads(yardsticks.read_text())} if yardsticks.exists() else {}
     return json.loads(result.read_text()) | extra
@@ -154,7 +180,10 @@ def write(name: str, title: str, done: Sequence[dict]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     stated = {"hardware": hardware(), "date": date.today().isoformat(), "rows": done}
     (RESULTS / f"{name}.json").write_text(json.dumps(stated, indent=1) + "\n")
-    lines = [f"# {title}", "", f"{hardware()}; {date.today()}; mean over the seeds (smallest to largest).", ""]
+    jobs = max(row.get("jobs", 1) for row in done)
+    at_a_time = f"{jobs} runs at a time; " if jobs > 1 else ""
+    lines = [f"# {title}", ""]
+    lines += [f"{hardware()}; {at_a_time}{date.today()}; mean over the seeds (smallest to largest).", ""]
     lines += ["| | metric | test | validation | seeds | frozen blocks | fit, s | command |", "|---" * 8 + "|"]
     for row in done:
         runs = row["runs"]
@@ -318,4 +347,4 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
