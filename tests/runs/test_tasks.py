@@ -15,9 +15,22 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("task", ["ner", "translation", "dialogue", "multi_label", "acts"])
-def test_figures_are_the_same_with_the_store_and_without(run_tiny, of_task, task):
-    options = [*of_task(task), "trainer.max_epochs=1"]
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("ner", []),
+        ("translation", []),
+        ("dialogue", []),
+        ("multi_label", []),
+        ("acts", []),
+        ("legal", ["data.max_length=8"]),  # several windows a row
+        pytest.param("generation", [], marks=pytest.mark.slow),  # as translation
+        pytest.param("sentiment", [], marks=pytest.mark.slow),  # as classification, which test_equal_paths.py holds
+        pytest.param("regression", ["data.columns.target=score"], marks=pytest.mark.slow),
+    ],
+)
+def test_figures_are_the_same_with_the_store_and_without(run_tiny, of_task, task, settings):
+    options = [*of_task(task), *settings, "trainer.max_epochs=1"]
     stored, _ = run_tiny(*options, "store=on", name="on")
     computed, _ = run_tiny(*options, "store=off", name="off")
     assert stored["tokens"]["trunk"] > 0
