@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from permafrost.model.flat_rows import filled_up, keeps_code_by_shape
 from permafrost.tasks.positions import NOT_SCORED
 
 CHUNK_TOKENS = 1024
@@ -62,4 +63,5 @@ def _chunks(hidden: Tensor, targets: Sequence[Tensor]) -> Iterator[tuple[Tensor,
 
 
 def _chunk_loss(hidden: Tensor, weight: Tensor, loss: nn.Module, targets: Sequence[Tensor]) -> Tensor:
-    return loss(nn.functional.linear(hidden, weight), *targets).sum()
+    filled = filled_up(hidden) if keeps_code_by_shape(hidden) else hidden
+    return loss(nn.functional.linear(filled, weight)[: len(hidden)], *targets).sum()
