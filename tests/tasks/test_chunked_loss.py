@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from permafrost.model.flat_rows import MULTIPLE
 from permafrost.tasks import chunked_loss
 from permafrost.tasks.chunked_loss import vocabulary_loss_sum
 from permafrost.tasks.losses import CrossEntropy, Focal
@@ -74,3 +75,23 @@ def test_logits_are_never_all_there(monkeypatch):
         vocabulary_loss_sum(hidden, weight, LABELS, Watching()).backward()
     assert max(seen) == 2
     assert torch.Size([5, 11]) not in saved
+
+
+@pytest.mark.parametrize("num_scored", [1, 65, 200])
+def test_in_bfloat16_products_have_round_shapes_and_the_same_outcome(monkeypatch, num_scored):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 4, generator=generator).requires_grad_() for rows in (num_scored, 11))
+    labels = torch.arange(num_scored) % 11
+    seen, product = [], functional.linear
+    monkeypatch.setattr(functional, "linear", lambda left, right: seen.append(len(left)) or product(left, right))
+
+    def outcome() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            total = vocabulary_loss_sum(hidden, weight, labels, CrossEntropy())
+        return [total, *torch.autograd.grad(total, [hidden, weight])]
+
+    filled = outcome()
+    assert all(rows % MULTIPLE == 0 for rows in seen)
+    monkeypatch.setattr(chunked_loss, "keeps_code_by_shape", lambda hidden: False)
+    for ours, plain in zip(filled, outcome(), strict=True):
+        torch.testing.assert_close(ours, plain)
