@@ -62,12 +62,13 @@ def seed_everything(seed: int) -> None:
     import lightning.pytorch as lightning
 
     from permafrost.model.backbone import quiet_transformers
-    from permafrost.training.hardware import keep_freed_buffers, reset_peak_memory, use_all_cores
+    from permafrost.training.hardware import keep_few_kernels, keep_freed_buffers, reset_peak_memory, use_all_cores
     from permafrost.training.trainer import quiet_lightning
 
     reset_peak_memory()
     use_all_cores()
     keep_freed_buffers()
+    keep_few_kernels()
     lightning.seed_everything(seed, workers=True, verbose=False)
     quiet_transformers()
     quiet_lightning()
