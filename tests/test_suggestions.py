@@ -1,12 +1,20 @@
-"""35: a slip of one letter in any key gets that key suggested."""
+"""35: a slip of one letter in any key gets that key suggested, by the function and by the program."""
 
+import io
 import random
+import runpy
+import signal
 import string
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr
 
+import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from permafrost.errors import nearest
-from tests.runs.conftest import compose_config
+from tests.runs.conftest import ROOT, command, compose_config
+from tests.runs.test_groups import OPTIONS
 
 
 def levels(node: DictConfig, path: str = "") -> dict[str, list[str]]:
@@ -44,3 +52,44 @@ def test_35_every_key_is_suggested_for_a_slip():
                     wrong.append((path, key, slip))
     assert right + len(wrong) > 700
     assert right / (right + len(wrong)) >= 0.95, wrong
+
+
+def slipped_commands(rng: random.Random) -> Iterator[tuple[list[str], str]]:
+    """For every key that any option of any group has, what is typed with a slip in it, and what is to be answered."""
+    known: set[tuple[str, str]] = set()
+    for chosen in [[], *([f"{group}={option}"] for group, option in OPTIONS)]:
+        cfg = compose_config(*chosen)
+        OmegaConf.set_struct(cfg, False)
+        for path, keys in levels(cfg).items():
+            for key in keys:
+                if (path, key) not in known:
+                    known.add((path, key))
+                    for slip in sorted(slips(key, rng) - set(keys)):
+                        typed = f"{path}.{slip}".strip(".")
+                        yield [*chosen, f"{typed}=1"], f"error: unknown key {typed}; did you mean {key!r}?\n"
+
+
+def told(arguments: list[str]) -> str:
+    """What `python train.py ARGUMENTS` says of an error: the program itself, without a process for it."""
+    program, told, listening = str(ROOT / "train.py"), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(told), pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", [program, *arguments])
+        patch.setenv("HYDRA_FULL_ERROR", "1")  # which the program sets for itself, and here others would see
+        runpy.run_path(program, run_name="__main__")
+    signal.signal(signal.SIGTERM, listening)
+    assert ended.value.code == 2
+    return told.getvalue()
+
+
+@pytest.mark.slow
+def test_35_the_program_suggests_every_key_for_a_slip(tmp_path):
+    """A third of the slips; `python benchmarks/reliability.py typos` makes all of them."""
+    rng = random.Random(0)
+    commands = list(slipped_commands(rng))
+    drawn = rng.sample(commands, len(commands) // 3)
+    wrong = [arguments for arguments, expected in drawn if told(arguments) != expected]
+    assert len(drawn) > 400
+    assert len(wrong) / len(drawn) <= 0.05, wrong
+    for arguments, _ in drawn[:5]:
+        done = command(*arguments, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (2, told(arguments))

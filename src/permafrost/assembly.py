@@ -268,7 +268,7 @@ def make_trainer(
 ) -> "lightning.Trainer":
     """`notes` go into each checkpoint, for the start that goes on from it."""
     from permafrost.training.checkpoints import CHECKPOINTS
-    from permafrost.training.loggers import MetricsFile, forgiving_
+    from permafrost.training.loggers import METRICS, MetricsFile, forgiving_
     from permafrost.training.trainer import make_trainer
 
     precision = precision_of(settings)
@@ -285,7 +285,7 @@ def make_trainer(
     for name, part in settings.by_part().items():
         callbacks += callbacks_of_task(name, part, prepared[name])
     callbacks += more_callbacks
-    loggers: list[Any] = [MetricsFile(run_dir / "metrics.jsonl")]
+    loggers: list[Any] = [MetricsFile(run_dir / METRICS)]
     loggers += [
         forgiving_(build(node, run_dir=run_dir, name=run_dir.name, group=sweep))
         for node in settings.logger.values()
