@@ -1,19 +1,14 @@
 """35: a slip of one letter in any key gets that key suggested, by the function and by the program."""
 
-import io
 import random
-import runpy
-import signal
 import string
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from permafrost.errors import nearest
-from tests.runs.conftest import ROOT, command, compose_config
+from tests.runs.conftest import command, command_here, compose_config
 from tests.runs.test_groups import OPTIONS
 
 
@@ -69,27 +64,15 @@ def slipped_commands(rng: random.Random) -> Iterator[tuple[list[str], str]]:
                         yield [*chosen, f"{typed}=1"], f"error: unknown key {typed}; did you mean {key!r}?\n"
 
 
-def told(arguments: list[str]) -> str:
-    """What `python train.py ARGUMENTS` says of an error: the program itself, without a process for it."""
-    program, told, listening = str(ROOT / "train.py"), io.StringIO(), signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(told), pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", [program, *arguments])
-        patch.setenv("HYDRA_FULL_ERROR", "1")  # which the program sets for itself, and here others would see
-        runpy.run_path(program, run_name="__main__")
-    signal.signal(signal.SIGTERM, listening)
-    assert ended.value.code == 2
-    return told.getvalue()
-
-
 @pytest.mark.slow
 def test_35_the_program_suggests_every_key_for_a_slip(tmp_path):
     """A third of the slips; `python benchmarks/reliability.py typos` makes all of them."""
     rng = random.Random(0)
     commands = list(slipped_commands(rng))
     drawn = rng.sample(commands, len(commands) // 3)
-    wrong = [arguments for arguments, expected in drawn if told(arguments) != expected]
+    wrong = [arguments for arguments, expected in drawn if command_here(*arguments) != (2, "", expected)]
     assert len(drawn) > 400
     assert len(wrong) / len(drawn) <= 0.05, wrong
     for arguments, _ in drawn[:5]:
         done = command(*arguments, cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (2, told(arguments))
+        assert (done.returncode, done.stdout, done.stderr) == command_here(*arguments)

@@ -122,6 +122,11 @@ def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
         tokenizer = trained_tokenizer(train, config.vocab_size, config.n_positions, cache_dir)
     else:
         tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
+    if len(tokenizer) > config.vocab_size:
+        raise ConfigError(
+            f"model.tokenizer={settings.model.tokenizer} has {len(tokenizer):,} tokens, and {settings.model.name} knows "
+            f"{config.vocab_size:,}; leave it out, and the model's own is taken"
+        )
     return Encoding(
         tokenizer=tokenizer,
         max_length=window_length(settings),

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -347,6 +348,34 @@ def test_46_a_run_ends_when_its_time_is_over(go, monkeypatch):
     result = json.loads((run_dir / "result.json").read_text())
     assert result["status"] == "done"
     assert 0 < result["steps"] < 9
+
+
+def held() -> tuple[int, int, int]:
+    """By this process: open files, threads, and resident memory in kB."""
+    threads, resident = re.findall(r"(?:Threads|VmRSS):\s+(\d+)", Path("/proc/self/status").read_text())[::-1]
+    return len(list(Path("/proc/self/fd").iterdir())), int(threads), int(resident)
+
+
+@pytest.mark.slow
+def test_53_five_hundred_steps_with_saves_let_nothing_grow(go, monkeypatch):
+    from permafrost.training.callbacks.resume_point import ResumePoint
+
+    save, seen = ResumePoint._save, []
+
+    def watched(self, trainer):
+        save(self, trainer)
+        seen.append(held())
+
+    monkeypatch.setattr(ResumePoint, "_save", watched)
+    many = ["trainer.max_steps=500", "trainer.max_epochs=1000", "save_every=5", "callbacks.early_stopping=null"]
+    run_dir = go(*many, "store=on", name="soak")
+    (files, threads, resident), *_, last = seen[len(seen) // 10 :]
+    assert len(seen) > 100
+    assert last[0] <= files
+    assert last[1] <= threads
+    assert last[2] < 1.05 * resident
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    assert not list(run_dir.rglob("*.partial"))
 
 
 # The program, as a user types it
