@@ -44,6 +44,7 @@ CONFIG_FAULTS = [
     (["+data.max_train_row=3"], "unknown key data.max_train_row; did you mean 'max_train_rows'"),
     (["+optimizer.lrr=1"], "unknown key optimizer.lrr; did you mean 'lr'"),
     (["+sed=1"], "unknown key sed; did you mean 'seed'"),
+    (["data=mixture", "data.mixture={a: {train: a.csv, wieght: 1}}"], "mixture.a.wieght; did you mean 'weight'"),
     (["seed=1.5"], "seed=1.5"),
     (["trainer.max_epochs=0"], "greater than or equal to 1"),
     (["optimizer.lr=abc"], "optimizer.lr='abc': expected float"),

@@ -75,8 +75,8 @@ class FineTuning(lightning.LightningModule):
         # By this name DDP knows what it need not send to the other processes.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in frozen_parameters(self)]
 
-    def on_fit_start(self) -> None:
-        if self.trainer.world_size > 1:
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.trainer.world_size > 1:  # and before any strategy cuts the weights to pieces
             check_read_by_all(self.frozen_fingerprint, self.trainer.world_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
