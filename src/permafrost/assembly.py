@@ -124,8 +124,8 @@ def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
         tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
     if len(tokenizer) > config.vocab_size:
         raise ConfigError(
-            f"model.tokenizer={settings.model.tokenizer} has {len(tokenizer):,} tokens, and {settings.model.name} knows "
-            f"{config.vocab_size:,}; leave it out, and the model's own is taken"
+            f"model.tokenizer={settings.model.tokenizer} has {len(tokenizer):,} tokens, and {settings.model.name} "
+            f"knows {config.vocab_size:,}; leave it out, and the model's own is taken"
         )
     return Encoding(
         tokenizer=tokenizer,

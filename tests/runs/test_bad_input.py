@@ -86,7 +86,7 @@ def test_36_and_37_config_faults_are_found_before_a_model_loads(overrides, messa
 def test_37_processes_within_a_sweep_are_refused(tiny, tmp_path):
     from permafrost.experiment import run
 
-    with pytest.raises(ConfigError, match="which a sweep cannot; sweep with trainer.devices=1"):
+    with pytest.raises(ConfigError, match=r"which a sweep cannot; sweep with trainer\.devices=1"):
         run(compose_config(*tiny, "trainer=ddp_cpu"), tmp_path / "run", sweep="sweeps/now")
     assert not (tmp_path / "run").exists()
 
