@@ -48,7 +48,7 @@ def test_38_a_file_that_names_code_is_refused(content, tmp_path):
 
 
 SIGNS = st.text("ab01 \n\t:-,.#&*!|>'\"{}[]$@%?=~<_x", max_size=60).map(str.encode)
-FUZZ = {"deadline": 20_000, "derandomize": True, "database": None}
+FUZZ = {"deadline": None, "derandomize": True, "database": None}
 
 
 @settings(max_examples=300, **FUZZ)
@@ -69,7 +69,7 @@ BROKEN = {
     "a header without a value": "# @package\nseed: 1",
     "a list for a key": "? [seed]\n: 1",
     "deeply nested": "[" * 3000,
-    "a key of another kind": "1: {2: 3}",
+    "a key that is none": "?",
     "a mark twice": "a: &a 1\nb: *c",
     "defaults of another kind": "defaults: 3",
     "a default that is not there": "defaults: [nothing]",

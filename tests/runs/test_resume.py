@@ -287,7 +287,7 @@ def tensorboard_events(run_dir: Path) -> list[tuple[str, int, float]]:
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
 
-    files = sorted((run_dir / "tensorboard").glob("events.*"))
+    files = sorted((run_dir / "tensorboard").glob("events.*"), key=lambda path: int(path.suffix[1:]))  # as they began
     events = [Event.FromString(raw) for path in files for raw in RawEventFileLoader(str(path)).Load()]
     numbers = [(value.tag, event.step, value.simple_value) for event in events for value in event.summary.value]
     return [number for number in numbers if number[0] not in OF_TIME]
