@@ -12,7 +12,7 @@ from permafrost.errors import nearest
 
 def explain(error: Exception, arguments: Sequence[str], config_dir: Path) -> str:
     """One sentence for an error that Hydra, OmegaConf or YAML raised while composing the configuration."""
-    text = str(error) or str(error.__cause__) or f"{type(error).__name__} in a config file"
+    text = str(error) or str(error.__cause__ or "") or f"a config file cannot be read: {type(error).__name__}"
     if isinstance(error, YAMLError):  # the place stands in its last line
         return f"error: {' '.join(text.split())}"
     if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
