@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all check bench
+.PHONY: help install train test test-all check audit bench
 
 help:      ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ check: install  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit:     ## look the pinned versions up among known vulnerabilities; needs the network
+	test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit; }
+	.audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 bench: install  ## measure again what benchmarks/results states
 	$(BIN)/python benchmarks/run.py

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,19 +25,22 @@ from typing import Any
 import torch
 from run import RESULTS, ROOT, hardware
 
-KILLS, FLIPS, SOAK_STEPS = 200, 200, 500
+KILLS, FLIPS, SOAK_STEPS, FAULTS = 200, 200, 500, 54
 STAGES = ("none of these", "a save", "the store's build", "validation", "export")
 OF_TIME = ("train/tokens_per_second", "train/epoch_seconds")
 RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2", "store=on"]
 RECIPE += ["trainer.log_every_n_steps=1", "trainer.max_steps=12", "trainer.max_epochs=9", "save_every=1"]
 RECIPE += ["callbacks.early_stopping=null"]
-stage = multiprocessing.Value("i", 0)  # what the run is at, for the process that kills it
-step_at = multiprocessing.Value("i", 0)  # from 1
+# For the process that kills a run, by the run: what it is at, its step from 1, how often it came to each stage, and how
+# long it was there. Without locks, which a killed process would keep.
+stage, step_at = (multiprocessing.Value("i", 0, lock=False) for _ in range(2))
+begun, spent_s = (multiprocessing.Array(kind, len(STAGES), lock=False) for kind in "id")
 
 
 def main(names: Sequence[str]) -> None:
     studies: dict[str, Callable[[Path], list[str]]] = {
         "kills": kills,
+        "typos": typos,
         "damage": damage,
         "soak": soak,
         "overhead": overhead,
@@ -71,7 +75,9 @@ def catalogue(root: Path) -> list[str]:
             for number in range(int(first), last + 1) if link != "and" else (int(first), last):
                 told = f"{name.replace('_', ' ')} (`{path.relative_to(ROOT)}`)"
                 found.setdefault(number, []).append(told)
-    lines = ["Faults 2 and 3 are also the kills above, 53 is the soak.", "", "| # | what is tested |", "|---|---|"]
+    without = ", ".join(str(number) for number in range(1, FAULTS + 1) if number not in found)
+    lines = [f"Faults 2 and 3 are also the kills above, 53 is the soak. No test has: {without or 'none'}."]
+    lines += ["", "| # | what is tested |", "|---|---|"]
     return [*lines, *(f"| {number} | {'; '.join(found[number])} |" for number in sorted(found))]
 
 
@@ -79,16 +85,21 @@ def catalogue(root: Path) -> list[str]:
 
 
 def kills(root: Path) -> list[str]:
-    """At each of the twelve steps, and at random moments over the whole of a run."""
+    """At each of the twelve steps, at random moments over the whole of a run, and at random ones within each stage."""
     overrides = tiny_overrides(root)
     whole = root / "whole"
-    seconds = run_whole([*overrides, f"store.dir={root}/stores/whole"], whole)
+    seconds = run_whole(overrides, whole)
     rng, outcomes = random.Random(0), Counter[str]()
+    times = list(begun)
+    mean_s = [spent / max(1, count) for spent, count in zip(spent_s, times, strict=True)]
     places, lost = Counter[str](), list[int]()
     for number in range(12 + KILLS):
-        at_step = number + 1 if number < 12 else None
-        after = None if at_step else rng.uniform(0, seconds)
-        outcome = killed_and_resumed(root, overrides, whole, number, at_step=at_step, after_s=after)
+        aim = Aim(step=number + 1)
+        if number >= 12 and (place := number % len(STAGES)):
+            aim = Aim(stage=place, entry=rng.randint(1, times[place]), after_s=rng.uniform(0, mean_s[place]))
+        elif number >= 12:
+            aim = Aim(after_s=rng.uniform(0, seconds))
+        outcome = killed_and_resumed(root, overrides, whole, number, aim)
         outcomes["identical" if outcome["identical"] else "different"] += 1
         outcomes["with something left behind"] += bool(outcome["left"])
         places[outcome["stage"]] += 1
@@ -96,7 +107,8 @@ def kills(root: Path) -> list[str]:
         print(number, outcome, flush=True)
     return [
         f"A run of 12 steps (dropout and shuffling on, two batches a step, `save_every=1`, {seconds:.1f} s) is killed "
-        f"by SIGKILL at each step, and {KILLS} runs at random moments; each then goes on with `resume=auto`.",
+        f"by SIGKILL at each step, and {KILLS} runs at random moments, a fifth of them over the whole run and a fifth "
+        "within each of the stages below; each then goes on with `resume=auto`.",
         "",
         "| | |",
         "|---|---|",
@@ -107,6 +119,20 @@ def kills(root: Path) -> list[str]:
         f"| steps done again, at most | {max(lost)} |",
         f"| runs with a temporary file left | {outcomes['with something left behind']} |",
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """When a run is killed: as it comes to `step`, or for the `entry`-th time to `stage`, or at its start; and so many
+    seconds later."""
+
+    step: int = 0
+    stage: int = 0
+    entry: int = 0
+    after_s: float = 0.0
+
+    def is_near(self) -> bool:
+        return step_at.value >= self.step and begun[self.stage] >= self.entry
 
 
 def tiny_overrides(root: Path) -> list[str]:
@@ -137,6 +163,7 @@ def begin(overrides: Sequence[str], run_dir: Path) -> multiprocessing.Process:
     arguments = (compose_config(*overrides), run_dir)
     process = multiprocessing.get_context("fork").Process(target=run_in_process, args=arguments)
     stage.value = step_at.value = 0
+    begun[:], spent_s[:] = [0] * len(STAGES), [0.0] * len(STAGES)
     process.start()
     return process
 
@@ -155,11 +182,13 @@ def mark_stages() -> None:
     """Tell the process outside what this one is at."""
     from permafrost import experiment
     from permafrost.training import checkpoints, trunk_pass
+    from permafrost.training.callbacks import resume_point
     from permafrost.training.callbacks.gradient_norm import GradientNorm
     from permafrost.training.module import FineTuning
 
     for owner, name, number in (
         (checkpoints, "write_sealed", 1),
+        (resume_point, "shift", 1),
         (trunk_pass, "write_entry", 2),
         (FineTuning, "validation_step", 3),
         (experiment, "write_run", 4),
@@ -170,11 +199,14 @@ def mark_stages() -> None:
 
 def marked(function: Callable[..., Any], number: int) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
         stage.value = number
+        begun[number] += 1
         try:
             return function(*arguments, **options)
         finally:
             stage.value = 0
+            spent_s[number] += time.perf_counter() - start
 
     return call
 
@@ -191,23 +223,20 @@ def run_whole(overrides: Sequence[str], run_dir: Path) -> float:
     """Seconds of a run that nothing stops, the second of two: the first has rows to tokenise."""
     for directory in (run_dir.with_name("first"), run_dir):
         start = time.perf_counter()
-        process = begin(overrides, directory)
+        process = begin([*overrides, f"store.dir={directory}.store"], directory)
         process.join()
         if process.exitcode:
             raise SystemExit(Path(f"{directory}.log").read_text())
     return time.perf_counter() - start
 
 
-def killed_and_resumed(
-    root: Path, overrides: Sequence[str], whole: Path, number: int, *, at_step: int | None, after_s: float | None
-) -> dict[str, Any]:
+def killed_and_resumed(root: Path, overrides: Sequence[str], whole: Path, number: int, aim: Aim) -> dict[str, Any]:
     run_dir = root / f"run-{number}"
-    own = [*overrides, f"store.dir={root}/stores/{number}", "resume=auto"]
+    own = [*overrides, f"store.dir={run_dir}.store", "resume=auto"]
     process = begin(own, run_dir)
-    if after_s is not None:
-        process.join(after_s)
-    while at_step and process.is_alive() and step_at.value < at_step:
-        time.sleep(0.0005)
+    while process.is_alive() and not aim.is_near():
+        time.sleep(0.0002)
+    process.join(aim.after_s)
     process.kill()
     process.join()
     at, done = STAGES[stage.value], step_at.value
@@ -222,7 +251,7 @@ def killed_and_resumed(
         "identical": again.exitcode == 0 and same(run_dir, whole),
         "left": [str(path) for path in [*run_dir.rglob("*.partial"), run_dir / ".lock"] if path.exists()],
     }
-    for path in (run_dir, root / "stores" / str(number)):
+    for path in (run_dir, Path(f"{run_dir}.store")):
         shutil.rmtree(path, ignore_errors=True)
     return outcome
 
@@ -248,6 +277,23 @@ def logged(run_dir: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in OF_TIME} for line in lines]
 
 
+# Typos
+
+
+def typos(root: Path) -> list[str]:
+    """Slips of one letter in every key of every option, as the program answers them."""
+    from tests.runs.conftest import command_here
+    from tests.test_suggestions import slipped_commands
+
+    typed = list(slipped_commands(random.Random(0)))
+    wrong = [arguments[-1] for arguments, expected in typed if command_here(*arguments) != (2, "", expected)]
+    return [
+        f"A letter of a key left out, doubled, put in, exchanged, or changed places with the next: {len(typed):,} "
+        f"commands for all keys of all options. {1 - len(wrong) / len(typed):.1%} get the right key suggested. Not: "
+        f"{', '.join(f'`{argument}`' for argument in wrong)}.",
+    ]
+
+
 # Damage
 
 
@@ -255,9 +301,9 @@ def damage(root: Path) -> list[str]:
     """Of a checkpoint and of each file of an entry of the activation store."""
     from permafrost.training.sealed import fault_of
 
-    run_whole([*tiny_overrides(root), f"store.dir={root}/store"], root / "whole")
+    run_whole(tiny_overrides(root), root / "whole")
     checkpoint = root / "whole" / "checkpoints" / "last.ckpt"
-    entry = next((root / "store").glob("*/manifest.json")).parent
+    entry = next((root / "whole.store").glob("*/manifest.json")).parent
     lines = ["| file | bytes | truncations, every 4 KiB and one byte | found | single bits flipped | found |"]
     lines.append("|---" * 6 + "|")
     lines.append(damaged(checkpoint, lambda: fault_of(checkpoint) is not None, "checkpoints/last.ckpt"))

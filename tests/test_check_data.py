@@ -70,7 +70,7 @@ def test_files_without_a_fault_have_no_error(task, tmp_path):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_a_planted_fault_is_told_with_its_place_and_its_fix(fault, tmp_path):
+def test_24_to_31_a_planted_fault_is_told_with_its_place_and_its_fix(fault, tmp_path):
     _, problems, log = checked(tmp_path, fault.task, files_of(fault), fault.named)
     found = [problem for problem in problems if problem["code"] == fault.code]
     assert len(found) == 1, problems
@@ -214,14 +214,14 @@ def survives(name: str, content: bytes) -> None:
 @pytest.mark.parametrize("name", FUZZED)
 @settings(max_examples=12, deadline=20_000, derandomize=True, database=None)
 @given(edits=EDITS)
-def test_an_edited_file_never_ends_in_a_traceback(name, edits):
+def test_54_an_edited_file_never_ends_in_a_traceback(name, edits):
     survives(name, edited(FUZZED[name][1], edits))
 
 
 @pytest.mark.parametrize("name", FUZZED)
 @settings(max_examples=6, deadline=20_000, derandomize=True, database=None)
 @given(content=st.binary(max_size=300))
-def test_random_bytes_never_end_in_a_traceback(name, content):
+def test_54_random_bytes_never_end_in_a_traceback(name, content):
     survives(name, content)
 
 
@@ -229,6 +229,6 @@ def test_random_bytes_never_end_in_a_traceback(name, content):
 @pytest.mark.parametrize("name", FUZZED)
 @settings(max_examples=300, deadline=20_000, derandomize=True, database=None)
 @given(edits=EDITS, content=st.binary(max_size=300))
-def test_many_edited_files_and_random_bytes(name, edits, content):
+def test_54_many_edited_files_and_random_bytes(name, edits, content):
     survives(name, edited(FUZZED[name][1], edits))
     survives(name, content)

@@ -1,12 +1,15 @@
-"""35: a slip of one letter in any key gets that key suggested."""
+"""35: a slip of one letter in any key gets that key suggested, by the function and by the program."""
 
 import random
 import string
+from collections.abc import Iterator
 
+import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from permafrost.errors import nearest
-from tests.runs.conftest import compose_config
+from tests.runs.conftest import command, command_here, compose_config
+from tests.runs.test_groups import OPTIONS
 
 
 def levels(node: DictConfig, path: str = "") -> dict[str, list[str]]:
@@ -44,3 +47,32 @@ def test_35_every_key_is_suggested_for_a_slip():
                     wrong.append((path, key, slip))
     assert right + len(wrong) > 700
     assert right / (right + len(wrong)) >= 0.95, wrong
+
+
+def slipped_commands(rng: random.Random) -> Iterator[tuple[list[str], str]]:
+    """For every key that any option of any group has, what is typed with a slip in it, and what is to be answered."""
+    known: set[tuple[str, str]] = set()
+    for chosen in [[], *([f"{group}={option}"] for group, option in OPTIONS)]:
+        cfg = compose_config(*chosen)
+        OmegaConf.set_struct(cfg, False)
+        for path, keys in levels(cfg).items():
+            for key in keys:
+                if (path, key) not in known:
+                    known.add((path, key))
+                    for slip in sorted(slips(key, rng) - set(keys)):
+                        typed = f"{path}.{slip}".strip(".")
+                        yield [*chosen, f"{typed}=1"], f"error: unknown key {typed}; did you mean {key!r}?\n"
+
+
+@pytest.mark.slow
+def test_35_the_program_suggests_every_key_for_a_slip(tmp_path):
+    """A third of the slips; `python benchmarks/reliability.py typos` makes all of them."""
+    rng = random.Random(0)
+    commands = list(slipped_commands(rng))
+    drawn = rng.sample(commands, len(commands) // 3)
+    wrong = [arguments for arguments, expected in drawn if command_here(*arguments) != (2, "", expected)]
+    assert len(drawn) > 400
+    assert len(wrong) / len(drawn) <= 0.05, wrong
+    for arguments, _ in drawn[:5]:
+        done = command(*arguments, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == command_here(*arguments)

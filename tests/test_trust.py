@@ -2,12 +2,17 @@
 
 import json
 import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from permafrost.errors import ConfigError
 from permafrost.trust import check_file, check_model_directory, check_override, check_start
-from tests.runs.conftest import CONF, command
+from tests.runs.conftest import CONF, command, command_here
 
 FILES = {
     "a target": "_target_: os.system\ncommand: touch x",
@@ -40,6 +45,62 @@ def test_38_a_file_that_names_code_is_refused(content, tmp_path):
     (tmp_path / "group" / "stranger.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"stranger\.yaml"):
         check_start(tmp_path, [])
+
+
+SIGNS = st.text("ab01 \n\t:-,.#&*!|>'\"{}[]$@%?=~<_x", max_size=60).map(str.encode)
+FUZZ = {"deadline": None, "derandomize": True, "database": None}
+
+
+@settings(max_examples=300, **FUZZ)
+@given(content=SIGNS | st.binary(max_size=60))
+def test_54_random_bytes_for_a_config_file(content):
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "fuzz.yaml").write_bytes(content)
+        with suppress(ConfigError):
+            check_file(Path(directory) / "fuzz.yaml")
+
+
+BROKEN = {
+    "a date that is none": "a: 2001-13-45",
+    "a number without digits": "a: 0x_",
+    "a key twice": "seed: 1\nseed: 2",
+    "a list": "- seed",
+    "a word": "seed",
+    "a header without a value": "# @package\nseed: 1",
+    "a list for a key": "? [seed]\n: 1",
+    "deeply nested": "[" * 3000,
+    "a key that is none": "?",
+    "a mark twice": "a: &a 1\nb: *c",
+    "defaults of another kind": "defaults: 3",
+    "a default that is not there": "defaults: [nothing]",
+    "an interpolation without an end": "seed: ${a",
+    "an interpolation of nothing": "seed: ${nothing}",
+    "a resolver that is not there": "seed: ${nothing:1}",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_54_a_broken_experiment_is_told_of_in_one_line(content, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    header = "" if content.startswith("#") else "# @package _global_\n"
+    (tmp_path / "experiment" / "fuzz.yaml").write_text(header + content)
+    code, _, err = command_here("experiment=fuzz", "--config-dir", str(tmp_path), "--cfg", "job", "--resolve")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+@settings(max_examples=150, **FUZZ)
+@given(content=SIGNS | st.binary(max_size=60))
+def test_54_random_bytes_for_an_experiment_never_end_in_a_traceback(content):
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "experiment").mkdir()
+        (Path(directory) / "experiment" / "fuzz.yaml").write_bytes(content)
+        code, _, err = command_here("experiment=fuzz", "--config-dir", directory, "--cfg", "job")
+    assert code in (0, 2)
+    assert err.startswith("error: ") is (code == 2)
 
 
 def test_our_own_files_pass():

@@ -123,6 +123,11 @@ def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":
         tokenizer = trained_tokenizer(train, config.vocab_size, config.n_positions, cache_dir)
     else:
         tokenizer = load_tokenizer(settings.model.tokenizer or model_source(settings))
+    if len(tokenizer) > config.vocab_size:
+        raise ConfigError(
+            f"model.tokenizer={settings.model.tokenizer} has {len(tokenizer):,} tokens, and {settings.model.name} "
+            f"knows {config.vocab_size:,}; leave it out, and the model's own is taken"
+        )
     return Encoding(
         tokenizer=tokenizer,
         max_length=window_length(settings),
@@ -269,7 +274,7 @@ def make_trainer(
 ) -> "lightning.Trainer":
     """`notes` go into each checkpoint, for the start that goes on from it."""
     from permafrost.training.checkpoints import CHECKPOINTS
-    from permafrost.training.loggers import MetricsFile, forgiving_
+    from permafrost.training.loggers import METRICS, MetricsFile, forgiving_
     from permafrost.training.trainer import make_trainer
 
     precision = precision_of(settings)
@@ -286,7 +291,7 @@ def make_trainer(
     for name, part in settings.by_part().items():
         callbacks += callbacks_of_task(name, part, prepared[name])
     callbacks += more_callbacks
-    loggers: list[Any] = [MetricsFile(run_dir / "metrics.jsonl")]
+    loggers: list[Any] = [MetricsFile(run_dir / METRICS)]
     loggers += [
         forgiving_(build(node, run_dir=run_dir, name=run_dir.name, group=sweep))
         for node in settings.logger.values()

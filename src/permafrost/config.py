@@ -354,11 +354,16 @@ def _is_key(part: Any) -> bool:
 
 def _known_keys(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
     for part in path:
-        annotations = get_args(schema.model_fields[str(part)].annotation) or (
-            schema.model_fields[str(part)].annotation,
-        )
-        schema = next(a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel))
+        if part in schema.model_fields:  # else it is a name that the user gave: of a part, or of a mixture's rows
+            schema = _section_in(schema.model_fields[part].annotation) or schema
     return list(schema.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds: itself, or in a mapping, or unless it is None."""
+    if inner := get_args(annotation):
+        return next(filter(None, map(_section_in, inner)), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def check_agreement(settings: Settings, num_blocks: int, metrics: Sequence[str]) -> None:

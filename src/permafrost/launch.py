@@ -32,13 +32,14 @@ def run_program(main: Callable[[], Any], config_dir: Path) -> None:
     """Run Hydra's main; what is wrong with the command line or a config file ends with exit code 2."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own words and exits with 1
     signal.signal(signal.SIGTERM, end_now)
     check_arguments(config_dir, sys.argv[1:])
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # the last of a file's first lines
         from permafrost.overrides import explain
 
         print(redacted_text(explain(error, sys.argv[1:], config_dir)), file=sys.stderr)

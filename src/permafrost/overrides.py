@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from permafrost.errors import nearest
 
 
 def explain(error: Exception, arguments: Sequence[str], config_dir: Path) -> str:
-    """One sentence for an error that Hydra or OmegaConf raised while composing the configuration."""
-    text = str(error)
+    """One sentence for an error that Hydra, OmegaConf or YAML raised while composing the configuration."""
+    text = str(error) or str(error.__cause__ or "") or f"a config file cannot be read: {type(error).__name__}"
+    if isinstance(error, YAMLError):  # the place stands in its last line
+        return f"error: {' '.join(text.split())}"
     if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = missing[1], missing[2]
         return f"error: {group}={option}: no such option{nearest(option, options(config_dir, group))}"

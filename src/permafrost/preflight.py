@@ -12,12 +12,16 @@ SEVERAL = "multi"  # in place of a task's kind
 
 def preflight(settings: Settings, *, in_sweep: bool) -> None:
     """Everything that can be found wrong without loading data or weights."""
+    from permafrost.training.hardware import resolve_device
+
     options = settings.trainer
     if in_sweep and (options.strategy.startswith(("ddp", "fsdp")) or str(options.devices) not in ("auto", "1")):
         raise ConfigError(
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
         )
+    if options.precision == "16-mixed" and resolve_device(options.accelerator).type == "cpu":
+        raise ConfigError("trainer.precision=16-mixed is for GPUs; a CPU has bf16-mixed and 32-true")
     if options.requeue and settings.resume == "never":
         raise ConfigError(
             "trainer.requeue=true: the job that SLURM starts again runs the same command; give resume=auto"

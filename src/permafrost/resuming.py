@@ -24,6 +24,7 @@ class Start:
 
     checkpoint: Path | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    logs: Mapping[str, int] = field(default_factory=dict)  # bytes of each at the checkpoint
 
     def as_decided(self, settings: Settings, part: str = "") -> Settings:
         """Where these leave it to be measured, the type of numbers and the use of the store stay what they were: a
@@ -46,6 +47,8 @@ def begin(run_dir: Path, settings: Settings, cfg: DictConfig, prepared: Mapping[
         DataError: all of its checkpoints are damaged.
         ResourceError: there is nothing to go on from, and there must be.
     """
+    from permafrost.training.loggers import cut_back_logs
+
     if is_first_process():
         claim(run_dir, settings, cfg)
     if not settings.trainer.deterministic:
@@ -53,12 +56,11 @@ def begin(run_dir: Path, settings: Settings, cfg: DictConfig, prepared: Mapping[
             "  trainer.deterministic=false: kernels may add in any order, and a resumed run is exact to rounding"
         )
     start = start_of(settings.resume, run_dir)
-    if start.checkpoint is None:
-        if is_first_process():
-            (run_dir / "metrics.jsonl").unlink(missing_ok=True)  # of a start that ended before its first checkpoint
-        return start
-    same_content(start.notes["content"], content_of(prepared))
-    console.print(f"  resuming from {start.checkpoint}", markup=False)
+    if start.checkpoint is not None:
+        same_content(start.notes["content"], content_of(prepared))
+        console.print(f"  resuming from {start.checkpoint}", markup=False)
+    if is_first_process():
+        cut_back_logs(run_dir, start.logs)  # of a start that ended before its first checkpoint all is forgotten
     return start
 
 
@@ -82,7 +84,7 @@ def claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> None:
 def start_of(resume: str, run_dir: Path) -> Start:
     """never: anew; auto: this run directory's newest whole checkpoint, if any; must: that or an error; PATH: of that
     run, or that file."""
-    from permafrost.training.callbacks.resume_point import notes_in
+    from permafrost.training.callbacks.resume_point import state_in
     from permafrost.training.checkpoints import newest_good
 
     if resume == "never":
@@ -95,7 +97,8 @@ def start_of(resume: str, run_dir: Path) -> Start:
         if resume != "auto":
             raise ResourceError(f"resume={resume}: no checkpoint in {path}")
         return Start()
-    return Start(checkpoint=checkpoint, notes=notes_in(checkpoint))
+    state = state_in(checkpoint)
+    return Start(checkpoint=checkpoint, notes=state["notes"], logs=state["logs"])
 
 
 def notes_of(settings: Settings, prepared: Mapping[str, Prepared], stores: Mapping[str, "Stores"]) -> dict[str, Any]:

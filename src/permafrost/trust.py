@@ -51,8 +51,10 @@ def given_directories(arguments: Sequence[str]) -> list[Path]:
 def check_file(path: Path) -> None:
     try:
         content = yaml.load(path.read_text("utf-8"), Loader=Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:  # Hydra's reader may be of another opinion
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # Hydra's reader may be of another opinion
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{path} holds no keys: a config file has lines such as `seed: 1`")
     for key, value in pairs(content):
         if key == "_target_" and (not isinstance(value, str) or value not in ALLOWED_TARGETS | OF_HYDRA):
             raise ConfigError(f"{path}: _target_: {value} is not on the list of what a config may build")

@@ -128,7 +128,7 @@ def test_spans_keep_their_words_and_their_tags(kind, tags, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_copies_follow_the_rows_and_keep_their_labels(kind, splits):
+def test_34_copies_follow_the_rows_and_keep_their_labels(kind, splits):
     texts = [f"the bright sun number {number} shines again" for number in range(30)]
     rows = augmented(splits(texts), kind=kind, copies=2, share=0.2, seed=0, notes=Notes())
     made = list(rows)
@@ -139,7 +139,7 @@ def test_copies_follow_the_rows_and_keep_their_labels(kind, splits):
     assert made[30]["where"].endswith(", copy 1")
 
 
-def test_copies_depend_on_the_seed_and_the_row_and_not_on_the_others(splits):
+def test_34_copies_depend_on_the_seed_and_the_row_and_not_on_the_others(splits):
     texts = [f"the bright sun number {number} shines" for number in range(9)]
 
     def copies(of, seed=0):
@@ -160,7 +160,7 @@ def test_copies_of_one_row_differ(splits):
     assert len({row["text"] for row in rows}) > 4
 
 
-def test_no_copy_is_a_row_of_test(splits, monkeypatch):
+def test_34_no_copy_is_a_row_of_test(splits, monkeypatch):
     monkeypatch.setitem(augmentation.KINDS, "typos", lambda words, rng, share, related: words_of("The test row"))
     rows = augmented(
         splits(["one", "two"], ["the  test row"]), kind="typos", copies=1, share=0.1, seed=0, notes=Notes()

@@ -79,7 +79,7 @@ def test_similarity_is_that_of_the_sets_of_runs(store):
     assert found.similarity == pytest.approx(expected)
 
 
-def test_planted_near_copies_are_found_and_no_others(store):
+def test_32_planted_near_copies_are_found_and_no_others(store):
     rng = random.Random(0)
     base, others = drawn(400, seed=1), drawn(400, seed=2)
     stored, digests = store(
@@ -102,7 +102,7 @@ def test_each_of_several_exact_copies_that_nearly_stand_in_test_is_told_of(store
 
 
 @pytest.mark.slow
-def test_fifty_thousand_rows_in_fifteen_seconds(store, shared):
+def test_52_fifty_thousand_rows_in_fifteen_seconds(store, shared):
     """On real sentences with words of their own, as benchmarks/many_rows.py makes them."""
     rng = random.Random(0)
     with (shared / "data" / "ag_news" / "train.csv").open(encoding="utf-8", newline="") as file:

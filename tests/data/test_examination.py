@@ -28,7 +28,7 @@ def look(tmp_path):
     return examined
 
 
-def test_training_rows_that_stand_in_test_are_left_out(look):
+def test_32_training_rows_that_stand_in_test_are_left_out(look):
     left, findings, log = look()
     assert left == ["train:1", "train:2", "train:3"]
     assert findings.leaks == {"exact": 1, "near": 1, "removed": 1}
@@ -36,7 +36,7 @@ def test_training_rows_that_stand_in_test_are_left_out(look):
     assert "it is left out of train" in str(log.first["W304"][0])
 
 
-def test_near_ones_are_left_out_from_a_similarity_on(look):
+def test_32_near_ones_are_left_out_from_a_similarity_on(look):
     left, findings, _ = look(leak_similarity=0.8)
     assert left == ["train:2", "train:3"]
     assert findings.leaks["removed"] == 2
@@ -56,7 +56,7 @@ def test_copies_in_train_are_dropped_if_that_is_wanted(look):
     assert look()[1].copies["train"] == {"exact": 1, "near": 0}
 
 
-def test_contradictions_are_told(look):
+def test_32_contradictions_are_told(look):
     _, findings, log = look()
     assert findings.conflicts == 1
     assert str(log.first["W301"][0]) == "train:3: '1' here, and '0' for the same text at train:2; decide for one"

@@ -55,7 +55,7 @@ def test_keys_are_of_the_text_alone():
     assert (band_keys(texts)[1] == band_keys(texts[1:2])[0]).all()
 
 
-def test_a_bucket_of_many_costs_no_square():
+def test_52_a_bucket_of_many_costs_no_square():
     keys = np.ones((1_000, 1), np.uint64)
     pairs = candidates(keys)
     assert len(pairs) < 5 * 1_000

@@ -48,7 +48,7 @@ def test_txt_is_a_text_a_line(tmp_path):
     assert read_rows(tmp_path / "a.txt") == [{"text": "one", "where": "a.txt:1"}, {"text": "two", "where": "a.txt:3"}]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+def test_25_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + CONTENT["csv"].encode())
     assert "text" in read_rows(tmp_path / "a.csv")[0]
 
@@ -94,7 +94,7 @@ ROW_FAULTS = [
 
 
 @pytest.mark.parametrize(("name", "content", "messages"), ROW_FAULTS, ids=[name for name, *_ in ROW_FAULTS])
-def test_a_row_that_cannot_be_read_keeps_its_place_among_the_others(name, content, messages, tmp_path):
+def test_24_a_row_that_cannot_be_read_keeps_its_place_among_the_others(name, content, messages, tmp_path):
     (tmp_path / name).write_bytes(content)
     rows = read_rows(tmp_path / name)
     faults = [str(row["fault"]) for row in rows if "fault" in row]
@@ -164,7 +164,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-def test_a_long_text_is_no_fault(name, tmp_path):
+def test_30_a_long_text_is_no_fault(name, tmp_path):
     """The csv module alone stops at 131,072 characters, with an error of its own."""
     delimiter = "," if name == "a.csv" else "\t"
     (tmp_path / name).write_text(f"text{delimiter}label\n{'x' * 200_000}{delimiter}a\n")
@@ -186,7 +186,7 @@ def test_lines_of_windows_and_gzipped_text(name, tmp_path):
     ]
 
 
-def test_an_odd_byte_after_a_byte_order_mark_is_placed_by_the_file(tmp_path):
+def test_29_an_odd_byte_after_a_byte_order_mark_is_placed_by_the_file(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfab\n\xe9\n")
     assert "a.txt:2: byte 6 (0xe9)" in str(read_rows(tmp_path / "a.txt")[1]["fault"])
 

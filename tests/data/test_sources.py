@@ -71,7 +71,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("given", "columns", "message"), FAULTS)
-def test_faults_name_the_row_and_the_nearest_column(given, columns, message):
+def test_26_faults_name_the_row_and_the_nearest_column(given, columns, message):
     with pytest.raises(DataError, match=message):
         pick(given, columns=columns)
 
@@ -81,7 +81,7 @@ def test_a_target_that_is_no_number():
         pick(rows(1, score="high"), ("text", "number"))
 
 
-def test_rows_without_text_are_left_out_and_counted():
+def test_27_rows_without_text_are_left_out_and_counted():
     notes, given = Notes(), rows(4)
     given[1]["text"], given[2]["text"] = "  ", None
     assert pick(given, notes=notes).num_rows == 2

@@ -77,7 +77,7 @@ def test_a_local_directory_goes_before_a_hub_name(tmp_path):
     assert locate("gpt2") == "gpt2"
 
 
-def test_an_unknown_hub_name_says_how_to_give_a_directory():
+def test_41_an_unknown_hub_name_says_how_to_give_a_directory():
     with pytest.raises(ResourceError, match=r"'no-such/model'.*model\.path=DIR"):
         load_config("no-such/model")
 
@@ -95,7 +95,7 @@ def test_a_broken_config_is_a_resource_error(tmp_path, content):
         load_config(str(tmp_path))
 
 
-def test_a_truncated_weight_file_is_a_resource_error(tmp_path, tiny_config):
+def test_41_a_truncated_weight_file_is_a_resource_error(tmp_path, tiny_config):
     GPT2Model(tiny_config).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

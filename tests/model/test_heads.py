@@ -57,7 +57,7 @@ def test_tied_head_brings_no_weight_of_its_own(tiny_backbone):
 
 
 @pytest.mark.parametrize("pad_position", [0, 2, 4])
-def test_the_pad_id_inside_a_text_is_a_token_like_any_other(tiny_backbone, tiny_tokenizer, pad_position):
+def test_43_the_pad_id_inside_a_text_is_a_token_like_any_other(tiny_backbone, tiny_tokenizer, pad_position):
     model = GPT2WithHead(tiny_backbone, PooledHead(32, 2, pooling="last", init="normal"), NOTHING_FROZEN).eval()
     ids = torch.tensor([[10, 11, 12, 13, 14]])
     ids[0, pad_position] = tiny_tokenizer.pad_token_id
@@ -90,7 +90,7 @@ def test_attention_weighs_tokens_by_their_score():
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_padding_has_no_part_in_the_answer(pooling):
+def test_43_padding_has_no_part_in_the_answer(pooling):
     head, hidden = make_head(pooling), states()
     noisy = hidden.clone()
     noisy[torch.arange(5) >= LENGTHS[:, None]] = 1e4

@@ -1,11 +1,15 @@
 """Whole runs on the tiny model: the real configuration, composed as the command line does, and the real program."""
 
 import csv
+import io
 import json
 import os
 import random
+import runpy
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -145,3 +149,18 @@ def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=cwd, env=environment
     )
+
+
+def command_here(*arguments: str) -> tuple[int, str, str]:
+    """The same program without a process for it: exit code, output and errors. For what ends before a run begins."""
+    program, out, err = str(ROOT / "train.py"), io.StringIO(), io.StringIO()
+    listening, code = signal.getsignal(signal.SIGTERM), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [program, *arguments])
+        patch.setenv("HYDRA_FULL_ERROR", "1")  # which the program sets for itself, and others would see here
+        try:
+            runpy.run_path(program, run_name="__main__")
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    signal.signal(signal.SIGTERM, listening)
+    return code, out.getvalue(), err.getvalue()

@@ -2,7 +2,9 @@
 
 import pytest
 
+from permafrost.data.tokenization import train_tokenizer
 from permafrost.errors import ConfigError, DataError, PermafrostError
+from tests.conftest import TEXTS
 from tests.runs.conftest import command, compose_config
 
 GOOD = "text,label\n" + "".join(f"row {i} of words,{'ab'[i % 2]}\n" for i in range(12))
@@ -21,7 +23,7 @@ DATA_FAULTS = [
 @pytest.mark.parametrize(
     ("content", "message"), [case[1:] for case in DATA_FAULTS], ids=[case[0] for case in DATA_FAULTS]
 )
-def test_data_faults_name_file_and_line(content, message, run_tiny, tmp_path):
+def test_24_to_31_data_faults_name_file_and_line(content, message, run_tiny, tmp_path):
     path = tmp_path / "rows.csv"
     if content is not None:
         path.write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -32,7 +34,7 @@ def test_data_faults_name_file_and_line(content, message, run_tiny, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_label_that_only_validation_has(run_tiny, tmp_path):
+def test_28_a_label_that_only_validation_has(run_tiny, tmp_path):
     (tmp_path / "dev.csv").write_text(GOOD.replace(",b", ",c").replace(",a", ",warm"))
     with pytest.raises(DataError, match=r"dev.csv:3: validation has the label 'c'"):
         run_tiny(f"data.validation={tmp_path}/dev.csv")
@@ -42,10 +44,17 @@ CONFIG_FAULTS = [
     (["+data.max_train_row=3"], "unknown key data.max_train_row; did you mean 'max_train_rows'"),
     (["+optimizer.lrr=1"], "unknown key optimizer.lrr; did you mean 'lr'"),
     (["+sed=1"], "unknown key sed; did you mean 'seed'"),
+    (["data=mixture", "data.mixture={a: {train: a.csv, wieght: 1}}"], "mixture.a.wieght; did you mean 'weight'"),
     (["seed=1.5"], "seed=1.5"),
     (["trainer.max_epochs=0"], "greater than or equal to 1"),
     (["optimizer.lr=abc"], "optimizer.lr='abc': expected float"),
     (["optimizer.lr=-1"], "Invalid learning rate"),
+    (["trainer.max_epochs=abc"], "trainer.max_epochs='abc': should be a valid integer"),
+    (["model.dropout=2"], "model.dropout=2: should be less than 1"),
+    (["data.batch_size=0"], "data.batch_size=0: should be greater than or equal to 1"),
+    (["trainer.precision=16-mixed"], "16-mixed is for GPUs"),
+    (["task=language_modeling", "model.attention=bidirectional"], "which task=language_modeling is to predict"),
+    (["data.max_windows=2"], "needs a head that pools them: head=windows"),
     (["scheduler.warmup=-3"], "scheduler.warmup=-3"),
     (["freezing.blocks=9"], "has 2 blocks"),
     (["task.monitor=acuracy"], "did you mean 'accuracy'"),
@@ -64,7 +73,7 @@ CONFIG_FAULTS = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), CONFIG_FAULTS, ids=[faults[0] for faults, _ in CONFIG_FAULTS])
-def test_config_faults_are_found_before_a_model_loads(overrides, message, tiny, tmp_path, monkeypatch):
+def test_36_and_37_config_faults_are_found_before_a_model_loads(overrides, message, tiny, tmp_path, monkeypatch):
     from permafrost.experiment import run
 
     monkeypatch.setattr("permafrost.assembly.make_models", lambda *_: pytest.fail("a model was loaded"))
@@ -74,12 +83,26 @@ def test_config_faults_are_found_before_a_model_loads(overrides, message, tiny, 
     assert not (tmp_path / "run").exists()
 
 
+def test_37_processes_within_a_sweep_are_refused(tiny, tmp_path):
+    from permafrost.experiment import run
+
+    with pytest.raises(ConfigError, match=r"which a sweep cannot; sweep with trainer\.devices=1"):
+        run(compose_config(*tiny, "trainer=ddp_cpu"), tmp_path / "run", sweep="sweeps/now")
+    assert not (tmp_path / "run").exists()
+
+
+def test_42_a_tokenizer_of_more_tokens_than_the_model_knows(run_tiny, tmp_path):
+    train_tokenizer([*TEXTS, "a fortnight of thunder and of lightning"], 400, 64).save_pretrained(tmp_path / "larger")
+    with pytest.raises(ConfigError, match=r"model\.tokenizer=.*/larger has 3\d\d tokens, and .* knows \d+; leave"):
+        run_tiny(f"model.tokenizer={tmp_path}/larger")
+
+
 def test_warmup_longer_than_the_run(run_tiny):
     with pytest.raises(ConfigError, match="but the run has"):
         run_tiny("scheduler.warmup=5000")
 
 
-def test_an_unreachable_hub_is_one_sentence(run_tiny):
+def test_41_an_unreachable_hub_is_one_sentence(run_tiny):
     with pytest.raises(PermafrostError, match="hub cannot be reached") as raised:
         run_tiny("data=ag_news", "data.train=null", "data.validation=null", "data.test=null")
     assert raised.value.exit_code == 4
@@ -95,7 +118,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), COMMANDS, ids=[arguments[0] for arguments, *_ in COMMANDS])
-def test_the_command_explains_a_mistyped_name(arguments, code, message, tmp_path):
+def test_35_the_command_explains_a_mistyped_name(arguments, code, message, tmp_path):
     done = command(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert done.stderr.startswith("error: ")

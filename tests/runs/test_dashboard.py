@@ -5,6 +5,7 @@ import struct
 import time
 from pathlib import Path
 
+import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from permafrost.reporting.dashboard import log_run
@@ -76,13 +77,14 @@ def test_the_offline_run_holds_curves_config_and_tables(run_tiny):
     assert (path.parent / "files" / "result.json").exists()
 
 
-def test_44_a_dashboard_that_fails_is_left_alone(run_tiny, monkeypatch, capsys):
+@pytest.mark.parametrize("where", ["log_hyperparams", "log_metrics", "save"])
+def test_44_a_dashboard_that_fails_is_left_alone(run_tiny, monkeypatch, capsys, where):
     from lightning.pytorch.loggers import CSVLogger
 
-    def fail(self, metrics, step=None):
+    def fail(self, *arguments, **options):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(CSVLogger, "log_metrics", fail)
+    monkeypatch.setattr(CSVLogger, where, fail)
     result, run_dir = run_tiny("logger=csv", "trainer.log_every_n_steps=1", "trainer.max_epochs=1")
     told = capsys.readouterr().err
     assert told.count("CSVLogger fails and is left alone: OSError: No space left on device; metrics.jsonl has") == 1

@@ -74,7 +74,7 @@ def test_a_run_without_cleaning_asks_as_it_is(finished_run):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_cleaned_widened_and_sampled_rows_give_the_same_run_again(workers, run_tiny):
+def test_34_cleaned_widened_and_sampled_rows_give_the_same_run_again(workers, run_tiny):
     how = ["cleaning=default", "augmentation=eda", "data.balance=sampling", "trainer.max_epochs=1"]
     first, _ = run_tiny(*how, name="first")
     again, _ = run_tiny(*how, f"data.num_workers={workers}", name="again")
@@ -128,7 +128,7 @@ def test_classes_are_evened_out_in_the_loss(run_tiny, monkeypatch):
         (["task=language_modeling", "data.columns.text=text", "augmentation=eda"], "augmentation=eda is for"),
     ],
 )
-def test_what_does_not_go_together_is_refused(overrides, message, run_tiny):
+def test_37_what_does_not_go_together_is_refused(overrides, message, run_tiny):
     with pytest.raises(ConfigError, match=message):
         run_tiny(*overrides)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from tests.runs.test_resume import logged
 
 pytestmark = pytest.mark.slow
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+WATCHING = Path(__file__).with_name("watching")
 LONG = ["trainer.max_epochs=2000", "callbacks.early_stopping=null", "trainer.log_every_n_steps=1"]
 TO_END_S = 60
 
@@ -38,10 +40,22 @@ def start(arguments: list[str], cwd: Path, **environment: str) -> subprocess.Pop
     )
 
 
-def run(arguments: list[str], cwd: Path) -> None:
-    process = start(arguments, cwd)
+def run(arguments: list[str], cwd: Path, **environment: str) -> None:
+    process = start(arguments, cwd, **environment)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
+
+
+def watched(name: str, cwd: Path, **environment: str) -> dict[str, str]:
+    """For `start`: what the processes do is written down as `name`, see watching/sitecustomize.py."""
+    path = os.pathsep.join([str(WATCHING), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "WATCHED": str(cwd / name), **environment}
+
+
+def notes(name: str, cwd: Path) -> list[list[dict]]:
+    """Of each process, in their order."""
+    files = sorted(cwd.glob(f"{name}-*.jsonl"))
+    return [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
 
 
 def of_processes(count: int) -> list[str]:
@@ -67,13 +81,29 @@ def test_metrics_count_every_row_once(small, tmp_path, count):
     assert len(list((tmp_path / str(count)).glob("config.yaml"))) == 1
 
 
+def steps_of(processes: list[list[dict]]) -> dict[int, tuple[list[int], float]]:
+    """By step its rows, and its loss: the mean over the processes, as their gradients are averaged."""
+    found: dict[int, list[dict]] = {}
+    for note in (note for process in processes for note in process if "step" in note):
+        found.setdefault(note["step"], []).append(note)
+    return {
+        step: (sorted(row for note in of_step for row in note["rows"]), sum(n["loss"] for n in of_step) / len(of_step))
+        for step, of_step in sorted(found.items())
+    }
+
+
 def test_17_one_process_then_two_then_one(small, tmp_path):
-    """The trained weights after each step are those of one process throughout, to rounding."""
-    changing = tmp_path / "changing"
+    """Each step has the rows, in number and order, and the loss of one process throughout; so have the weights."""
+    changing, own = tmp_path / "changing", [*small, "scheduler=constant", "scheduler.warmup=0"]
     for steps, processes in ((3, 1), (6, 2), (-1, 1)):
-        own = [f"trainer.max_steps={steps}", *of_processes(processes), f"hydra.run.dir={changing}"]
-        run([*small, *own, "scheduler=constant", "scheduler.warmup=0", "resume=auto"], tmp_path)
-    run([*small, "scheduler=constant", "scheduler.warmup=0", f"hydra.run.dir={tmp_path}/constant"], tmp_path)
+        part = [f"trainer.max_steps={steps}", *of_processes(processes), f"hydra.run.dir={changing}", "resume=auto"]
+        run([*own, *part], tmp_path, **watched("changing-run", tmp_path))
+    run([*own, f"hydra.run.dir={tmp_path}/constant"], tmp_path, **watched("constant-run", tmp_path))
+    ours, theirs = (steps_of(notes(name, tmp_path)) for name in ("changing-run", "constant-run"))
+    assert len(notes("changing-run", tmp_path)) == 2
+    assert list(ours) == list(theirs) == list(range(result(changing)["steps"]))
+    for step, (rows, loss) in theirs.items():
+        assert ours[step] == (rows, pytest.approx(loss, abs=1e-6))
     ours, theirs = (
         peek(path / "checkpoints" / "last.ckpt")["state_dict"] for path in (changing, tmp_path / "constant")
     )
@@ -81,6 +111,23 @@ def test_17_one_process_then_two_then_one(small, tmp_path):
         torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-5)
     assert result(changing)["steps"] == result(tmp_path / "constant")["steps"]
     assert result(changing)["test"] == pytest.approx(result(tmp_path / "constant")["test"], abs=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_frozen_parameters_cost_no_communication(small, tmp_path, blocks):
+    """A step sums the gradients of what is trained; at the start of training and of scoring only that is sent."""
+    run(
+        [*small, *of_processes(2), "freezing=none", f"freezing.blocks={blocks}", f"hydra.run.dir={tmp_path}/run"],
+        tmp_path,
+        **watched("both", tmp_path),
+    )
+    counted = result(tmp_path / "run")["parameters"]
+    assert (counted["trainable"] < counted["total"]) is (blocks > 0)
+    for process in notes("both", tmp_path):
+        steps = sum("step" in note for note in process)
+        assert steps == result(tmp_path / "run")["steps"]
+        assert sum(note.get("summed", 0) for note in process) == steps * counted["trainable"]
+        assert {note["sent"] for note in process if "sent" in note} == {counted["trainable"]}
 
 
 def children(process: int) -> list[int]:
@@ -109,14 +156,22 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+def was_started_as_second(process: int) -> bool:
+    try:
+        return b"LOCAL_RANK=1" in Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def training(small, tmp_path):
-    """Two processes that train: the first, and the one it has started."""
-    process = start([*small, *LONG, *of_processes(2), f"hydra.run.dir={tmp_path}/run"], tmp_path)
+    """Two processes that train, each with one that loads: the first, and the one it has started."""
+    own = [*small, *LONG, "data.num_workers=1", *of_processes(2), f"hydra.run.dir={tmp_path}/run"]
+    process = start(own, tmp_path)
     log = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: process.poll() is not None or (log.exists() and log.read_text().count("train/loss") > 5))
     assert process.poll() is None, process.stdout.read()
-    (second,) = [child for child in children(process.pid) if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    second = next(child for child in children(process.pid) if was_started_as_second(child))
     yield process, second
     for number in (process.pid, second):
         if is_alive(number):
@@ -127,11 +182,24 @@ def training(small, tmp_path):
 
 @pytest.mark.parametrize("dies", ["first", "second"])
 def test_15_a_dead_process_ends_the_whole_job(training, dies):
+    """Those that load for it, too."""
     first, second = training
+    begun_by_it = children(first.pid)
     os.kill(first.pid if dies == "first" else second, signal.SIGKILL)
     begun = time.monotonic()
     assert first.wait(timeout=TO_END_S) != 0
-    wait_for(lambda: not is_alive(second), TO_END_S - (time.monotonic() - begun))
+    wait_for(lambda: not any(map(is_alive, begun_by_it)), TO_END_S - (time.monotonic() - begun))
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_15_an_error_in_one_process_ends_the_whole_job(small, tmp_path, fails):
+    """Its output ends with it: no process is left that could write there."""
+    own = [*small, *LONG, *of_processes(2), f"hydra.run.dir={tmp_path}/run"]
+    job = start(own, tmp_path, **watched("failing", tmp_path, RAISES=f"{fails}:4"))
+    out, _ = job.communicate(timeout=240)
+    assert time.time() - notes("failing", tmp_path)[fails][-1]["raised"] < TO_END_S
+    assert job.returncode not in (0, None)
+    assert "RuntimeError: planted" in out
 
 
 @pytest.mark.parametrize("asked", ["first", "second"])
@@ -171,36 +239,55 @@ def test_a_killed_run_of_two_goes_on_to_the_last_bit(small, tmp_path):
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("run_dir", ["given", "by the time"])
-def test_torchrun_on_two_nodes(small, tmp_path, run_dir):
-    """Both on this machine, one process each; without a directory for both they are refused."""
-    own = [*small, "trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2"]
-    if run_dir == "given":
-        own.append(f"hydra.run.dir={tmp_path}/run")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes=2",
-        "--nproc-per-node=1",
-        "--master-addr=127.0.0.1",
-    ]
-    nodes = [
+def on_two_nodes(own: list[str], cwd: Path) -> list[subprocess.Popen]:
+    """Both on this machine, one process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    own = [*own, "trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2"]
+    return [
         subprocess.Popen(
-            [*command, "--master-port=29511", f"--node-rank={rank}", str(ROOT / "train.py"), *own],
-            **{"cwd": tmp_path, "env": ENVIRONMENT, "text": True},
+            [*command, f"--node-rank={rank}", str(ROOT / "train.py"), *own],
+            **{"cwd": cwd, "env": ENVIRONMENT, "text": True},
             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
         )
         for rank in range(2)
     ]
+
+
+def test_torchrun_on_two_nodes(small, tmp_path):
+    nodes = on_two_nodes([*small, f"hydra.run.dir={tmp_path}/two"], tmp_path)
     outs = [node.communicate(timeout=300)[0] for node in nodes]
-    if run_dir == "given":
-        assert [node.returncode for node in nodes] == [0, 0], outs
-        assert result(tmp_path / "run")["status"] == "done"
-        assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 15
-    else:
-        assert all(node.returncode for node in nodes)
-        assert "give all of them one: hydra.run.dir=outputs/NAME" in outs[0]
+    assert [node.returncode for node in nodes] == [0, 0], outs
+    run([*small, *of_processes(1), f"hydra.run.dir={tmp_path}/one"], tmp_path)
+    one, two = (result(tmp_path / name) for name in ("one", "two"))
+    assert two["test"] == pytest.approx(one["test"], abs=1e-6)
+    assert two["steps"] == one["steps"]
+    assert len((tmp_path / "two" / "predictions.jsonl").read_text().splitlines()) == 15
+    assert len(list((tmp_path / "two").glob("config.yaml"))) == 1
+
+
+def test_torchrun_needs_one_directory_for_all(small, tmp_path):
+    nodes = on_two_nodes(small, tmp_path)
+    outs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert all(node.returncode for node in nodes)
+    assert "give all of them one: hydra.run.dir=outputs/NAME" in outs[0]
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_15_a_dead_process_ends_both_nodes(small, tmp_path, dies):
+    nodes = on_two_nodes([*small, *LONG, f"hydra.run.dir={tmp_path}/run"], tmp_path)
+    log = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("train/loss") > 5)
+    workers = [children(node.pid) for node in nodes]
+    os.kill(workers[dies][0], signal.SIGKILL)
+    begun = time.monotonic()
+    outs = [node.communicate(timeout=TO_END_S)[0] for node in nodes]
+    assert time.monotonic() - begun < TO_END_S
+    assert all(node.returncode for node in nodes), outs
+    assert not any(is_alive(worker) for of_node in workers for worker in of_node)
 
 
 def test_45_two_runs_of_one_directory(small, tmp_path):

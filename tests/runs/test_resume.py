@@ -3,9 +3,11 @@
 Numbers in the names are those of the catalogue of faults, benchmarks/results/reliability.md.
 """
 
+import csv
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -250,6 +252,69 @@ def test_saves_come_after_so_many_steps_after_validations_and_at_the_end(go, mon
     assert len(seen) == saves
 
 
+class Broken(Exception):
+    """What ends a run in the midst of a step, as a kill would."""
+
+
+@pytest.fixture
+def broken_off(go, request):
+    """The name of a run that ended as a batch of this number did, counted over the run from 1, and saved nothing."""
+
+    def broken_off(batch: int, *recipe: str) -> str:
+        end_of_batch = Throughput.on_train_batch_end
+
+        def ends(self, trainer, *arguments):
+            end_of_batch(self, trainer, *arguments)
+            if trainer.fit_loop.epoch_loop.total_batch_idx + 1 == batch:
+                raise Broken
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Throughput, "on_train_batch_end", ends)
+            with pytest.raises(Broken):
+                go(*recipe, name=request.node.name)
+        return request.node.name
+
+    return broken_off
+
+
+def rows_of_csv(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "csv" / "metrics.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name not in OF_TIME} for row in csv.DictReader(file)]
+
+
+def tensorboard_events(run_dir: Path) -> list[tuple[str, int, float]]:
+    """Every number in the files, also what TensorBoard would not show."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    files = sorted((run_dir / "tensorboard").glob("events.*"), key=lambda path: int(path.suffix[1:]))  # as they began
+    events = [Event.FromString(raw) for path in files for raw in RawEventFileLoader(str(path)).Load()]
+    numbers = [(value.tag, event.step, value.simple_value) for event in events for value in event.summary.value]
+    return [number for number in numbers if number[0] not in OF_TIME]
+
+
+def test_logs_of_a_run_that_broke_off_have_each_step_once(go, whole, broken_off):
+    """It is gone on with from step 6, and step 6 has been logged."""
+    recipe = [*RECIPE, "logger=[csv,tensorboard]", "trainer.val_check_interval=1.0", "save_every=100"]
+    name = broken_off(15, *recipe)
+    run_dir = whole(*recipe).parent / name
+    assert 6 in {step for _, step, _ in tensorboard_events(run_dir)}
+    assert "6" in {row["step"] for row in rows_of_csv(run_dir)}
+    assert go(*recipe, "resume=must", name=name) == run_dir
+    assert rows_of_csv(run_dir) == rows_of_csv(whole(*recipe))
+    assert tensorboard_events(run_dir) == tensorboard_events(whole(*recipe))
+    assert logged(run_dir) == logged(whole(*recipe))
+
+
+@pytest.mark.slow
+def test_of_a_start_that_saved_nothing_no_log_is_kept(go, whole, broken_off):
+    recipe = [*RECIPE, "logger=[csv,tensorboard]", "trainer.val_check_interval=1.0", "save_every=100"]
+    name = broken_off(5, *recipe)
+    run_dir = go(*recipe, "resume=auto", name=name)
+    assert rows_of_csv(run_dir) == rows_of_csv(whole(*recipe))
+    assert tensorboard_events(run_dir) == tensorboard_events(whole(*recipe))
+
+
 @pytest.mark.slow
 def test_what_a_killed_process_left_half_written_is_removed(go, stopped):
     name = str(stopped(5, *RECIPE))
@@ -284,6 +349,34 @@ def test_46_a_run_ends_when_its_time_is_over(go, monkeypatch):
     result = json.loads((run_dir / "result.json").read_text())
     assert result["status"] == "done"
     assert 0 < result["steps"] < 9
+
+
+def held() -> tuple[int, int, int]:
+    """By this process: open files, threads, and resident memory in kB."""
+    threads, resident = re.findall(r"(?:Threads|VmRSS):\s+(\d+)", Path("/proc/self/status").read_text())[::-1]
+    return len(list(Path("/proc/self/fd").iterdir())), int(threads), int(resident)
+
+
+@pytest.mark.slow
+def test_53_five_hundred_steps_with_saves_let_nothing_grow(go, monkeypatch):
+    from permafrost.training.callbacks.resume_point import ResumePoint
+
+    save, seen = ResumePoint._save, []
+
+    def watched(self, trainer):
+        save(self, trainer)
+        seen.append(held())
+
+    monkeypatch.setattr(ResumePoint, "_save", watched)
+    many = ["trainer.max_steps=500", "trainer.max_epochs=1000", "save_every=5", "callbacks.early_stopping=null"]
+    run_dir = go(*many, "store=on", name="soak")
+    (files, threads, resident), *_, last = seen[len(seen) // 10 :]
+    assert len(seen) > 100
+    assert last[0] <= files
+    assert last[1] <= threads
+    assert last[2] < 1.05 * resident
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    assert not list(run_dir.rglob("*.partial"))
 
 
 # The program, as a user types it

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,7 +104,7 @@ def test_one_request_that_fails_does_not_fail_the_others(branches, monkeypatch):
     assert "no such thing" in json.loads(bad.body)["error"]["message"]
 
 
-def test_a_batch_of_requests_for_several_runs(branches):
+def test_48_a_batch_of_requests_for_several_runs(branches):
     api = answering(branches)
     first, second = api.predict([Ask(text="snow"), Ask(text="sunny", runs=["numbers"])])
     assert first["answers"].keys() == set(branches)
@@ -146,7 +148,7 @@ async def ask(through: Gate, content: bytes) -> tuple[int, bytes]:
         ({"text": "x", "runs": ["labls"]}, 404, "no_such_run", None, None),
     ],
 )
-def test_what_is_over_a_limit_is_refused_with_both_figures(asked, status, code, limit, value):
+def test_47_what_is_over_a_limit_is_refused_with_both_figures(asked, status, code, limit, value):
     found, body = asyncio.run(ask(gate(Limits(max_characters=50)), json.dumps(asked).encode()))
     error = json.loads(body)["error"]
     assert (found, error["code"]) == (status, code)
@@ -161,7 +163,7 @@ def test_what_is_within_the_limits_or_malformed_goes_on_as_it_came(content):
     assert asyncio.run(ask(gate(Limits(max_characters=50)), content)) == (200, content)
 
 
-def test_requests_too_many_and_too_slow_are_refused():
+def test_47_requests_too_many_and_too_slow_are_refused():
     async def several():
         through = gate(Limits(max_waiting=2, max_seconds=0.2), answer_seconds=5)
         found = await asyncio.gather(*(ask(through, b'{"text": "x"}') for _ in range(3)))
@@ -223,7 +225,7 @@ class Served:
 
 
 @pytest.mark.slow
-def test_a_server_answers_and_refuses(branches):
+def test_47_and_48_a_server_answers_and_refuses(branches):
     run = branches["labels"]
     with Served(str(run), "--max-characters=100") as server:
         expected = Predictor(run).predict(TEXTS)
@@ -240,6 +242,30 @@ def test_a_server_answers_and_refuses(branches):
         assert "Try the model" in get(server.url)[1]
         assert 'permafrost_requests_total{status="200"} 48.0' in get(f"{server.url}/metrics")[1]
         assert PREDICT in json.loads(get(f"{server.url}/openapi.json")[1])["paths"]
+
+
+def resident_kb(group: int) -> int:
+    """Of all processes of a group."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ProcessLookupError):
+            if os.getpgid(int(path.name)) == group:
+                found += sum(map(int, re.findall(r"VmRSS:\s+(\d+)", (path / "status").read_text())))
+    return found
+
+
+@pytest.mark.slow
+def test_47_two_thousand_requests_leave_no_memory(branches):
+    with Served(str(branches["labels"])) as server, ThreadPoolExecutor(8) as clients:
+
+        def ask_for(numbers: range) -> set[int]:
+            texts = (f"{TEXTS[number % 3]} {number}" for number in numbers)
+            return {status for status, _ in clients.map(lambda t: get(f"{server.url}{PREDICT}", {"text": t}), texts)}
+
+        assert ask_for(range(400)) == {200}
+        before = resident_kb(server.process.pid)
+        assert ask_for(range(400, 2400)) == {200}
+        assert resident_kb(server.process.pid) < 1.05 * before
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def test_the_first_row_is_shown_as_the_model_sees_it(run_tiny, of_task, capsys):
     assert "with loss on the" in capsys.readouterr().out
 
 
-def test_a_causal_task_refuses_to_look_ahead(run_tiny, of_task):
+def test_37_a_causal_task_refuses_to_look_ahead(run_tiny, of_task):
     from permafrost.errors import ConfigError
 
     with pytest.raises(ConfigError, match=r"model\.attention=bidirectional"):

@@ -98,7 +98,7 @@ def test_huber_is_torchs():
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), Focal(), MeanSquared(), Huber()])
-def test_16_bit_logits_are_summed_in_float32(loss):
+def test_sixteen_bit_logits_are_summed_in_float32(loss):
     is_number = isinstance(loss, MeanSquared | Huber)
     logits = torch.zeros(2, 1 if is_number else 3, dtype=torch.bfloat16)
     assert loss(logits, torch.ones(2) if is_number else torch.tensor([0, 1])).dtype == torch.float32

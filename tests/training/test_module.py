@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from permafrost.data.batching import Batch, loss_scales, pad_right
+from permafrost.errors import ResourceError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.language_modeling import LanguageModeling
 from permafrost.tasks.losses import CrossEntropy
+from permafrost.training import checkpoints
 from permafrost.training.module import FineTuning, Part
 from permafrost.training.schedulers import constant, plateau
 
@@ -171,3 +173,24 @@ def test_gradients_are_clipped_as_torch_clips_them(tiny_backbone, is_known, limi
     for copy, parameter in zip(copies, module.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, copy.grad)
     assert module.gradient_norm is None  # of the next step nothing is known
+
+
+def test_what_is_frozen_is_left_out_by_ddp(tiny_backbone):
+    model = GPT2WithHead(tiny_backbone, TASKS[0].build_head(tiny_backbone), Freezing(embeddings=True, blocks=1))
+    module = FineTuning(
+        model,
+        {"": Part(model, TASKS[0], CrossEntropy())},
+        make_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
+        make_schedulers=one_step_schedule,
+        monitor="validation/loss",
+        compile=False,
+    )
+    left_out = set(module._ddp_params_and_buffers_to_ignore)
+    assert left_out == {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    assert len(left_out) == 2 + 12  # the embeddings, and what a block has
+
+
+def test_processes_that_have_read_other_frozen_weights_are_told(monkeypatch):
+    monkeypatch.setattr(checkpoints, "gathered", lambda value, world_size: [value, "another"])
+    with pytest.raises(ResourceError, match=r"different frozen weights; give all of them the same model\.path"):
+        checkpoints.check_read_by_all("one", 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor, nn
 
@@ -59,6 +60,25 @@ def put_in_frozen_(checkpoint: dict[str, Any], module: nn.Module, fingerprint: s
 
 def frozen_fingerprint(module: nn.Module) -> str:
     return weights_fingerprint(frozen_parameters(module))
+
+
+def check_read_by_all(fingerprint: str, world_size: int) -> None:
+    """Frozen weights are not sent from one process to the others, as trained ones are: each has read them itself.
+
+    Raises:
+        ResourceError: they are not the same.
+    """
+    if len(set(gathered(fingerprint, world_size))) > 1:
+        raise ResourceError("the processes have read different frozen weights; give all of them the same model.path")
+
+
+def gathered(value: Any, world_size: int) -> list[Any]:
+    """Each process's, in their order."""
+    if world_size == 1:
+        return [value]
+    values: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer) -> str | None:

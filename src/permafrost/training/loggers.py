@@ -3,10 +3,11 @@
 import json
 import netrc
 import os
+import shutil
 import sys
 import uuid
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,27 @@ from lightning.pytorch.utilities import rank_zero_only
 from permafrost.atomic import complete_or_absent
 from permafrost.errors import ConfigError
 from permafrost.redaction import redacted_text
+
+METRICS, EVENTS = "metrics.jsonl", "tensorboard/events.*"  # files that grow with what is logged
+
+
+def growing_logs(run_dir: Path) -> Iterable[Path]:
+    return (path for pattern in (METRICS, EVENTS) for path in run_dir.glob(pattern))
+
+
+def sizes_of_logs(run_dir: Path) -> dict[str, int]:
+    """By path within the run directory."""
+    return {str(path.relative_to(run_dir)): path.stat().st_size for path in growing_logs(run_dir)}
+
+
+def cut_back_logs(run_dir: Path, sizes: Mapping[str, int]) -> None:
+    """Forget what was logged after they had these sizes, as it will be logged again; others were not there yet."""
+    for path in growing_logs(run_dir):
+        kept = sizes.get(str(path.relative_to(run_dir)))
+        if kept is None:
+            path.unlink()
+        elif path.stat().st_size > kept:
+            os.truncate(path, kept)
 
 
 class MetricsFile(Logger):
@@ -42,19 +64,26 @@ class MetricsFile(Logger):
         """The run's config.yaml holds them."""
 
 
+WRITING = ("log_hyperparams", "log_metrics", "save", "finalize")  # a full disk is met in any of them
+
+
 def forgiving_(logger: Logger) -> Logger:
     """A dashboard that fails is told of once and left alone from then on: training is not lost to it."""
-    log_metrics = logger.log_metrics
+    for name in WRITING:
+        setattr(logger, name, left_alone_on_failure(logger, getattr(logger, name)))
+    return logger
 
-    def log_or_tell(metrics: Mapping[str, float], step: int | None = None) -> None:
+
+def left_alone_on_failure(logger: Logger, method: Callable[..., None]) -> Callable[..., None]:
+    def call(*arguments: Any, **options: Any) -> None:
         try:
-            log_metrics(metrics, step)  # type: ignore[arg-type]
+            method(*arguments, **options)
         except Exception as error:
-            logger.log_metrics = lambda metrics, step=None: None  # type: ignore[method-assign]
+            for name in WRITING:
+                setattr(logger, name, lambda *arguments, **options: None)
             tell_of_failure(logger, error)
 
-    logger.log_metrics = log_or_tell  # type: ignore[method-assign]
-    return logger
+    return call
 
 
 def tell_of_failure(logger: Logger, error: Exception) -> None:
@@ -105,14 +134,24 @@ def end_dashboards(exit_code: int) -> None:
 
 
 def tensorboard(*, run_dir: Path) -> TensorBoardLogger:
+    goes_on = any(run_dir.glob(EVENTS))  # with the events of earlier starts, hyper-parameters among them
     try:
-        return TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="")
+        return TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=not goes_on)
     except ModuleNotFoundError:
         raise ConfigError("logger=tensorboard needs its package: pip install 'permafrost[tensorboard]'") from None
 
 
 def csv(*, run_dir: Path) -> CSVLogger:
-    return CSVLogger(save_dir=run_dir, name="csv", version="")
+    """Begins with what metrics.jsonl has of earlier starts, where Lightning's own would begin with nothing."""
+    logger = CSVLogger(save_dir=run_dir, name="csv", version="")
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        shutil.rmtree(logger.log_dir, ignore_errors=True)  # else it warns that it will empty it
+        logger.experiment.metrics += read_metrics(run_dir / METRICS)
+    return logger
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 def wandb_login() -> bool:

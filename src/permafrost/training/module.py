@@ -12,8 +12,14 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection, SumMetric
 
 from permafrost.data.batching import Batch
+from permafrost.model.freezing import frozen_parameters
 from permafrost.tasks.base import LOSS, Answers, LossFunction, LossSum, Stage, Task, in_part
-from permafrost.training.checkpoints import frozen_fingerprint, leave_out_frozen_, put_in_frozen_
+from permafrost.training.checkpoints import (
+    check_read_by_all,
+    frozen_fingerprint,
+    leave_out_frozen_,
+    put_in_frozen_,
+)
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeSchedulers = Callable[[Optimizer], list[LRScheduler]]
@@ -66,6 +72,12 @@ class FineTuning(lightning.LightningModule):
                 for name, part in parts.items()
             }
         )
+        # By this name DDP knows what it need not send to the other processes.
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in frozen_parameters(self)]
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.trainer.world_size > 1:  # and before any strategy cuts the weights to pieces
+            check_read_by_all(self.frozen_fingerprint, self.trainer.world_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss_sum = self.loss_of(batch)

@@ -1,6 +1,5 @@
 """Saves between steps what it takes to go on as if the run had never stopped, and stops it there when asked to."""
 
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from permafrost.errors import DataError
-from permafrost.training.checkpoints import NEXT, check_room, shift
+from permafrost.training.checkpoints import NEXT, check_room, gathered, shift
+from permafrost.training.loggers import sizes_of_logs
 from permafrost.training.random_state import random_state, restore_random_state
 from permafrost.training.sealed import peek
 from permafrost.training.stopping import REQUEUE, Stopped, StopRequests, requeue_job
@@ -80,11 +80,12 @@ class ResumePoint(Callback):
         self.requests.stop_listening()
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        metrics = self.directory.parent / "metrics.jsonl"
+        for logger in trainer.loggers:
+            logger.save()  # so that its files have all that was logged
         checkpoint[STATE] = {
             "random": gathered(random_state(), trainer.world_size),
             "seen": {name: float(value) for name, value in trainer.callback_metrics.items()},
-            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+            "logs": sizes_of_logs(self.directory.parent),
             "notes": self.notes,
         }
         # Of the batch that is about to begin, which will begin again: Lightning would take the epoch for done.
@@ -94,8 +95,6 @@ class ResumePoint(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.loaded = checkpoint[STATE]
-        if trainer.is_global_zero:
-            cut_off(self.directory.parent / "metrics.jsonl", checkpoint[STATE]["metrics_bytes"])
 
     def _is_due(self, trainer: Trainer, module: Any) -> bool:
         steps = trainer.global_step - self.saved_step
@@ -140,8 +139,8 @@ class ResumePoint(Callback):
         self.loaded = None
 
 
-def notes_in(checkpoint: Path) -> dict[str, Any]:
-    """What was given as `notes` to the run that wrote it.
+def state_in(checkpoint: Path) -> dict[str, Any]:
+    """Of the run that wrote it: `notes` as they were given to it, and how long its `logs` were.
 
     Raises:
         DataError: it is of a run that kept none, as `best.ckpt` holds weights alone.
@@ -149,7 +148,7 @@ def notes_in(checkpoint: Path) -> dict[str, Any]:
     state = peek(checkpoint)
     if STATE not in state:
         raise DataError(f"{checkpoint} holds no state to go on from; give a run directory, or its last.ckpt")
-    return state[STATE]["notes"]
+    return state[STATE]
 
 
 def interval(save_every: int | str) -> tuple[int | None, float | None]:
@@ -158,21 +157,6 @@ def interval(save_every: int | str) -> tuple[int | None, float | None]:
         return save_every, None
     number, unit = re.fullmatch(r"([\d.]+)(s|min|h)", save_every).groups()  # type: ignore[union-attr]
     return None, float(number) * SECONDS[unit]
-
-
-def gathered(state: Any, world_size: int) -> list[Any]:
-    """Each process's, in their order."""
-    if world_size == 1:
-        return [state]
-    states: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(states, state)
-    return states
-
-
-def cut_off(path: Path, num_bytes: int) -> None:
-    """Forget the lines that were logged after the checkpoint: they will be logged again."""
-    if path.exists() and path.stat().st_size > num_bytes:
-        os.truncate(path, num_bytes)
 
 
 def as_between_batches_(checkpoint: dict[str, Any], data: str, batches_per_epoch: int | float) -> None:
