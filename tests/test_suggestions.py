@@ -66,12 +66,12 @@ def slipped_commands(rng: random.Random) -> Iterator[tuple[list[str], str]]:
 
 @pytest.mark.slow
 def test_35_the_program_suggests_every_key_for_a_slip(tmp_path):
-    """A third of the slips; `python benchmarks/reliability.py typos` makes all of them."""
+    """A tenth of the slips; `python benchmarks/reliability.py typos` makes all of them."""
     rng = random.Random(0)
     commands = list(slipped_commands(rng))
-    drawn = rng.sample(commands, len(commands) // 3)
+    drawn = rng.sample(commands, len(commands) // 10)
     wrong = [arguments for arguments, expected in drawn if command_here(*arguments) != (2, "", expected)]
-    assert len(drawn) > 400
+    assert len(drawn) > 100
     assert len(wrong) / len(drawn) <= 0.05, wrong
     for arguments, _ in drawn[:5]:
         done = command(*arguments, cwd=tmp_path)
