@@ -123,11 +123,15 @@ def synthesize(directory: Path, seed: int) -> str:
 
 def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
     lines = [f"# Texts that a model wrote, beside {ROWS} rows of each label; `model=mini`", ""]
-    lines += [f"{hardware()}; {date.today()}; `python benchmarks/synthesis.py`: {len(SEEDS)} seeds, each of other rows;"]
+    lines += [
+        f"{hardware()}; {date.today()}; `python benchmarks/synthesis.py`: {len(SEEDS)} seeds, each of other rows;"
+    ]
     lines += [f"mean (smallest to largest). Accuracy on the first {TEST_ROWS:,} rows of test, of 200 steps each.", ""]
     lines += ["| | the rows | rows and texts | difference | texts | of the rarest label |", "|---" * 6 + "|"]
     for name, seeds in done.items():
-        accuracies = [[run["results"][label]["test"]["accuracy"] for run in seeds] for label in ("rows", "rows and texts")]
+        accuracies = [
+            [run["results"][label]["test"]["accuracy"] for run in seeds] for label in ("rows", "rows and texts")
+        ]
         counts = [[run["kept"].get(label, 0) for label in SOURCES[name].labels.values()] for run in seeds]
         cells = [name, *map(spread, accuracies), spread([run["change"] for run in seeds])]
         cells += [spread([sum(of_seed) for of_seed in counts], 0), spread([min(of_seed) for of_seed in counts], 0)]

@@ -110,8 +110,6 @@ def check_translates(key: str, run: str | None) -> bool:
         raise ConfigError(f"augmentation.{key}={run}: no run there (no config.yaml); give a run of task=translation")
     task = yaml.safe_load(config.read_text("utf-8"))["task"]
     if task["name"] != "translation":
-        raise ConfigError(
-            f"augmentation.{key}={run} is a run of task={task['name']}; give one of task=translation"
-        )
+        raise ConfigError(f"augmentation.{key}={run} is a run of task={task['name']}; give one of task=translation")
     model_directory(Path(run))
     return task["decoding"]["do_sample"]

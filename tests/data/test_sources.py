@@ -140,7 +140,7 @@ def test_a_sample_has_so_many_rows_of_each_label(tmp_path):
 
 def test_rows_without_labels_have_no_sample_of_each(tmp_path):
     unlabelled = keep([pa.table({"where": ["f:1"], "text": ["x"]})], tmp_path)
-    with pytest.raises(ConfigError, match="data.max_rows_per_label=5 is for rows with one label each"):
+    with pytest.raises(ConfigError, match=r"data.max_rows_per_label=5 is for rows with one label each"):
         sample_of_each_label(unlabelled, 5, 0, tmp_path)
 
 

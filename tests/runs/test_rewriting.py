@@ -62,7 +62,7 @@ def tagged(row: dict) -> list[tuple[str, str]]:
 
 
 def test_without_pretrained_weights_nothing_is_filled(run_tiny):
-    with pytest.raises(ConfigError, match="has the pretrained model write, and with model.init=random there is none"):
+    with pytest.raises(ConfigError, match=r"has the pretrained model write, and with model.init=random there is none"):
         run_tiny("augmentation=contextual", "model.init=random")
 
 

@@ -242,7 +242,10 @@ def test_a_sweep_over_seeds_ends_with_their_table(small, tmp_path):
     lines = (tmp_path / "sweep" / "seeds.md").read_text().splitlines()
     assert lines[0].startswith("| data.max_rows_per_label | augmentation | seeds | validation accuracy |")
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
-        ["| 4", "none", "2"], ["| 4", "typos", "2"], ["| 8", "none", "2"], ["| 8", "typos", "2"]
+        ["| 4", "none", "2"],
+        ["| 4", "typos", "2"],
+        ["| 8", "none", "2"],
+        ["| 8", "typos", "2"],
     ]
     assert "mean over the seeds" in done.stdout
 
