@@ -62,18 +62,7 @@ TASKS: list[Row] = [
 METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity")
 METRICS += ("word_perplexity", "pearson", "spearman", "rmse")
 
-# An epoch with four changed copies of each row has five times the steps: the rows alone get five times the epochs.
 FEW = "experiment=sst2 data.max_train_rows={} callbacks.early_stopping=null yardsticks=false "
-COPIES = "augmentation={} augmentation.copies=4 trainer.max_epochs=6"
-AUGMENTATION: list[Row] = [
-    (
-        f"{count} rows, {kind}",
-        FEW.format(count) + (COPIES.format(kind) if kind != "none" else "trainer.max_epochs=30"),
-        range(3),
-    )
-    for count in (200, 1000, 40)
-    for kind in ("none", "eda", "aeda", "typos")
-]
 ADAPTED = "init_from=outputs/benchmarks/adaptation-texts-0 "
 ADAPTATION: list[Row] = [
     ("texts", "experiment=domain_adaptation", (0,)),
@@ -108,7 +97,7 @@ def main() -> None:
         "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
         "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS, **tasks_options),
         "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
-        "augmentation": lambda: study("augmentation", "Changed copies of few rows of sst2, `model=mini`", AUGMENTATION),
+        "augmentation": augmentation,
         "adaptation": lambda: study(
             "adaptation", "sst2 after more pretraining on its own texts, `model=mini`", ADAPTATION
         ),
@@ -224,6 +213,40 @@ def freeze_curve() -> None:
         for path in s["dir"].glob("*/result.json")
     ]
     write_freeze_curve(trials)
+
+
+def augmentation() -> None:
+    """The sweep's own table over its seeds, and which of its differences all seeds agree on."""
+    from permafrost.reporting.seeds import by_setting, differences
+    from permafrost.reporting.sweep import read_trials
+
+    if not SHARED.is_dir():
+        print("augmentation: left out, its data are not beside this clone")
+        return
+    line = "-m experiment=augmentation_study"
+    directory = ROOT / "outputs" / "benchmarks" / "augmentation"  # a stopped study goes on where it was
+    subprocess.run([sys.executable, "train.py", *line.split(), f"hydra.sweep.dir={directory}"], cwd=ROOT, check=True)
+    trials = read_trials(directory)
+    lines = ["# Changed copies of few rows of sst2, `model=mini`", ""]
+    lines += [f"{hardware()}; {date.today()}; `python train.py {line}`; mean over the seeds (smallest to largest).", ""]
+    lines += [*(directory / "seeds.md").read_text("utf-8").splitlines(), "", *agreed(differences(by_setting(trials)))]
+    stated = {"hardware": hardware(), "date": date.today().isoformat()}
+    stated |= {"trials": [{"overrides": trial.overrides, **trial.result} for trial in trials]}
+    (RESULTS / "augmentation.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "augmentation.json").write_text(json.dumps(stated, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+def agreed(changes: Mapping[tuple[str, ...], Sequence[float]]) -> list[str]:
+    """In words: a change counts where it has one sign with every seed."""
+    shown = {f"{kind} of {count}": values for (count, kind), values in changes.items() if values}
+    gains = [name for name, values in shown.items() if min(values) > 0]
+    losses = [name for name, values in shown.items() if max(values) < 0]
+    return [
+        f"Every seed gains by: {', '.join(gains) or 'nothing'}.",
+        f"Every seed loses by: {', '.join(losses) or 'nothing'}.",
+        f"For the other {len(shown) - len(gains) - len(losses)} of {len(shown)} the seeds disagree: no gain is shown.",
+    ]
 
 
 def sweep_of(depths: Sequence[str], pooling: str, rates: str) -> dict:

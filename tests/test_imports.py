@@ -23,7 +23,7 @@ TIERS = [
     {"preflight", "reading"},
     {
         *("assembly", "check", "claims", "cli", "compress", "experiment", "finished", "fitting"),
-        *("launch", "recover", "resuming", "trials", "weighing"),
+        *("launch", "recover", "resuming", "trials", "weighing", "writers"),
     },
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

@@ -84,6 +84,7 @@ def prepare(settings: Settings) -> Prepared:
     from permafrost.tasks.binding import kind_of
     from permafrost.tasks.preparation import encode_splits, first_row_shown
     from permafrost.weighing import worth_of
+    from permafrost.writers import writer_of
 
     console.print(f"[bold]{settings.task.name}[/] on {settings.data.name} with {settings.model.name}")
     notes, cache_dir = Notes(), Path(settings.data.cache_dir)
@@ -94,7 +95,8 @@ def prepare(settings: Settings) -> Prepared:
     task = kind.from_rows(rows, options)
     encoding = make_encoding(settings, rows["train"])
     card = card_of(rows, notes, encoding.tokenizer.backend_tokenizer, window_length(settings), CARD_ROWS)
-    rows["train"] = augmented(rows, **settings.augmentation.model_dump(), seed=settings.seed, notes=notes)
+    how = settings.augmentation.model_dump(exclude={"there", "back"})
+    rows["train"] = augmented(rows, **how, seed=settings.seed, notes=notes, rewrite=writer_of(settings))
     splits = encode_splits(task, rows, encoding, cache_dir)
     for name, split in splits.items():
         cut = f", {split.truncated_rows:,} of them cut: {split.share_read:.1%} read" if split.truncated_rows else ""

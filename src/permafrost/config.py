@@ -89,6 +89,7 @@ class DataSection(Section):
     validation_fraction: Fraction
     test_fraction: Fraction
     max_train_rows: Count | None
+    max_rows_per_label: Count | None
     on_bad_rows: Literal["error", "quarantine"]
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)]
     allow_leaks: bool
@@ -127,9 +128,11 @@ class CleaningSection(Section):
 
 
 class AugmentationSection(Section):
-    kind: Literal["none", "eda", "aeda", "typos"]
+    kind: Literal["none", "eda", "aeda", "typos", "contextual", "back_translation"]
     copies: Count
     share: Annotated[float, Field(gt=0, le=1)]
+    there: str | None
+    back: str | None
 
 
 class ArchitectureSection(Section):

@@ -33,6 +33,7 @@ from permafrost.preflight import preflight
 from permafrost.redaction import redacted
 from permafrost.resuming import begin, notes_of
 from permafrost.tasks.base import in_part
+from permafrost.writers import check_writer
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
@@ -71,6 +72,8 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         preflight(settings, in_sweep=sweep is not None)
         if settings.compression.name != "none":
             check_compression(settings.compression, settings)
+        for part in settings.by_part().values():
+            check_writer(part)
         seed_everything(settings.seed)
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
     with sole_run(run_dir) if is_first_process() else nullcontext():

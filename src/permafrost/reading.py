@@ -31,6 +31,7 @@ def read_splits(
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
         max_train_rows=data.max_train_rows,
+        max_rows_per_label=data.max_rows_per_label,
     )
     columns, policy = data.columns.model_dump(), row_policy(settings)
     cleaner = Cleaner(Steps(**cleaning.steps()), notes.cleaned)

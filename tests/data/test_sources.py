@@ -1,12 +1,14 @@
 """Rows by role: columns found or named, splits cut by the text, faults with their place."""
 
+from collections import Counter
+
 import pyarrow as pa
 import pytest
 
 from permafrost.data import by_role, sources
 from permafrost.data.rows import keep
-from permafrost.data.sources import Notes, SplitPlan, read_hub, rows_by_role, sample_rows
-from permafrost.errors import DataError, ResourceError
+from permafrost.data.sources import Notes, SplitPlan, read_hub, rows_by_role, sample_of_each_label, sample_rows
+from permafrost.errors import ConfigError, DataError, ResourceError
 
 PLAN = SplitPlan(seed=0, validation_fraction=0.2, test_fraction=0.1)
 
@@ -122,6 +124,24 @@ def test_a_sample_is_seeded_and_keeps_every_label(sample):
     assert first.num_rows == 20
     assert set(first["label"].to_pylist()) == {"a", "b", "c"}
     assert not first.equals(sample(table, 20, seed=1))
+
+
+def test_a_sample_has_so_many_rows_of_each_label(tmp_path):
+    table = pick([*rows(300), {"text": "rare", "label": "c", "where": "f:999"}])
+    kept = keep([table], tmp_path)
+    first = pa.concat_tables(sample_of_each_label(kept, 20, 0, tmp_path).slices())
+    assert Counter(first["label"].to_pylist()) == {"a": 20, "b": 20, "c": 1}
+    assert first["where"].to_pylist() == sorted(first["where"].to_pylist(), key=table["where"].to_pylist().index)
+    assert first.equals(pa.concat_tables(sample_of_each_label(kept, 20, 0, tmp_path).slices()))
+    assert not first.equals(pa.concat_tables(sample_of_each_label(kept, 20, 1, tmp_path).slices()))
+    more = set(pa.concat_tables(sample_of_each_label(kept, 30, 0, tmp_path).slices())["text"].to_pylist())
+    assert set(first["text"].to_pylist()) < more
+
+
+def test_rows_without_labels_have_no_sample_of_each(tmp_path):
+    unlabelled = keep([pa.table({"where": ["f:1"], "text": ["x"]})], tmp_path)
+    with pytest.raises(ConfigError, match=r"data.max_rows_per_label=5 is for rows with one label each"):
+        sample_of_each_label(unlabelled, 5, 0, tmp_path)
 
 
 def test_an_unreachable_hub_is_a_resource_error():

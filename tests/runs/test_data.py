@@ -58,6 +58,9 @@ def test_what_is_asked_is_cleaned_as_the_training_rows_were(run_tiny, train_with
     _, run_dir = run_tiny(train, "cleaning=default", "trainer.max_epochs=1")
     described = json.loads((run_dir / "model" / "permafrost.json").read_text())
     assert described["cleaning"]["html"] is True
+    card = (run_dir / "model" / "README.md").read_text()
+    assert "cleaned (encoding, html, unicode, control, whitespace)" in card
+    assert "Plain Transformers does not" in card
     answers = [
         json.loads(CliRunner().invoke(app, ["predict", str(run_dir), text], catch_exceptions=False).stdout)
         for text in ("<p>hot &amp; sunny</p>", "hot & sunny")
@@ -71,6 +74,7 @@ def test_a_run_without_cleaning_asks_as_it_is(finished_run):
     _, run_dir = finished_run
     described = json.loads((run_dir / "model" / "permafrost.json").read_text())
     assert not any(described["cleaning"].values())
+    assert "clean" not in (run_dir / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ OPTIONS = sorted(
 )
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NOT_HERE = {"gpu", "ddp", "fsdp", "tpu", "ddp_cpu"}  # hardware, or several processes: ddp_cpu has a test of its own
-WITH_PARTS = {"multi"}  # tests/runs/test_multi.py
+WITH_MORE = {"multi", "back_translation"}  # tests/runs/test_multi.py, tests/runs/test_rewriting.py
 HUB = {"hub", "ag_news", "sst2", "imdb", "stsb", "wikitext2"}
 REGRESSION = ["data.columns.target=score"]
 MULTI_LABEL = {"binary_cross_entropy": "multi_label"}
@@ -67,7 +67,7 @@ def test_experiment_composes_and_binds(experiment):
     [
         (g, o)
         for g, o in OPTIONS
-        if g not in ("data", "compression") and not (g == "trainer" and o in NOT_HERE) and o not in WITH_PARTS
+        if g not in ("data", "compression") and not (g == "trainer" and o in NOT_HERE) and o not in WITH_MORE
     ],
 )
 def test_option_takes_two_steps(group, option, run_tiny, of_task):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from permafrost.errors import ConfigError
+from permafrost.reporting.seeds import over_seeds
 from permafrost.reporting.sweep import Trial, best_first, columns_and_rows, print_table, read_trials, record_trial
 from permafrost.trials import MarkedLines, device_of, earlier_result, first_difference, number_of, visible_devices
 from tests.runs.conftest import ROOT, command, compose_config
@@ -40,6 +41,45 @@ def test_only_what_differs_has_a_column():
     header, rows = columns_and_rows([trial(0, 0.5, seed="1", a="x"), trial(1, 0.5, seed="1", a="y")])
     assert header[:2] == ["trial", "a"]
     assert [row[1] for row in rows] == ["x", "y"]
+
+
+def of_seeds(scores: dict[tuple[str, str], dict[int, float | None]]) -> list[Trial]:
+    """(size, kind) -> seed -> score, swept seed by seed."""
+    seeds = dict.fromkeys(seed for by_seed in scores.values() for seed in by_seed)
+    swept = [(seed, setting) for seed in seeds for setting in scores]
+    return [
+        trial(number, scores[size, kind][seed], seed=str(seed), size=size, kind=kind)
+        for number, (seed, (size, kind)) in enumerate(swept)
+    ]
+
+
+SCORES = {
+    ("20", "none"): {0: 0.5, 1: 0.7},
+    ("20", "eda"): {0: 0.6, 1: 0.6},
+    ("100", "none"): {0: 0.8, 1: None},
+    ("100", "eda"): {0: 0.9, 1: 0.1},
+}
+
+
+def test_settings_are_compared_seed_by_seed_with_the_first_of_their_kind():
+    header, rows = over_seeds(best_first(of_seeds(SCORES)))
+    assert header[:3] == ["size", "kind", "seeds"]
+    assert header[3:] == ["validation accuracy", "test accuracy", "difference of test to kind=none"]
+    assert rows[0][:3] == ["20", "none", "2"]
+    assert rows[0][4:] == ["0.6000 (0.5000 to 0.7000)", ""]
+    assert rows[1][5] == "+0.0000 (-0.1000 to +0.1000)"
+    assert rows[2][2:] == ["1", "0.8000 (0.8000 to 0.8000)", "0.8000 (0.8000 to 0.8000)", ""]
+    assert rows[3][4:] == ["0.5000 (0.1000 to 0.9000)", "+0.1000 (+0.1000 to +0.1000)"]  # of the seed that both have
+
+
+def test_seeds_alone_have_no_difference():
+    header, rows = over_seeds([trial(0, 0.5, seed="0"), trial(1, 0.7, seed="1")])
+    assert header == ["seeds", "validation accuracy", "test accuracy"]
+    assert rows == [["2", "0.6000 (0.5000 to 0.7000)", "0.6000 (0.5000 to 0.7000)"]]
+
+
+def test_a_sweep_of_one_seed_has_no_table_over_seeds():
+    assert over_seeds([trial(0, 0.5, seed="0", kind="a"), trial(1, 0.7, seed="0", kind="b")]) == ([], [])
 
 
 def test_the_screen_has_a_failures_text_below_the_table(capsys):
@@ -192,6 +232,22 @@ def test_what_broke_off_stays_for_resume_and_outside_the_sweep(cfg, directory):
     cfg.resume = "auto"
     assert earlier_result(cfg, directory / "0", directory) is None
     assert (directory / "0" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_over_seeds_ends_with_their_table(small, tmp_path):
+    """As experiment=augmentation_study sweeps: the seed first, what is compared last."""
+    done = run_sweep(small, tmp_path / "sweep", "seed=0,1", "data.max_rows_per_label=4,8", "augmentation=none,typos")
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "sweep" / "seeds.md").read_text().splitlines()
+    assert lines[0].startswith("| data.max_rows_per_label | augmentation | seeds | validation accuracy |")
+    assert [line.split(" | ")[:3] for line in lines[2:]] == [
+        ["| 4", "none", "2"],
+        ["| 4", "typos", "2"],
+        ["| 8", "none", "2"],
+        ["| 8", "typos", "2"],
+    ]
+    assert "mean over the seeds" in done.stdout
 
 
 @pytest.mark.slow

@@ -172,3 +172,38 @@ def test_prompts_of_like_length_are_written_together():
     batches = batches_by_length(prompts, Decoding(max_new_tokens=100, num_beams=2))
     assert sorted(row for batch in batches for row in batch) == list(range(6))
     assert batches == [[1, 4], [5, 2, 0, 3]]
+
+
+DRAWN = Decoding(max_new_tokens=6, do_sample=True, top_k=20)
+
+
+def test_rows_with_numbers_of_their_own_are_drawn_alike_in_any_batch(tiny_backbone):
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(2, 290, length).tolist() for length in (3, 9, 5, 9, 20)]
+    numbers = rng.random((5, 6)).tolist()
+    state = torch.random.get_rng_state()
+    together = generate(tiny_backbone, prompts, DRAWN, end_token_id=0, numbers=numbers)
+    alone = [
+        generate(tiny_backbone, [prompt], DRAWN, end_token_id=0, numbers=[own])[0]
+        for prompt, own in zip(prompts, numbers, strict=True)
+    ]
+    others = generate(tiny_backbone, prompts, DRAWN, end_token_id=0, numbers=rng.random((5, 6)).tolist())
+    assert together == alone
+    assert together != others
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_numbers_draw_as_often_as_the_likeliest_tokens_are_likely(tiny_backbone):
+    """Evenly spaced numbers give each token its share of them, to one; against the logits of plain Transformers."""
+    prompt, count = [5, 17, 80], 2000
+    numbers = [[(number + 0.5) / count] for number in range(count)]
+    one = Decoding(max_new_tokens=1, do_sample=True, top_k=20, temperature=0.7)
+    drawn = generate(tiny_backbone, [prompt] * count, one, end_token_id=0, numbers=numbers)
+    model = GPT2LMHeadModel(tiny_backbone.config).eval()
+    model.transformer.load_state_dict(tiny_backbone.state_dict())
+    model.tie_weights()
+    with torch.inference_mode():
+        scores = model(torch.tensor([prompt])).logits[0, -1].topk(20)
+    expected = (scores.values / 0.7).softmax(-1) * count
+    for token, share in zip(scores.indices.tolist(), expected.tolist(), strict=True):
+        assert abs(sum((row or [0]) == [token] for row in drawn) - share) <= 1.5

@@ -1,4 +1,5 @@
-"""Changed copies of training rows that keep their answer: EDA, AEDA and slips of the keyboard.
+"""Changed copies of training rows that keep their answer: EDA, AEDA and slips of the keyboard; data/rewriting.py has
+those that a model writes.
 
 A copy is a function of the seed, its number and the row alone. The number takes the place of the epoch: every epoch
 has the same copies, so that what the frozen part makes of them can be stored. In tagged sentences no span is broken:
@@ -6,7 +7,7 @@ its words keep their order and their tags, and what is new between them is O.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from permafrost.errors import ConfigError
 
 PUNCTUATION = (".", ";", "?", ":", "!", ",")  # Karimi, Rossi and Prati 2021 (arXiv 2108.13230), section 3
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+TEXTS = ("text", "text_pair")
 MIN_LETTERS = 4  # of a word that may have a slip: shorter ones become other words
 
 
@@ -35,13 +37,22 @@ class Word:
 Words = list[Word]
 Related = Mapping[str, Sequence[str]]
 Change = Callable[..., Words]  # (words, random, share, related words)
+Rows = list[dict[str, Any]]
+Rewrite = Callable[[Rows, int], Rows]  # (rows, number of the copy) -> a changed copy of each
 
 
 def augmented(
-    splits: Mapping[str, StoredRows], *, kind: str, copies: int, share: float, seed: int, notes: Notes
+    splits: Mapping[str, StoredRows],
+    *,
+    kind: str,
+    copies: int,
+    share: float,
+    seed: int,
+    notes: Notes,
+    rewrite: Rewrite | None = None,
 ) -> StoredRows:
     """The training rows, and after them their changed copies; without those that came out as they were, or as a row of
-    validation or test.
+    validation or test. Kinds that need a model bring their `rewrite`.
 
     Raises:
         ConfigError: the rows have nothing that a changed text could keep.
@@ -53,24 +64,29 @@ def augmented(
         raise ConfigError(f"augmentation={kind} is for texts and words with labels or numbers; leave it out here")
     texts = {name: [text for part in rows.slices() for text in asked_texts(part)] for name, rows in splits.items()}
     held_out = {normalized(text) for text in (*texts["validation"], *texts["test"])}
-    related = related_words(texts["train"]) if kind == "eda" else {}
-    change = partial(KINDS[kind], share=share, related=related)
+    rewrite = rewrite or by_words(kind, share, seed, texts["train"])
     origins = list(range(train.num_rows))
-    rows = keep(_with_copies(train, change, copies, seed, held_out, origins), train.path.parent)
+    rows = keep(_with_copies(train, rewrite, copies, held_out, origins), train.path.parent)
     if notes.row_quality is not None:
         notes.row_quality = notes.row_quality[origins]
     notes.add(f"augmentation={kind}: {rows.num_rows - train.num_rows:,} changed copies of {train.num_rows:,} rows")
     return rows
 
 
+def by_words(kind: str, share: float, seed: int, texts: Iterable[str]) -> Rewrite:
+    """A kind that goes by the words of each row alone; `texts` are those that tell which words are related."""
+    change = partial(KINDS[kind], share=share, related=related_words(texts) if kind == "eda" else {})
+    return lambda rows, copy: [changed_row(row, change, seed, copy) for row in rows]
+
+
 def _with_copies(
-    train: StoredRows, change: Callable, copies: int, seed: int, held_out: set[str], origins: list[int]
+    train: StoredRows, rewrite: Rewrite, copies: int, held_out: set[str], origins: list[int]
 ) -> Iterator[pa.Table]:
     yield from train.slices()
     for number in range(copies):
         first_row = 0
         for part in train.slices():
-            changed = [changed_row(row, change, seed, number) for row in part.to_pylist()]
+            changed = rewrite(part.to_pylist(), number)
             told = asked_texts(pa.Table.from_pylist(changed, part.schema))
             kept = [
                 after != before and normalized(after) not in held_out
@@ -85,19 +101,32 @@ def _with_copies(
 
 def changed_row(row: Mapping[str, Any], change: Callable, seed: int, copy: int) -> dict[str, Any]:
     """The row with its texts or its words changed, and its tags with them."""
-    made = dict(row)
-    made[WHERE] = f"{row[WHERE]}, copy {copy + 1}"
-    if "tokens" in row:
-        words = [Word(*pair) for pair in zip(row["tokens"], row["tags"], strict=True)]
-        words = change(words, _random(seed, copy, row["tokens"]))
-        return made | {"tokens": [word.text for word in words], "tags": [word.tag for word in words]}
-    for name in ("text", "text_pair"):
-        if name in row:
-            made[name] = joined(change(words_of(row[name]), _random(seed, copy, row[name])))
+    made = copy_of(row, copy)
+    for field, words in words_by_field(row).items():
+        put_words_(made, field, change(words, random_of(seed, copy, row[field])))
     return made
 
 
-def _random(*parts: object) -> random.Random:
+def copy_of(row: Mapping[str, Any], copy: int) -> dict[str, Any]:
+    """The row as it is, under a place of its own."""
+    return dict(row) | {WHERE: f"{row[WHERE]}, copy {copy + 1}"}
+
+
+def words_by_field(row: Mapping[str, Any]) -> dict[str, Words]:
+    """Of each field that may be changed."""
+    if "tokens" in row:
+        return {"tokens": [Word(*pair) for pair in zip(row["tokens"], row["tags"], strict=True)]}
+    return {field: words_of(row[field]) for field in TEXTS if field in row}
+
+
+def put_words_(row: dict[str, Any], field: str, words: Words) -> None:
+    if field == "tokens":
+        row |= {"tokens": [word.text for word in words], "tags": [word.tag for word in words]}
+    else:
+        row[field] = joined(words)
+
+
+def random_of(*parts: object) -> random.Random:
     return random.Random(repr(parts))
 
 

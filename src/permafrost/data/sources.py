@@ -6,6 +6,7 @@ Whatever the source, a split has the fields of the roles that its task asks for 
 import hashlib
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from permafrost.data.readers import Row, read_parallel, read_rows
 from permafrost.data.roles import as_text
 from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep, writing
 from permafrost.data.splits import split_of, unit_hash
-from permafrost.errors import DataError, ResourceError, nearest
+from permafrost.errors import ConfigError, DataError, ResourceError, nearest
 
 Splits = dict[str, StoredRows]
 SPLIT_NAMES = ("train", "validation", "test")
@@ -38,6 +39,7 @@ class SplitPlan:
     validation_fraction: float
     test_fraction: float
     max_train_rows: int | None = None
+    max_rows_per_label: int | None = None
 
 
 def split_rows(
@@ -61,6 +63,8 @@ def split_rows(
     splits |= {name: keep(parts, directory) for name, parts in slices.items()}
     if plan.max_train_rows is not None:
         splits["train"] = sample_rows(splits["train"], plan.max_train_rows, plan.seed, directory)
+    if plan.max_rows_per_label is not None:
+        splits["train"] = sample_of_each_label(splits["train"], plan.max_rows_per_label, plan.seed, directory)
     for name in SPLIT_NAMES:
         if not splits[name].num_rows:
             fix = f"give data.{name}=PATH or raise data.{name}_fraction"
@@ -152,14 +156,36 @@ def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> 
     """
     if rows.num_rows <= max_rows:
         return rows
-    hashes = [unit_hash(text, seed + 1) for part in rows.slices() for text in texts_of(part)]
-    by_hash = sorted(range(len(hashes)), key=hashes.__getitem__)
+    by_hash = rows_by_hash(rows, seed)
     if "label" in rows.column_names:
         labels = rows["label"].to_pylist()
         firsts = set({labels[row]: row for row in reversed(by_hash)}.values())
         by_hash = [row for row in by_hash if row in firsts] + [row for row in by_hash if row not in firsts]
+    return kept(rows, by_hash[:max_rows], directory)
+
+
+def sample_of_each_label(rows: StoredRows, count: int, seed: int, directory: Path) -> StoredRows:
+    """Of each label the `count` rows with the smallest hash of text and seed, in their own order.
+
+    Raises:
+        ConfigError: the rows have no label, or several each.
+    """
+    if "label" not in rows.column_names:
+        raise ConfigError(f"data.max_rows_per_label={count} is for rows with one label each; take data.max_train_rows")
+    labels, by_label = rows["label"].to_pylist(), defaultdict[str, list[int]](list)
+    for row in rows_by_hash(rows, seed):
+        by_label[labels[row]].append(row)
+    return kept(rows, [row for of_label in by_label.values() for row in of_label[:count]], directory)
+
+
+def rows_by_hash(rows: StoredRows, seed: int) -> list[int]:
+    hashes = [unit_hash(text, seed + 1) for part in rows.slices() for text in texts_of(part)]
+    return sorted(range(len(hashes)), key=hashes.__getitem__)
+
+
+def kept(rows: StoredRows, wanted: Sequence[int], directory: Path) -> StoredRows:
     chosen = np.zeros(rows.num_rows, bool)
-    chosen[by_hash[:max_rows]] = True
+    chosen[list(wanted)] = True
     starts = itertools.accumulate((part.num_rows for part in rows.slices()), initial=0)
     return keep(
         (

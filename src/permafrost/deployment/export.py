@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 
 from permafrost.atomic import complete_or_absent
 from permafrost.checksums import check_files, write_checksums
+from permafrost.data.cleaning import Steps
 from permafrost.data.tokenization import with_end_of_text
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
@@ -171,7 +173,17 @@ def model_card(settings: Mapping[str, Any], scores: Mapping[str, float], descrip
         )
     return (
         f"# {settings['task']['name']} on {settings['data']['name']}, fine-tuned from {settings['model']['name']}\n\n"
-        f"Test: {metrics}.\n\n{loading}\n"
+        f"Test: {metrics}.\n\n{loading}\n{_cleaning(settings['cleaning'])}"
+    )
+
+
+def _cleaning(settings: Mapping[str, Any]) -> str:
+    steps = [step.name for step in fields(Steps) if settings[step.name]]
+    if not steps:
+        return ""
+    return (
+        f"\nIts training texts were cleaned ({', '.join(steps)}), and `permafrost predict` and `serve` clean what they "
+        "are asked.\nPlain Transformers does not: give it clean texts.\n"
     )
 
 

@@ -6,11 +6,12 @@ N prompts, B of them in a batch.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, GPT2Model
@@ -44,17 +45,47 @@ def streaming(streamer: Any) -> Iterator[None]:
         _streamer.reset(token)
 
 
+class Draws:
+    """Samples with numbers that each row brings along, in place of torch's: what a row is continued with then depends
+    neither on the rows beside it nor on what was drawn before.
+
+    `numbers` (B, max_new_tokens) are between 0 and 1. Draws among the `top_k` likeliest tokens.
+    """
+
+    def __init__(self, numbers: Tensor, top_k: int, temperature: float):
+        self.numbers, self.top_k, self.temperature, self.step = numbers, top_k, temperature, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(B, V) scores -> the same, with one token of each row left to choose."""
+        likeliest = scores.topk(self.top_k)
+        shares = (likeliest.values / self.temperature).softmax(-1)
+        reached = shares.cpu().cumsum(-1)  # which no GPU adds up alike each time
+        place = (reached < self.numbers[:, self.step, None]).sum(-1, keepdim=True).clamp(max=self.top_k - 1)
+        self.step += 1
+        chosen = likeliest.indices.gather(1, place.to(scores.device))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+
 @torch.inference_mode()
 def generate(
-    backbone: "GPT2Model", prompts: Sequence[Sequence[int]], decoding: Decoding, *, end_token_id: int
+    backbone: "GPT2Model",
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    end_token_id: int,
+    numbers: Sequence[Sequence[float]] | None = None,
 ) -> list[list[int]]:
-    """(N,) prompts of token ids -> the tokens that follow each, up to the end token and without it."""
+    """(N,) prompts of token ids -> the tokens that follow each, up to the end token and without it.
+
+    With `numbers` (N, max_new_tokens) each prompt draws by its own, see `Draws`.
+    """
     model = as_language_model(backbone)
     modes = [(module, module.training) for module in backbone.modules()]  # the frozen part's is its own
     answers: list[list[int]] = [[] for _ in prompts]
     model.eval()
     for rows in batches_by_length(prompts, decoding):
-        written = _generate_batch(model, [prompts[row] for row in rows], decoding, end_token_id)
+        own = [numbers[row] for row in rows] if numbers is not None else None
+        written = _generate_batch(model, [prompts[row] for row in rows], decoding, end_token_id, own)
         for row, tokens in zip(rows, written, strict=True):
             answers[row] = tokens
     for module, mode in modes:
@@ -90,9 +121,16 @@ def batches_by_length(prompts: Sequence[Sequence[int]], decoding: Decoding) -> l
 
 
 def _generate_batch(
-    model: "GPT2LMHeadModel", prompts: Sequence[Sequence[int]], decoding: Decoding, end_token_id: int
+    model: "GPT2LMHeadModel",
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    end_token_id: int,
+    numbers: Sequence[Sequence[float]] | None,
 ) -> list[list[int]]:
-    device = model.device
+    device, choice = model.device, _options(decoding)
+    if numbers is not None:
+        draws = Draws(torch.tensor(numbers), decoding.top_k, decoding.temperature)
+        choice = _options(replace(decoding, do_sample=False)) | {"logits_processor": [draws]}
     longest = max(len(prompt) for prompt in prompts)
     input_ids = np.full((len(prompts), longest), end_token_id)
     mask = np.zeros_like(input_ids)
@@ -105,7 +143,7 @@ def _generate_batch(
         pad_token_id=end_token_id,
         use_cache=True,
         streamer=_streamer.get(),
-        **_options(decoding),
+        **choice,
     )
     return [_until(row[longest:].tolist(), end_token_id) for row in written]
 

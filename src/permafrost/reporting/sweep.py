@@ -1,4 +1,6 @@
-"""A sweep's trials as a table, best first: on screen, and beside them as sweep.csv and sweep.md."""
+"""A sweep's trials as a table, best first: on screen, and beside them as sweep.csv and sweep.md; over several seeds
+also what each setting reaches, as seeds.md.
+"""
 
 import csv
 import json
@@ -13,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError
+from permafrost.reporting.seeds import over_seeds, varied_keys
 
 TRIALS = "trials.jsonl"  # in the sweep's directory: one line per trial, in the order in which they ended
 
@@ -85,8 +88,7 @@ def best_first(trials: Sequence[Trial]) -> list[Trial]:
 def columns_and_rows(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """Only the overrides that differ between trials have a column."""
     monitor = trials[0].monitor
-    keys = list(dict.fromkeys(key for trial in trials for key in trial.overrides))
-    varied = [key for key in keys if len({trial.overrides.get(key) for trial in trials}) > 1]
+    varied = varied_keys(trials)
     header = ["trial", *varied, f"validation {monitor}", f"test {monitor}", "epochs", "seconds", "status"]
     return header, [
         [trial.directory, *(trial.overrides.get(key, "") for key in varied), *_outcome(trial, monitor)]
@@ -95,15 +97,22 @@ def columns_and_rows(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]
 
 
 def write_tables(trials: Sequence[Trial], directory: Path) -> None:
-    """sweep.csv, sweep.md, the same table on screen, and a plot where the frozen depth was swept."""
+    """sweep.csv, sweep.md, seeds.md, their tables on screen, and a plot where the frozen depth was swept."""
     header, rows = columns_and_rows(trials)
     with (directory / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
-    lines = [header, ["---"] * len(header), *rows]
-    markdown = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
-    (directory / "sweep.md").write_text(markdown + "\n", "utf-8")
+    (directory / "sweep.md").write_text(markdown(header, rows), "utf-8")
     print_table(header, rows, f"{len(trials)} trials in {directory}, best first")
+    header, rows = over_seeds(trials)
+    if rows:
+        (directory / "seeds.md").write_text(markdown(header, rows), "utf-8")
+        print_table(header, rows, "mean over the seeds (smallest to largest)")
     plot_depths(trials, directory)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |\n" for line in lines)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:

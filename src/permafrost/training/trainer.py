@@ -45,13 +45,17 @@ def slurm() -> list[SLURMEnvironment]:
 def make_trainer(
     options: Mapping[str, Any], *, run_dir: Path, precision: str, callbacks: Sequence[Any], loggers: Sequence[Logger]
 ) -> lightning.Trainer:
-    """`options` are the `trainer=` group's values under Lightning's own names, but for precision and max_minutes."""
-    max_minutes = options["max_minutes"]
+    """`options` are the `trainer=` group's values under Lightning's own names, but for precision and max_minutes.
+
+    A count of batches between validations goes on over the end of an epoch: else short epochs would have none.
+    """
+    max_minutes, counts_batches = options["max_minutes"], isinstance(options["val_check_interval"], int)
     own = {name: value for name, value in options.items() if name not in ("max_minutes", "requeue")}
     # Deterministic torch else fills each new buffer, lest it be read before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return lightning.Trainer(
         **{**own, "precision": precision},
+        check_val_every_n_epoch=None if counts_batches else 1,
         max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
         callbacks=list(callbacks),
         logger=list(loggers),

@@ -1,0 +1,153 @@
+"""What rows that a model writes are worth where there are ten of each label: python benchmarks/synthesis.py
+
+For each seed ten training rows of each label are drawn. A run learns their labels: it is what is compared with, and the
+judge. Another learns to write them; `permafrost synthesize` keeps those of its texts that the judge is surest of, and a
+last run learns the rows and these texts, in as many steps. Writes results/synthesis.md and .json, and prints the first.
+A stopped study goes on where it was.
+"""
+
+import csv
+import json
+import random
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from run import RESULTS, ROOT, SHARED, hardware, spread, train
+
+from permafrost.data.readers import read_rows
+
+ROWS, WRITTEN, SEEDS, TEST_ROWS = 10, 50, range(5), 2000  # of each label; of each label; of a split at most
+
+
+@dataclass(frozen=True)
+class Source:
+    files: Mapping[str, str]
+    text: str
+    labels: Mapping[str, str]  # as they stand in the files -> in words, from which texts are written
+
+
+SOURCES = {
+    "sst2": Source(
+        {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"},
+        "sentence",
+        {"0": "negative", "1": "positive"},
+    ),
+    "ag_news": Source(
+        {"train": "train.csv", "validation": "val.csv", "test": "test.csv"},
+        "text",
+        {"0": "world", "1": "sports", "2": "business", "3": "technology"},
+    ),
+}
+LEARN = "data.validation={0}/validation.csv yardsticks=false callbacks.early_stopping=null data.batch_size=20 "
+LEARN += "trainer.max_epochs=1000 trainer.max_steps=200 trainer.val_check_interval=40 "
+FEW, TEST = "data=files data.train={0}/few.csv ", "data.test={0}/test.csv"
+MIXTURE = "data=mixture data.mixture={{rows:{{train:{0}/few.csv,weight:1}},written:{{train:{0}/new.csv,weight:1}}}} "
+WRITE = "task=generation data.columns.source=label data.columns.target=text task.decoding.do_sample=true "
+WRITE += "task.decoding.top_k=40 task.decoding.max_new_tokens=48 task.validation_generations=4 "
+RUNS = {
+    "rows": FEW + LEARN + TEST,
+    "writer": WRITE + FEW + LEARN + "data.test={0}/short.csv",
+    "rows and texts": MIXTURE + LEARN + TEST,
+}
+
+
+def main() -> None:
+    write({name: [one_seed(name, seed) for seed in SEEDS] for name in SOURCES})
+
+
+def one_seed(name: str, seed: int) -> dict[str, Any]:
+    """The results of the three runs, and what became of the texts."""
+    directory = ROOT / "outputs" / "benchmarks" / "synthesis" / f"{name}-{seed}"
+    draw_rows(SOURCES[name], SHARED / name, directory, seed)
+    results = {label: result_of(label, directory, seed) for label in ("rows", "writer")}
+    told = synthesize(directory, seed)
+    results["rows and texts"] = result_of("rows and texts", directory, seed)
+    with (directory / "new.csv").open(encoding="utf-8", newline="") as file:
+        new = list(csv.DictReader(file))
+    assert {row["origin"] for row in new} == {"synthetic"}
+    kept = Counter(row["label"] for row in new)
+    surest = {label: next(row["text"] for row in new if row["label"] == label) for label in kept}
+    change = results["rows and texts"]["test"]["accuracy"] - results["rows"]["test"]["accuracy"]
+    return {"seed": seed, "change": change, "kept": kept, "surest": surest, "told": told, "results": results}
+
+
+def result_of(label: str, directory: Path, seed: int) -> dict[str, Any]:
+    line = RUNS[label].format(directory).replace("{", "{{").replace("}", "}}")  # as `train` fills in {shared}
+    return train(f"synthesis/{directory.name}/{label}", line, seed)
+
+
+def draw_rows(source: Source, place: Path, directory: Path, seed: int) -> None:
+    """few.csv by the seed; validation.csv, test.csv and short.csv are the first rows of their files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    by_label = defaultdict[str, list[dict[str, str]]](list)
+    for row in labelled(source, place / source.files["train"]):
+        by_label[row["label"]].append(row)
+    rng = random.Random(seed)
+    write_rows(directory / "few.csv", [row for label in sorted(by_label) for row in rng.sample(by_label[label], ROWS)])
+    for name in ("validation", "test"):
+        first = list(islice(labelled(source, place / source.files[name]), TEST_ROWS))
+        write_rows(directory / f"{name}.csv", first)
+    write_rows(directory / "short.csv", first[:20])  # what a run writes for its own test is of no use here
+
+
+def labelled(source: Source, path: Path) -> Iterable[dict[str, str]]:
+    return ({"text": row[source.text], "label": source.labels[str(row["label"])]} for row in read_rows(path))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def synthesize(directory: Path, seed: int) -> str:
+    """What the command says of the texts that it refused."""
+    told = directory / "told.txt"
+    if not told.exists():
+        code = "from permafrost.cli import main; main()"
+        command = [sys.executable, "-c", code, "synthesize", f"{directory}/writer-{seed}", f"{directory}/rows-{seed}"]
+        command += ["--train", f"{directory}/few.csv", "--output", f"{directory}/new.csv"]
+        command += ["--per-label", str(WRITTEN), "--seed", str(seed)]
+        done = subprocess.run(command, cwd=ROOT, check=True, text=True, capture_output=True)
+        told.write_text(done.stderr)
+    return told.read_text().strip().splitlines()[-1].rpartition("; ")[2]
+
+
+def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
+    lines = [f"# Texts that a model wrote, beside {ROWS} rows of each label; `model=mini`", ""]
+    lines += [
+        f"{hardware()}; {date.today()}; `python benchmarks/synthesis.py`: {len(SEEDS)} seeds, each of other rows;"
+    ]
+    lines += [f"mean (smallest to largest). Accuracy on the first {TEST_ROWS:,} rows of test, of 200 steps each.", ""]
+    lines += ["| | the rows | rows and texts | difference | texts | of the rarest label |", "|---" * 6 + "|"]
+    for name, seeds in done.items():
+        accuracies = [
+            [run["results"][label]["test"]["accuracy"] for run in seeds] for label in ("rows", "rows and texts")
+        ]
+        counts = [[run["kept"].get(label, 0) for label in SOURCES[name].labels.values()] for run in seeds]
+        cells = [name, *map(spread, accuracies), spread([run["change"] for run in seeds])]
+        cells += [spread([sum(of_seed) for of_seed in counts], 0), spread([min(of_seed) for of_seed in counts], 0)]
+        lines.append("| " + " | ".join(cells) + " |")
+    for name, seeds in done.items():
+        gained = sum(run["change"] > 0 for run in seeds)
+        lines += ["", f"{name}: {gained} of {len(seeds)} seeds gain. Seed 0 {seeds[0]['told']}; the surest are:"]
+        lines += [f"- {label}: {' '.join(text.split())!r}" for label, text in seeds[0]["surest"].items()]
+    lines += ["", "The runs, where few.csv has the drawn rows and new.csv the texts:", "", "```bash"]
+    lines += [f"python train.py {line.format('.')}" for line in RUNS.values()]
+    lines += [f"permafrost synthesize WRITER ROWS --train few.csv --output new.csv --per-label {WRITTEN}", "```"]
+    (RESULTS / "synthesis.md").write_text("\n".join(lines) + "\n")
+    stated = {"hardware": hardware(), "date": date.today().isoformat(), "seeds": done}
+    (RESULTS / "synthesis.json").write_text(json.dumps(stated, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
