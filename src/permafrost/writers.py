@@ -40,7 +40,7 @@ def continuing(settings: Settings) -> "Continue":
     source = model_source(settings)
     tokenizer = load_tokenizer(source)
     backbone = load_backbone(source, architecture(settings), pretrained=True)
-    backbone = backbone.to(resolve_device(settings.trainer.accelerator))
+    backbone = backbone.to(resolve_device(settings.trainer.accelerator))  # type: ignore[arg-type]
     end = tokenizer.eos_token_id
 
     def continued(texts: Sequence[str], num_words: int, rngs: Sequence[Random]) -> list[str]:
