@@ -39,7 +39,7 @@ def run_program(main: Callable[[], Any], config_dir: Path) -> None:
     check_arguments(config_dir, sys.argv[1:])
     try:
         main()
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # ValueError: a broken `# @package`
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # the last: of `# @package`
         from permafrost.overrides import explain
 
         print(redacted_text(explain(error, sys.argv[1:], config_dir)), file=sys.stderr)

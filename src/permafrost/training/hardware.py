@@ -13,7 +13,7 @@ import torch
 PROBE_ROWS, PROBE_CHANNELS = 512, 768
 # Autocast pays for its casts out of it. CPUs that were measured are at a half, or at four and more.
 WORTHWHILE_SPEEDUP = 2.0
-KEPT_KERNELS = 256  # oneDNN's own limit is 1,024: a fifth more memory for a run that writes (benchmarks/results/speed.md)
+KEPT_KERNELS = 256  # of 1,024 by oneDNN's own choice: memory that a run that writes has no use for (speed.md)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
