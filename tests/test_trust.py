@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,43 @@ def test_38_a_file_that_names_code_is_refused(content, tmp_path):
     (tmp_path / "group" / "stranger.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"stranger\.yaml"):
         check_start(tmp_path, [])
+
+
+def refused_unrun(directory: Path, content: str | None, *typed: str) -> tuple[bool, bool]:
+    """Whether the program refuses a stranger's config file, or what is typed, in one line; and whether code of it ran.
+
+    Such code would write a file, or is the module `sentinel`, which does so as it is imported.
+    """
+    (directory / "experiment").mkdir(parents=True)
+    (directory / "sentinel.py").write_text(f"open({str(directory / 'ran')!r}, 'w')")
+    if content is not None:
+        (directory / "experiment" / "gift.yaml").write_text(content)
+        typed = (*typed, "experiment=gift", "--config-dir", str(directory))
+    before = set(directory.rglob("*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(directory))
+        patch.chdir(directory)
+        code, out, err = command_here(*typed, f"hydra.run.dir={directory}/run")
+    ran = set(directory.rglob("*")) != before or "sentinel" in sys.modules
+    return code == 2 and not out and err.count("\n") == 1, ran
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_38_the_program_refuses_a_file_before_anything_of_it_runs(content, tmp_path):
+    assert refused_unrun(tmp_path / "gift", content) == (True, False)
+
+
+def test_what_would_run_is_seen_to(tmp_path):
+    """Were it imported, the tests above would know: it writes where they look."""
+    import importlib
+
+    refused_unrun(tmp_path / "gift", None, OVERRIDES[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path / "gift"))
+        importlib.import_module("sentinel")
+        assert (tmp_path / "gift" / "ran").exists()
+        patch.delitem(sys.modules, "sentinel")
 
 
 SIGNS = st.text("ab01 \n\t:-,.#&*!|>'\"{}[]$@%?=~<_x", max_size=60).map(str.encode)
@@ -120,24 +158,41 @@ def test_another_directory_of_files_is_looked_at_too(flag, is_one_word, tmp_path
         check_start(CONF, [f"{flag}={tmp_path}"] if is_one_word else [flag, str(tmp_path)])
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "loss._target_=os.system",
-        "+hydra.callbacks.x._target_=os.system",
-        "+hydra.callbacks.x={_target_: os.system}",
-        "+hydra.callbacks.x={'_target_': 'os.system'}",
-        "+x={a: {_target_: torch.optim.SGD}, b: {_target_: os.system}}",
-        "+hydra.job.env_set.PYTHONPATH=/tmp",
-        "hydra.searchpath=[file:///tmp]",
-        "+hydra.job_logging.handlers.x={class: sentinel.Run}",
-        "+hydra.job_logging.handlers.x={'()': os.system}",
-        "data.train=${oc.env:HOME}",
-    ],
-)
+OVERRIDES = [
+    "loss._target_=os.system",
+    "+hydra.callbacks.x._target_=os.system",
+    "+hydra.callbacks.x={_target_: os.system}",
+    "+hydra.callbacks.x={'_target_': 'os.system'}",
+    "+x={a: {_target_: torch.optim.SGD}, b: {_target_: os.system}}",
+    "+hydra.job.env_set.PYTHONPATH=/tmp",
+    "hydra.searchpath=[file:///tmp]",
+    "+hydra.job_logging.handlers.x={class: sentinel.Run}",
+    "+hydra.job_logging.handlers.x={'()': os.system}",
+    "data.train=${oc.env:HOME}",
+]
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
 def test_38_an_override_that_names_code_is_refused(override):
     with pytest.raises(ConfigError):
         check_override(override)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_38_the_program_refuses_an_override_before_anything_of_it_runs(override, tmp_path):
+    assert refused_unrun(tmp_path / "gift", None, override) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "content", ["x: canary-5d2f9c1b77e04a", "a:\n  wandb_token: anything", "x: https://me:pass@host/a.csv"]
+)
+def test_40_a_secret_in_a_config_file_is_refused_and_not_repeated(content, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "canary-5d2f9c1b77e04a")
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"a\.yaml.*set it in the environment") as raised:
+        check_start(CONF, [f"--config-dir={tmp_path}"])
+    assert content.rpartition(" ")[2] not in str(raised.value)
 
 
 @pytest.mark.parametrize(

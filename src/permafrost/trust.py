@@ -16,6 +16,7 @@ import yaml
 
 from permafrost.building import ALLOWED_TARGETS
 from permafrost.errors import ConfigError
+from permafrost.redaction import check_no_secret_in
 
 OF_HYDRA = frozenset({"permafrost.reporting.sweep.SweepTable"})  # Hydra builds it, not we
 # Keys that make the logging module or Hydra call something, or change the environment.
@@ -50,11 +51,13 @@ def given_directories(arguments: Sequence[str]) -> list[Path]:
 
 def check_file(path: Path) -> None:
     try:
-        content = yaml.load(path.read_text("utf-8"), Loader=Loader)
+        text = path.read_text("utf-8")
+        content = yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # Hydra's reader may be of another opinion
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path} holds no keys: a config file has lines such as `seed: 1`")
+    check_no_secret_in(path, text, pairs(content))
     for key, value in pairs(content):
         if key == "_target_" and (not isinstance(value, str) or value not in ALLOWED_TARGETS | OF_HYDRA):
             raise ConfigError(f"{path}: _target_: {value} is not on the list of what a config may build")
