@@ -1,5 +1,6 @@
 """What stands around a run: Hydra's errors in our words, exit codes, and trials that fail alone."""
 
+import errno
 import gc
 import itertools
 import json
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 CONFIG_DIR = Path(__file__).parents[2] / "conf"  # of the clone
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, the user's share of it, or read-only
 # Groups that each part of task=multi has for itself; the others are shared by all.
 OF_A_PART = ("task", "data", "cleaning", "augmentation", "head", "loss")
 
@@ -279,6 +281,9 @@ def failure(error: Exception, *, debug: bool) -> Result:
     """Print what went wrong, and give it as the result."""
     if debug:
         print(redacted_text("".join(traceback.format_exception(error))), file=sys.stderr)
+    if isinstance(error, OSError) and error.errno in DISK:
+        what = error.filename or "what the run leaves"
+        error = ResourceError(f"cannot write {what}: {error.strerror}; free some space, or set hydra.run.dir")
     code, text, hint = TrainingError.exit_code, f"{type(error).__name__}: {error}", " (debug=true shows where)"
     if isinstance(error, PermafrostError):
         code, text, hint = error.exit_code, str(error), ""

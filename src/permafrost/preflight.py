@@ -15,7 +15,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     from permafrost.training.hardware import resolve_device
 
     options = settings.trainer
-    if in_sweep and (options.strategy.startswith(("ddp", "fsdp")) or str(options.devices) not in ("auto", "1")):
+    if in_sweep and are_several(settings):
         raise ConfigError(
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
@@ -23,6 +23,11 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     check_hardware(settings)
     if options.precision == "16-mixed" and resolve_device(options.accelerator).type == "cpu":
         raise ConfigError("trainer.precision=16-mixed is for GPUs; a CPU has bf16-mixed and 32-true")
+    if settings.compression.name != "none" and are_several(settings):
+        raise ConfigError(
+            f"compression={settings.compression.name} is one process's work; leave it out here, and afterwards: "
+            f"permafrost compress RUN compression={settings.compression.name}"
+        )
     if options.requeue and settings.resume == "never":
         raise ConfigError(
             "trainer.requeue=true: the job that SLURM starts again runs the same command; give resume=auto"
@@ -41,6 +46,12 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         check_monitor(part.task, list(metrics_of(part)))
     check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings)))
     check_buildable(settings)
+
+
+def are_several(settings: Settings) -> bool:
+    """Whether the run asks for several processes."""
+    options = settings.trainer
+    return options.strategy != "auto" or options.num_nodes > 1 or options.devices not in ("auto", 1)
 
 
 def check_hardware(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """Leaves out steps that would ruin the weights, goes back to the last checkpoint after several, and gives up."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from permafrost.data.batching import Batch
 from permafrost.data.rows import WHERE, StoredRows
 from permafrost.errors import TrainingError
-from permafrost.training.checkpoints import newest_good
+from permafrost.training.checkpoints import gathered, newest_good
 from permafrost.training.sealed import read_sealed
 from permafrost.training.stability import (
     FEWEST,
@@ -131,10 +132,14 @@ class Instability(Callback):
             )
 
     def _tell(self, trainer: Trainer, module: Any, step: Step) -> None:
+        """Of several processes the rows of those whose own loss is not finite; of all, where each one's is."""
+        shares = gathered((float(step.loss), self._names(step)), trainer.world_size)
+        spoiled = [names for loss, names in shares if not math.isfinite(loss)] or [names for _, names in shares]
         if trainer.is_global_zero:
+            loss = sum(loss for loss, _ in shares) / len(shares)
             self.console.print(
-                f"  step {step.number + 1}: loss {float(step.loss):.4g}, gradient {float(step.norm):.4g}: left out, "
-                f"{module.skipped_in_a_row} in a row; its rows: {self._names(step)}",
+                f"  step {step.number + 1}: loss {loss:.4g}, gradient {float(step.norm):.4g}: left out, "
+                f"{module.skipped_in_a_row} in a row; its rows: {'; '.join(spoiled)}",
                 markup=False,
             )
 
