@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError, PermafrostError, ResourceError, TrainingError
 from permafrost.redaction import check_no_secret, redacted_text
-from permafrost.trust import check_start
+from permafrost.trust import check_file, check_override, check_start
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -144,6 +144,8 @@ def compose_or_explain(overrides: Sequence[str], config_dir: Path) -> DictConfig
     Raises:
         ConfigError
     """
+    for override in overrides:
+        check_override(override)
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -172,6 +174,7 @@ def config_of_run(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(f"{run_dir}: no run directory (no config.yaml)")
     if not CONFIG_DIR.is_dir():
         raise ConfigError(f"no configurations at {CONFIG_DIR}; install the project from a clone: pip install -e .")
+    check_file(path)
     of_run: Any = OmegaConf.load(path)
     of_group = [override for override in overrides if override.split("=")[0].split(".")[0] == "compression"]
     composed = compose_or_explain(of_group, CONFIG_DIR)
