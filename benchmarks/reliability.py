@@ -1,7 +1,7 @@
 """Runs that are killed, files that are damaged, and what saving costs: python benchmarks/reliability.py
 
 Writes results/reliability.md, a section for each study; with names of studies, those alone. All but `overhead` are made
-on a GPT-2 of two blocks, whose runs take half a second: what is tested is when, not how much.
+on a GPT-2 of two blocks, whose runs take seconds: what is tested is when, not how much.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -28,9 +29,11 @@ from run import RESULTS, ROOT, hardware
 KILLS, FLIPS, SOAK_STEPS, FAULTS = 200, 200, 500, 54
 STAGES = ("none of these", "a save", "the store's build", "validation", "export")
 OF_TIME = ("train/tokens_per_second", "train/epoch_seconds")
-RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2", "store=on"]
-RECIPE += ["trainer.log_every_n_steps=1", "trainer.max_steps=12", "trainer.max_epochs=9", "save_every=1"]
-RECIPE += ["callbacks.early_stopping=null"]
+STEPS, SAVE_EVERY = 12, 2
+# Six batches an epoch, so that validation, every fifth step, and saves come within epochs and at their ends.
+RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=10", "store=on"]
+RECIPE += ["trainer.log_every_n_steps=1", f"trainer.max_steps={STEPS}", "trainer.max_epochs=9"]
+RECIPE += [f"save_every={SAVE_EVERY}", "callbacks.early_stopping=null"]
 # For the process that kills a run, by the run: what it is at, its step from 1, how often it came to each stage, and how
 # long it was there. Without locks, which a killed process would keep.
 stage, step_at = (multiprocessing.Value("i", 0, lock=False) for _ in range(2))
@@ -40,10 +43,12 @@ begun, spent_s = (multiprocessing.Array(kind, len(STAGES), lock=False) for kind 
 def main(names: Sequence[str]) -> None:
     studies: dict[str, Callable[[Path], list[str]]] = {
         "kills": kills,
-        "typos": typos,
         "damage": damage,
-        "soak": soak,
+        "processes": processes,
         "overhead": overhead,
+        "strangers": strangers,
+        "typos": typos,
+        "soak": soak,
         "catalogue": catalogue,
     }
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -85,7 +90,7 @@ def catalogue(root: Path) -> list[str]:
 
 
 def kills(root: Path) -> list[str]:
-    """At each of the twelve steps, at random moments over the whole of a run, and at random ones within each stage."""
+    """At each step, at random moments over the whole of a run, and at random ones within each stage."""
     overrides = tiny_overrides(root)
     whole = root / "whole"
     seconds = run_whole(overrides, whole)
@@ -93,30 +98,32 @@ def kills(root: Path) -> list[str]:
     times = list(begun)
     mean_s = [spent / max(1, count) for spent, count in zip(spent_s, times, strict=True)]
     places, lost = Counter[str](), list[int]()
-    for number in range(12 + KILLS):
+    for number in range(STEPS + KILLS):
         aim = Aim(step=number + 1)
-        if number >= 12 and (place := number % len(STAGES)):
+        if number >= STEPS and (place := number % len(STAGES)):
             aim = Aim(stage=place, entry=rng.randint(1, times[place]), after_s=rng.uniform(0, mean_s[place]))
-        elif number >= 12:
+        elif number >= STEPS:
             aim = Aim(after_s=rng.uniform(0, seconds))
         outcome = killed_and_resumed(root, overrides, whole, number, aim)
         outcomes["identical" if outcome["identical"] else "different"] += 1
         outcomes["with something left behind"] += bool(outcome["left"])
-        places[outcome["stage"]] += 1
+        outcomes["ended before"] += not outcome["killed"]
+        places[outcome["stage"]] += outcome["killed"]
         lost.append(outcome["lost"])
         print(number, outcome, flush=True)
     return [
-        f"A run of 12 steps (dropout and shuffling on, two batches a step, `save_every=1`, {seconds:.1f} s) is killed "
-        f"by SIGKILL at each step, and {KILLS} runs at random moments, a fifth of them over the whole run and a fifth "
-        "within each of the stages below; each then goes on with `resume=auto`.",
+        f"A run of {STEPS} steps (dropout and shuffling on, two batches a step, `save_every={SAVE_EVERY}`, "
+        f"{seconds:.1f} s) is killed by SIGKILL at each step, and {KILLS} runs at random moments, a fifth of them over "
+        "the whole run and a fifth within each of the stages below; each then goes on with `resume=auto`.",
         "",
         "| | |",
         "|---|---|",
-        f"| runs killed | {12 + KILLS} |",
+        f"| runs killed | {STEPS + KILLS - outcomes['ended before']} |",
+        f"| runs that had ended as the kill came | {outcomes['ended before']} |",
         *(f"| killed within {place} | {places[place]} |" for place in STAGES),
         f"| resumed, with losses and final weights identical to the last bit | {outcomes['identical']} |",
         f"| resumed, and different or failed | {outcomes['different']} |",
-        f"| steps done again, at most | {max(lost)} |",
+        f"| steps begun and done again, at most | {max(lost)} |",
         f"| runs with a temporary file left | {outcomes['with something left behind']} |",
     ]
 
@@ -135,7 +142,7 @@ class Aim:
         return step_at.value >= self.step and begun[self.stage] >= self.entry
 
 
-def tiny_overrides(root: Path) -> list[str]:
+def tiny_overrides(root: Path, recipe: Sequence[str] = RECIPE, test_rows: int = 16) -> list[str]:
     """The model and the rows of the tests."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -149,11 +156,11 @@ def tiny_overrides(root: Path) -> list[str]:
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(**shape, **end)).save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
-    write_rows(root, {"train": 40, "validation": 16, "test": 16})
+    write_rows(root, {"train": 40, "validation": 16, "test": test_rows})
     files = ["data=files", *(f"data.{name}={root}/{name}.csv" for name in SPLITS)]
     own = [f"data.cache_dir={root}/cache", f"model.path={root}/model", "data.max_tokens_per_batch=200"]
     quiet = ["logger=none", "yardsticks=false", "trainer.accelerator=cpu", "trainer.precision=32-true"]
-    return [*files, *own, *quiet, "freezing.blocks=1", *RECIPE]
+    return [*files, *own, *quiet, "freezing.blocks=1", *recipe]
 
 
 def begin(overrides: Sequence[str], run_dir: Path) -> multiprocessing.Process:
@@ -239,37 +246,53 @@ def killed_and_resumed(root: Path, overrides: Sequence[str], whole: Path, number
     process.join(aim.after_s)
     process.kill()
     process.join()
-    at, done = STAGES[stage.value], step_at.value
-    last = run_dir / "checkpoints" / "last.ckpt"
-    saved = saved_step(last)
+    at, begun_step = STAGES[stage.value], step_at.value
+    saved = saved_step(run_dir)
     again = begin(own, run_dir)
     again.join()
     outcome = {
+        "killed": process.exitcode == -signal.SIGKILL,
         "stage": at,
-        "step": done,
-        "lost": max(0, done - 1 - saved),
+        "step": begun_step,
+        "lost": max(0, begun_step - saved),
         "identical": again.exitcode == 0 and same(run_dir, whole),
-        "left": [str(path) for path in [*run_dir.rglob("*.partial"), run_dir / ".lock"] if path.exists()],
+        "left": left_behind(root, run_dir),
     }
     for path in (run_dir, Path(f"{run_dir}.store")):
         shutil.rmtree(path, ignore_errors=True)
     return outcome
 
 
-def saved_step(path: Path) -> int:
+def saved_step(run_dir: Path) -> int:
     from permafrost.training.checkpoints import newest_good
     from permafrost.training.sealed import peek
 
-    found, _ = newest_good(path.parents[1])
+    found, _ = newest_good(run_dir)
     return peek(found)["global_step"] if found else 0
 
 
-def same(run_dir: Path, whole: Path) -> bool:
-    from safetensors.torch import load_file
+def left_behind(root: Path, run_dir: Path) -> list[str]:
+    """What a run that has ended well should not have in its directory, its store and the cache."""
+    places = (run_dir, Path(f"{run_dir}.store"), root / "cache")
+    found = [path for place in places for path in place.rglob("*.partial")]
+    found += [run_dir / "checkpoints" / "next.ckpt", run_dir / ".lock", run_dir / ".running.json"]
+    return [str(path) for path in found if path.exists()]
 
-    ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (run_dir, whole))
+
+def same(run_dir: Path, whole: Path) -> bool:
+    ours, theirs = weights(run_dir), weights(whole)
     equal = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     return equal and logged(run_dir) == logged(whole)
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Of the model that is exported, which is the best, and those that training ended with."""
+    from safetensors.torch import load_file
+
+    from permafrost.training.sealed import read_sealed
+
+    exported = load_file(run_dir / "model" / "model.safetensors")
+    return exported | read_sealed(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
 
 
 def logged(run_dir: Path) -> list[dict]:
@@ -282,15 +305,94 @@ def logged(run_dir: Path) -> list[dict]:
 
 def typos(root: Path) -> list[str]:
     """Slips of one letter in every key of every option, as the program answers them."""
-    from tests.runs.conftest import command_here
     from tests.test_suggestions import slipped_commands
 
     typed = list(slipped_commands(random.Random(0)))
-    wrong = [arguments[-1] for arguments, expected in typed if command_here(*arguments) != (2, "", expected)]
+    with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
+        right = pool.map(is_suggested, typed, chunksize=20)
+    wrong = [arguments[-1] for (arguments, _), is_right in zip(typed, right, strict=True) if not is_right]
     return [
         f"A letter of a key left out, doubled, put in, exchanged, or changed places with the next: {len(typed):,} "
-        f"commands for all keys of all options. {1 - len(wrong) / len(typed):.1%} get the right key suggested. Not: "
-        f"{', '.join(f'`{argument}`' for argument in wrong)}.",
+        f"commands for all keys of all options, each as `python train.py` answers it. {sum(right) / len(typed):.1%} "
+        "get the right key suggested, in one line and with exit code 2.",
+        *(["", f"Not: {', '.join(f'`{argument}`' for argument in wrong)}."] if wrong else []),
+    ]
+
+
+def is_suggested(typed: tuple[list[str], str]) -> bool:
+    from tests.runs.conftest import command_here
+
+    arguments, expected = typed
+    return command_here(*arguments) == (2, "", expected)
+
+
+# Several processes
+
+
+def processes(root: Path) -> list[str]:
+    """One process, then two, then one, in one run; and scores of one, two and four on rows that these do not divide."""
+    from permafrost.training.sealed import peek
+    from tests.runs.test_processes import notes, of_processes, result, run, steps_of, watched
+
+    recipe = ["model.dropout=0", "store=on", "trainer.log_every_n_steps=1", "trainer.max_epochs=2"]
+    recipe += ["scheduler=constant", "scheduler.warmup=0", "callbacks.early_stopping=null"]
+    own = [*tiny_overrides(root, recipe, test_rows=15), f"store.dir={root}/store"]
+    for limit, count in ((4, 1), (8, 2), (-1, 1)):
+        part = [f"trainer.max_steps={limit}", *of_processes(count), f"hydra.run.dir={root}/changing", "resume=auto"]
+        run([*own, *part], root, **watched("changing-run", root))
+    for count in (1, 2, 4):
+        part = [*of_processes(count), f"hydra.run.dir={root}/{count}"]
+        run([*own, *part], root, **watched(f"of-{count}", root))
+    changing, constant = steps_of(notes("changing-run", root)), steps_of(notes("of-1", root))
+    alike = sum(changing[step][0] == rows for step, (rows, _) in constant.items())
+    loss = max(abs(changing[step][1] - loss) for step, (_, loss) in constant.items())
+    ours, theirs = (peek(root / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("changing", "1"))
+    weight = max(float((ours[name] - value).abs().max()) for name, value in theirs.items())
+    lines = [
+        f"{len(constant)} steps: four by one process, four by two (`trainer=ddp_cpu`), four by one, beside one process "
+        "throughout.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| steps of the same rows | {alike} of {len(constant)} |",
+        f"| largest difference of a step's loss | {loss:.1e} |",
+        f"| largest difference of a final weight | {weight:.1e} |",
+        "",
+        "Scores on 16 validation and 15 test rows, beside those of one process:",
+        "",
+        "| processes | answers to test rows | largest difference of a score |",
+        "|---|---|---|",
+    ]
+    one = result(root / "1")
+    for count in (2, 4):
+        several, answers = result(root / str(count)), root / str(count) / "predictions.jsonl"
+        apart = [abs(several[on][name] - value) for on in ("validation", "test") for name, value in one[on].items()]
+        lines.append(f"| {count} | {len(answers.read_text().splitlines())} | {max(apart):.1e} |")
+    return lines
+
+
+# Strangers
+
+
+def strangers(root: Path) -> list[str]:
+    """Files and overrides that name code, as the program answers them; a secret, looked for in what a run leaves."""
+    from tests.runs.test_resume import secret_found
+    from tests.test_trust import FILES, OVERRIDES, refused_unrun
+
+    files = [refused_unrun(root / f"file-{number}", content) for number, content in enumerate(FILES.values())]
+    typed = [refused_unrun(root / f"override-{number}", None, line) for number, line in enumerate(OVERRIDES)]
+    searched, found = secret_found(tiny_overrides(root, ["trainer.max_epochs=1"]), root)
+    return [
+        "Each as `python train.py` answers it: refused is exit code 2 with one line, before anything is imported or "
+        "written.",
+        "",
+        "| | tried | refused | code that ran |",
+        "|---|---|---|---|",
+        f"| config files | {len(files)} | {sum(refused for refused, _ in files)} | {sum(ran for _, ran in files)} |",
+        f"| overrides | {len(typed)} | {sum(refused for refused, _ in typed)} | {sum(ran for _, ran in typed)} |",
+        "",
+        f"A secret in WANDB_API_KEY and HF_TOKEN: of the {searched} files that a run leaves, and what it prints, "
+        f"{found} have it.",
     ]
 
 

@@ -179,7 +179,7 @@ class TrainerSection(Section):
     accelerator: Literal["auto", "cpu", "gpu", "tpu"]
     devices: Literal["auto"] | Count
     num_nodes: Count
-    strategy: str
+    strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"]
     max_epochs: Count
     max_steps: Annotated[int, Field(ge=-1)]

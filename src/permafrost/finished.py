@@ -51,10 +51,11 @@ class Finished:
 
 
 def as_training(settings: Settings) -> Settings:
-    """The run's own recipe, over all of the model and for the epochs of recovery."""
+    """The run's own recipe, over all of the model and for the epochs of recovery, in this process alone."""
+    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     freezing = settings.freezing.model_copy(update={"blocks": 0, "embeddings": False, "final_norm": False})
     trainer = settings.trainer.model_copy(
-        update={"max_epochs": max(1, settings.compression.recover.epochs), "max_steps": -1}
+        update=alone | {"max_epochs": max(1, settings.compression.recover.epochs), "max_steps": -1}
     )
     return settings.model_copy(update={"freezing": freezing, "trainer": trainer, "logger": {}, "resume": "never"})
 

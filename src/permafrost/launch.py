@@ -1,5 +1,6 @@
 """What stands around a run: Hydra's errors in our words, exit codes, and trials that fail alone."""
 
+import errno
 import gc
 import itertools
 import json
@@ -17,13 +18,14 @@ from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError, PermafrostError, ResourceError, TrainingError
 from permafrost.redaction import check_no_secret, redacted_text
-from permafrost.trust import check_start
+from permafrost.trust import check_file, check_override, check_start
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
 
 Result = dict[str, Any]
 CONFIG_DIR = Path(__file__).parents[2] / "conf"  # of the clone
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, the user's share of it, or read-only
 # Groups that each part of task=multi has for itself; the others are shared by all.
 OF_A_PART = ("task", "data", "cleaning", "augmentation", "head", "loss")
 
@@ -142,6 +144,8 @@ def compose_or_explain(overrides: Sequence[str], config_dir: Path) -> DictConfig
     Raises:
         ConfigError
     """
+    for override in overrides:
+        check_override(override)
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -170,6 +174,7 @@ def config_of_run(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(f"{run_dir}: no run directory (no config.yaml)")
     if not CONFIG_DIR.is_dir():
         raise ConfigError(f"no configurations at {CONFIG_DIR}; install the project from a clone: pip install -e .")
+    check_file(path)
     of_run: Any = OmegaConf.load(path)
     of_group = [override for override in overrides if override.split("=")[0].split(".")[0] == "compression"]
     composed = compose_or_explain(of_group, CONFIG_DIR)
@@ -279,6 +284,9 @@ def failure(error: Exception, *, debug: bool) -> Result:
     """Print what went wrong, and give it as the result."""
     if debug:
         print(redacted_text("".join(traceback.format_exception(error))), file=sys.stderr)
+    if isinstance(error, OSError) and error.errno in DISK:
+        what = error.filename or "what the run leaves"
+        error = ResourceError(f"cannot write {what}: {error.strerror}; free some space, or set hydra.run.dir")
     code, text, hint = TrainingError.exit_code, f"{type(error).__name__}: {error}", " (debug=true shows where)"
     if isinstance(error, PermafrostError):
         code, text, hint = error.exit_code, str(error), ""

@@ -5,7 +5,7 @@ from typing import Any
 
 from permafrost.building import build
 from permafrost.config import Settings, check_agreement, check_monitor
-from permafrost.errors import ConfigError
+from permafrost.errors import ConfigError, ResourceError
 
 SEVERAL = "multi"  # in place of a task's kind
 
@@ -15,13 +15,19 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     from permafrost.training.hardware import resolve_device
 
     options = settings.trainer
-    if in_sweep and (options.strategy.startswith(("ddp", "fsdp")) or str(options.devices) not in ("auto", "1")):
+    if in_sweep and are_several(settings):
         raise ConfigError(
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
         )
+    check_hardware(settings)
     if options.precision == "16-mixed" and resolve_device(options.accelerator).type == "cpu":
         raise ConfigError("trainer.precision=16-mixed is for GPUs; a CPU has bf16-mixed and 32-true")
+    if settings.compression.name != "none" and are_several(settings):
+        raise ConfigError(
+            f"compression={settings.compression.name} is one process's work; leave it out here, and afterwards: "
+            f"permafrost compress RUN compression={settings.compression.name}"
+        )
     if options.requeue and settings.resume == "never":
         raise ConfigError(
             "trainer.requeue=true: the job that SLURM starts again runs the same command; give resume=auto"
@@ -40,6 +46,28 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         check_monitor(part.task, list(metrics_of(part)))
     check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings)))
     check_buildable(settings)
+
+
+def are_several(settings: Settings) -> bool:
+    """Whether the run asks for several processes."""
+    options = settings.trainer
+    return options.strategy != "auto" or options.num_nodes > 1 or options.devices not in ("auto", 1)
+
+
+def check_hardware(settings: Settings) -> None:
+    import torch
+
+    options = settings.trainer
+    if options.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        needed = "" if options.strategy == "auto" else f", and trainer.strategy={options.strategy} one for each process"
+        raise ResourceError(
+            f"trainer.accelerator=gpu: torch finds no GPU here{needed}; set trainer.accelerator=cpu, with "
+            "trainer.devices=2 for two processes"
+        )
+    if options.strategy == "fsdp" and options.precision == "16-mixed":
+        raise ConfigError("trainer.precision=16-mixed scales whole gradients; with trainer.strategy=fsdp: bf16-mixed")
+    if options.strategy == "fsdp" and settings.model.compile:
+        raise ConfigError("model.compile=true keeps the weights that trainer.strategy=fsdp exchanges; leave one out")
 
 
 def check_part(settings: Settings) -> None:

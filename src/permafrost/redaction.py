@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from permafrost.errors import ConfigError
@@ -21,6 +22,7 @@ SECRET_VALUE = re.compile(
     r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
 SHORTEST = 12  # characters: a shorter value may be a word of any text
+WRITTEN_DOWN = "a secret would be written down with the run; set it in the environment, as WANDB_API_KEY or HF_TOKEN"
 
 
 def secrets() -> dict[str, str]:
@@ -53,7 +55,19 @@ def check_no_secret(override: str) -> None:
     """
     key, _, value = override.lstrip("+~").partition("=")
     if (value and SECRET_NAME.search(key)) or redacted_text(value) != value:
-        raise ConfigError(
-            f"{redacted_text(key)}=...: a secret in an override would be written down with it; set it in the "
-            "environment, as WANDB_API_KEY or HF_TOKEN"
-        )
+        raise ConfigError(f"{redacted_text(key)}=...: {WRITTEN_DOWN}")
+
+
+def check_no_secret_in(path: Path, text: str, keys: Iterable[tuple[Any, Any]]) -> None:
+    """Likewise of a config file, of which `keys` are all with their values.
+
+    Raises:
+        ConfigError
+    """
+    for key, value in keys:
+        if value and SECRET_NAME.search(str(key)):
+            raise ConfigError(f"{path}: {redacted_text(str(key))}: {WRITTEN_DOWN}")
+    if redacted_text(text) != text:
+        lines = enumerate(text.splitlines(), 1)
+        where = next((f":{number}" for number, line in lines if redacted_text(line) != line), "")
+        raise ConfigError(f"{path}{where}: {WRITTEN_DOWN}")

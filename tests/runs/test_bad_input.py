@@ -1,11 +1,15 @@
 """What is wrong ends in one clear sentence and its exit code, and leaves nothing half-written."""
 
+import errno
+import os
+import re
+
 import pytest
 
 from permafrost.data.tokenization import train_tokenizer
-from permafrost.errors import ConfigError, DataError, PermafrostError
+from permafrost.errors import ConfigError, DataError, PermafrostError, ResourceError
 from tests.conftest import TEXTS
-from tests.runs.conftest import command, compose_config
+from tests.runs.conftest import ROOT, command, compose_config
 
 GOOD = "text,label\n" + "".join(f"row {i} of words,{'ab'[i % 2]}\n" for i in range(12))
 DATA_FAULTS = [
@@ -69,6 +73,9 @@ CONFIG_FAULTS = [
     (["save_every=0"], "save_every=0"),
     (["trainer.max_minutes=0"], "trainer.max_minutes=0"),
     (["trainer=slurm"], "give resume=auto"),
+    (["trainer.strategy=fsdpp"], "trainer.strategy='fsdpp': should be 'auto', 'ddp' or 'fsdp'"),
+    (["trainer.strategy=fsdp", "model.compile=true"], "leave one out"),
+    (["trainer=ddp_cpu", "compression=quantization"], "permafrost compress RUN compression=quantization"),
 ]
 
 
@@ -80,6 +87,15 @@ def test_36_and_37_config_faults_are_found_before_a_model_loads(overrides, messa
     with pytest.raises(ConfigError) as raised:
         run(compose_config(*tiny, *overrides), tmp_path / "run")
     assert message in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["gpu", "ddp", "fsdp"])
+def test_37_where_there_is_no_gpu_that_is_said_first(option, tiny, tmp_path):
+    from permafrost.experiment import run
+
+    with pytest.raises(ResourceError, match=r"torch finds no GPU here.*set trainer\.accelerator=cpu"):
+        run(compose_config(*tiny, f"trainer={option}", "trainer.accelerator=gpu"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -132,6 +148,30 @@ def test_the_command_exits_with_3_on_bad_data(tiny, tmp_path):
     assert done.returncode == 3
     assert "no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_50_no_run_is_called_private(tmp_path):
+    """There is no private training: who asks for it is told, and SECURITY.md says what that means."""
+    done = command("privacy=dp", "privacy.epsilon=8", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "unknown key privacy" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert "No training here is differentially private" in (ROOT / "SECURITY.md").read_text()
+
+
+def test_6_a_disk_that_is_full_elsewhere_ends_with_4(run_tiny, monkeypatch, capsys):
+    """Checkpoints say so themselves; here the log of the curves meets it."""
+    from permafrost.launch import failure
+    from permafrost.training.loggers import MetricsFile
+
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    monkeypatch.setattr(MetricsFile, "log_metrics", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        run_tiny()
+    assert failure(raised.value, debug=False)["exit_code"] == 4
+    assert re.search(r"error: cannot write .*metrics\.jsonl: No space left.*; free some", capsys.readouterr().err)
 
 
 def test_a_diverged_run_fails_with_5(run_tiny):

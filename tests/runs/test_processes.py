@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,12 +63,28 @@ def of_processes(count: int) -> list[str]:
     return ["trainer=cpu"] if count == 1 else ["trainer=ddp_cpu", f"trainer.devices={count}"]
 
 
+SHARED = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
+
+
 def losses(run_dir: Path) -> dict[int, float]:
     return {line["step"]: line["train/loss"] for line in logged(run_dir) if "train/loss" in line}
 
 
 def result(run_dir: Path) -> dict:
     return json.loads((run_dir / "result.json").read_text())
+
+
+def test_all_processes_have_one_directory_that_is_named_by_the_time(small, tmp_path):
+    """One configuration, one log; what is said is said once."""
+    process = start([*small, *of_processes(2)], tmp_path)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    (run_dir,) = tmp_path.glob("outputs/*/*")
+    assert len(re.findall(rf"-> .*{run_dir.name}$", out, re.MULTILINE)) == 1
+    assert [path.name for path in run_dir.parent.rglob("config.yaml")] == ["config.yaml"]
+    steps = [line["step"] for line in logged(run_dir) if "train/loss" in line]
+    assert steps == list(range(result(run_dir)["steps"]))
+    assert not list(run_dir.rglob(".hydra"))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -111,6 +128,75 @@ def test_17_one_process_then_two_then_one(small, tmp_path):
         torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-5)
     assert result(changing)["steps"] == result(tmp_path / "constant")["steps"]
     assert result(changing)["test"] == pytest.approx(result(tmp_path / "constant")["test"], abs=1e-6)
+
+
+OTHER_OPTIMIZERS = [["optimizer=momentum"], ["optimizer=muon"], ["optimizer=adafactor"]]
+
+
+@pytest.mark.parametrize("recipe", [["freezing=none", "freezing.blocks=0"], [], *OTHER_OPTIMIZERS], ids=str)
+def test_shares_of_what_is_trained_train_as_one_process(small, tmp_path, recipe):
+    """The same losses, weights and scores; of weights and moments each of two processes has about half."""
+    own = [*small, *recipe]
+    run([*own, *of_processes(1), f"hydra.run.dir={tmp_path}/one"], tmp_path, **watched("one", tmp_path))
+    run([*own, *SHARED, f"hydra.run.dir={tmp_path}/two"], tmp_path, **watched("two", tmp_path, SHARES="1"))
+    ours, theirs = (steps_of(notes(name, tmp_path)) for name in ("two", "one"))
+    assert list(ours) == list(theirs)
+    for step, (rows, loss) in theirs.items():
+        assert ours[step] == (rows, pytest.approx(loss, abs=1e-5))
+    found, expected = (peek(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("two", "one"))
+    assert_alike(found["state_dict"], expected["state_dict"])
+    assert_alike(found["optimizer_states"][0]["state"], expected["optimizer_states"][0]["state"])
+    assert result(tmp_path / "two")["test"] == pytest.approx(result(tmp_path / "one")["test"], abs=1e-5)
+    assert result(tmp_path / "two")["parameters"] == result(tmp_path / "one")["parameters"]
+    trained = result(tmp_path / "one")["parameters"]["trainable"]
+    shares = [next(note for note in process if "kept" in note) for process in notes("two", tmp_path)]
+    assert sum(share["kept"] for share in shares) == trained
+    assert max(share["kept"] for share in shares) < 0.52 * trained
+    if not recipe:  # AdamW, which keeps two numbers of each
+        assert sum(share["moments"] for share in shares) == 2 * trained
+
+
+def assert_alike(found, expected) -> None:
+    """Nested mappings of tensors, to rounding."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, dict):
+            assert_alike(found[name], value)
+        else:
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_17_one_process_then_shares_then_copies_then_shares(small, tmp_path):
+    """Checkpoints are the same whoever writes them."""
+    own = [*small, "scheduler=constant", "scheduler.warmup=0"]
+    for steps, processes in ((3, of_processes(1)), (5, SHARED), (7, of_processes(2)), (-1, SHARED)):
+        part = [f"trainer.max_steps={steps}", *processes, f"hydra.run.dir={tmp_path}/changing", "resume=auto"]
+        run([*own, *part], tmp_path, **watched("changing-run", tmp_path))
+    run([*own, *of_processes(1), f"hydra.run.dir={tmp_path}/constant"], tmp_path, **watched("constant-run", tmp_path))
+    ours, theirs = (steps_of(notes(name, tmp_path)) for name in ("changing-run", "constant-run"))
+    assert list(ours) == list(theirs)
+    for step, (rows, loss) in theirs.items():
+        assert ours[step] == (rows, pytest.approx(loss, abs=1e-5))
+    assert result(tmp_path / "changing")["test"] == pytest.approx(result(tmp_path / "constant")["test"], abs=1e-5)
+
+
+@pytest.mark.parametrize("processes", [of_processes(2), SHARED], ids=["copies", "shares"])
+def test_19_a_step_that_one_process_spoils_is_left_out_by_both(small, tmp_path, processes):
+    """The rows named are those of the one that did; the weights stay alike."""
+    own = [*small, *processes, "callbacks.instability.max_skips=2", f"hydra.run.dir={tmp_path}/run"]
+    process = start(own, tmp_path, **watched("spoiled", tmp_path, SPOILS="1:4"))
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    first, second = notes("spoiled", tmp_path)
+    assert out.count("step 5: loss nan, gradient nan: left out, 1 in a row") == 1
+    assert out.count("left out") == 1
+    named = re.findall(r"train\.csv:(\d+)", next(line for line in out.splitlines() if "left out" in line))
+    rows = next(note["rows"] for note in second if note.get("step") == 4)
+    assert named == [str(row + 2) for row in rows[:5]]  # below the header, counted from 1
+    if processes != SHARED:
+        sums = [[note["weights"] for note in process if "weights" in note] for process in (first, second)]
+        assert sums[0] == sums[1]
+        assert sums[0][4] == sums[0][5] != sums[0][6]
 
 
 @pytest.mark.parametrize("blocks", [0, 1])
@@ -226,9 +312,10 @@ def test_16_a_signal_to_one_process_stops_all_with_one_checkpoint(training, smal
     assert sorted(losses(tmp_path / "run")) == list(range(step + 3))
 
 
-def test_a_killed_run_of_two_goes_on_to_the_last_bit(small, tmp_path):
+@pytest.mark.parametrize("processes", [of_processes(2), SHARED], ids=["copies", "shares"])
+def test_a_killed_run_of_two_goes_on_to_the_last_bit(small, tmp_path, processes):
     """Dropout on: each process has random numbers of its own."""
-    options = [*small, "model.dropout=0.3", *of_processes(2), "trainer.max_epochs=3", "save_every=1"]
+    options = [*small, "model.dropout=0.3", *processes, "trainer.max_epochs=3", "save_every=1"]
     run([*options, f"hydra.run.dir={tmp_path}/whole"], tmp_path)
     process = start([*options, f"hydra.run.dir={tmp_path}/killed"], tmp_path)
     log = tmp_path / "killed" / "metrics.jsonl"

@@ -4,6 +4,8 @@ Numbers in the names are those of the catalogue of faults, benchmarks/results/re
 """
 
 import csv
+import errno
+import itertools
 import json
 import os
 import pickle
@@ -14,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,6 +137,7 @@ OTHERS = {
     "texts by drawing": ["task=generation", "task.decoding.do_sample=true", "trainer.max_epochs=2"],
     "a language model": ["task=language_modeling", "data.max_length=16"],
     "two parts": ["task=multi"],
+    "changed copies, and rows drawn": ["augmentation=aeda", "data.balance=sampling"],
 }
 
 
@@ -217,7 +221,9 @@ def test_8_to_10_the_newest_whole_checkpoint_is_gone_on_from(go, whole, stopped,
     assert raised.value.exit_code == 3
     (directory / "previous.ckpt").write_bytes(kept["previous"])
     run_dir = go(*RECIPE, "resume=auto", name=name)
-    assert f"{directory}/last.ckpt is damaged: it has no checksum" in capsys.readouterr().out
+    told = next(line for line in capsys.readouterr().out.splitlines() if "is damaged" in line)
+    assert told.startswith(f"  {directory}/last.ckpt is damaged: it has no checksum")
+    assert told.endswith(f"; going on from {directory}/previous.ckpt")
     assert_same_run(run_dir, whole(*RECIPE))
 
 
@@ -241,16 +247,42 @@ def test_12_other_rows_are_refused(go, stopped, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("every", "saves"), [("2", 6), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("1", 9), ("1h", 3)])]
+    ("every", "saves"),
+    [("2", 6), ("30s", 6), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("1", 9), ("1h", 3)])],
 )
 def test_saves_come_after_so_many_steps_after_validations_and_at_the_end(go, monkeypatch, every, saves):
-    """Nine steps, three an epoch."""
+    """Nine steps, three an epoch; by the clock twenty seconds pass each time that it is asked."""
     from permafrost.training.callbacks import resume_point
 
-    seen = []
+    seen, clock = [], itertools.count(0, 20)
+    monkeypatch.setattr(resume_point, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     monkeypatch.setattr(resume_point, "shift", lambda directory: seen.append(directory))
     go(*RECIPE, f"save_every={every}", "trainer.val_check_interval=1.0", name=f"every-{every}")
     assert len(seen) == saves
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [0, 3, 4])
+def test_6_a_run_whose_disk_fills_up_ends_with_4_and_goes_on(go, whole, monkeypatch, write):
+    """At its first checkpoint, or at a later one, be it the best or the last."""
+    from permafrost.training import sealed
+
+    save, written = sealed._save, itertools.count()
+
+    def save_or_fail(content, file):
+        if next(written) == write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(content, file)
+
+    name = f"full-{write}"
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, "_save", save_or_fail)
+        with pytest.raises(ResourceError, match=r"cannot write .*\.ckpt: No space left .* MB are free") as raised:
+            go(*RECIPE, name=name)
+    assert raised.value.exit_code == 4
+    run_dir = go(*RECIPE, "resume=auto", name=name)
+    assert_same_run(run_dir, whole(*RECIPE))
+    assert not list(run_dir.rglob("*.partial"))
 
 
 class Broken(Exception):
@@ -523,20 +555,25 @@ def test_39_a_strangers_checkpoint_runs_nothing(go, tmp_path, kind):
     assert not ran.exists()
 
 
-@pytest.mark.slow
-def test_40_a_secret_is_nowhere_under_the_run_directory(tiny, tmp_path, monkeypatch):
+def secret_found(overrides: list[str], directory: Path) -> tuple[int, int]:
+    """How many files a run leaves that had a secret in its environment, and how often they and its output have it."""
     canary = "canary-5d2f9c1b77e04a3f"
-    monkeypatch.setitem(ENVIRONMENT, "WANDB_API_KEY", canary)
-    monkeypatch.setitem(ENVIRONMENT, "HF_TOKEN", canary)
-    process = program(
-        *tiny, "logger=[wandb,csv]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path
-    )
-    out, _ = process.communicate(timeout=120)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "HF_TOKEN"):
+            patch.setitem(ENVIRONMENT, name, canary)
+        own = ["logger=[wandb,csv,tensorboard]", "trainer.max_epochs=1", f"hydra.run.dir={directory}/run"]
+        process = program(*overrides, *own, cwd=directory)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
-    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert len(files) > 15
-    assert not [path for path in files if canary.encode() in path.read_bytes()]
-    assert canary not in out
+    files = [path.read_bytes() for path in (directory / "run").rglob("*") if path.is_file()]
+    return len(files), sum(canary.encode() in content for content in [*files, out.encode()])
+
+
+@pytest.mark.slow
+def test_40_a_secret_is_nowhere_under_the_run_directory(tiny, tmp_path):
+    searched, found = secret_found(tiny, tmp_path)
+    assert searched > 15
+    assert found == 0
 
 
 @pytest.mark.slow

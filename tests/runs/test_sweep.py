@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from permafrost.errors import ConfigError
@@ -66,16 +68,25 @@ def test_settings_are_compared_seed_by_seed_with_the_first_of_their_kind():
     assert header[:3] == ["size", "kind", "seeds"]
     assert header[3:] == ["validation accuracy", "test accuracy", "difference of test to kind=none"]
     assert rows[0][:3] == ["20", "none", "2"]
-    assert rows[0][4:] == ["0.6000 (0.5000 to 0.7000)", ""]
-    assert rows[1][5] == "+0.0000 (-0.1000 to +0.1000)"
-    assert rows[2][2:] == ["1", "0.8000 (0.8000 to 0.8000)", "0.8000 (0.8000 to 0.8000)", ""]
-    assert rows[3][4:] == ["0.5000 (0.1000 to 0.9000)", "+0.1000 (+0.1000 to +0.1000)"]  # of the seed that both have
+    assert rows[0][4:] == ["0.6000 ± 0.1414 (0.5000 to 0.7000)", ""]
+    assert rows[1][5] == "+0.0000 ± 0.1414 (-0.1000 to +0.1000)"
+    assert rows[2][2:] == ["1, 1 failed", "0.8000 (0.8000 to 0.8000)", "0.8000 (0.8000 to 0.8000)", ""]
+    assert rows[3][4:] == ["0.5000 ± 0.5657 (0.1000 to 0.9000)", "+0.1000 (+0.1000 to +0.1000)"]  # of the seed that both have
 
 
 def test_seeds_alone_have_no_difference():
     header, rows = over_seeds([trial(0, 0.5, seed="0"), trial(1, 0.7, seed="1")])
     assert header == ["seeds", "validation accuracy", "test accuracy"]
-    assert rows == [["2", "0.6000 (0.5000 to 0.7000)", "0.6000 (0.5000 to 0.7000)"]]
+    assert rows == [["2", "0.6000 ± 0.1414 (0.5000 to 0.7000)", "0.6000 ± 0.1414 (0.5000 to 0.7000)"]]
+
+
+def test_22_ten_seeds_are_summed_up_as_by_numpy():
+    scores = np.random.default_rng(0).uniform(0.5, 0.9, 10)
+    trials = [trial(number, float(score), seed=str(number)) for number, score in enumerate(scores)]
+    ((seeds, _, test),) = over_seeds([*trials, trial(10, None, seed="10")])[1]
+    assert seeds == "10, 1 failed"
+    figures = [float(figure) for figure in re.findall(r"[\d.]+", test)]
+    assert figures == pytest.approx([scores.mean(), scores.std(ddof=1), scores.min(), scores.max()], abs=5.1e-5)
 
 
 def test_a_sweep_of_one_seed_has_no_table_over_seeds():
@@ -235,8 +246,8 @@ def test_what_broke_off_stays_for_resume_and_outside_the_sweep(cfg, directory):
 
 
 @pytest.mark.slow
-def test_a_sweep_over_seeds_ends_with_their_table(small, tmp_path):
-    """As experiment=augmentation_study sweeps: the seed first, what is compared last."""
+def test_22_a_sweep_over_seeds_ends_with_their_table(small, tmp_path):
+    """As experiment=augmentation_study sweeps: the seed first, what is compared last. All results have the same keys."""
     done = run_sweep(small, tmp_path / "sweep", "seed=0,1", "data.max_rows_per_label=4,8", "augmentation=none,typos")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "sweep" / "seeds.md").read_text().splitlines()
@@ -248,6 +259,16 @@ def test_a_sweep_over_seeds_ends_with_their_table(small, tmp_path):
         ["| 8", "typos", "2"],
     ]
     assert "mean over the seeds" in done.stdout
+    results = [trial.result for trial in read_trials(tmp_path / "sweep")]
+    assert len(results) == 8
+    assert {tuple(shape_of(result)) for result in results} == {tuple(shape_of(results[0]))}
+
+
+def shape_of(node: object, path: str = "") -> list[str]:
+    """Every key at its place, with its value's type."""
+    if not isinstance(node, dict):
+        return [f"{path}: {type(node).__name__}"]
+    return [line for key, value in node.items() for line in shape_of(value, f"{path}.{key}")]
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
-"""A sweep's settings over their seeds: the mean, the smallest and the largest score of each, and what a choice changes.
+"""A sweep's settings over their seeds: mean, standard deviation, smallest and largest score of each, how many of its
+runs failed, and what a choice changes.
 
 Settings are compared seed by seed with the one that has the first value of the last key that was swept, and all else
 alike: of `augmentation=none,eda` with none.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,13 +26,18 @@ def varied_keys(trials: Sequence["Trial"]) -> list[str]:
 
 def by_setting(trials: Sequence["Trial"]) -> dict[Setting, BySeed]:
     """Trials that ended with a score of the first one's metric, in the order in which they were swept."""
-    keys = [key for key in varied_keys(trials) if key != SEED]
-    found: dict[Setting, BySeed] = {}
+    setting_of, found = settings_of(trials), dict[Setting, BySeed]()
     for trial in sorted(trials, key=lambda trial: trial.number):
-        of_setting = found.setdefault(tuple(trial.overrides.get(key, "") for key in keys), {})
+        of_setting = found.setdefault(setting_of[trial.number], {})
         if trial.score("test", trial.monitor) is not None and trial.monitor == trials[0].monitor:
             of_setting[trial.overrides[SEED]] = trial
     return found
+
+
+def settings_of(trials: Sequence["Trial"]) -> dict[int, Setting]:
+    """By the trial's number."""
+    keys = [key for key in varied_keys(trials) if key != SEED]
+    return {trial.number: tuple(trial.overrides.get(key, "") for key in keys) for trial in trials}
 
 
 def differences(settings: dict[Setting, BySeed]) -> dict[Setting, list[float]]:
@@ -52,23 +59,26 @@ def over_seeds(trials: Sequence["Trial"]) -> tuple[list[str], list[list[str]]]:
         return [], []
     keys.remove(SEED)
     settings = by_setting(trials)
-    changes = differences(settings)
+    changes, setting_of = differences(settings), settings_of(trials)
+    failed = Counter(setting_of[trial.number] for trial in trials if trial.failed)
     header = [*keys, "seeds", f"validation {monitor}", f"test {monitor}"]
     if keys:
         header.append(f"difference of test to {keys[-1]}={next(iter(settings))[-1]}")
     rows = []
     for setting, of_seeds in settings.items():
         scores = [[trial.result[stage][monitor] for trial in of_seeds.values()] for stage in ("validation", "test")]
-        row = [*setting, str(len(of_seeds)), *(spread(of_stage, ".4f") for of_stage in scores)]
+        seeds = f"{len(of_seeds)}, {failed[setting]} failed" if failed[setting] else str(len(of_seeds))
+        row = [*setting, seeds, *(spread(of_stage, ".4f") for of_stage in scores)]
         rows.append([*row, spread(changes.get(setting, []), "+.4f")][: len(header)])
     return header, rows
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """`mean (smallest to largest)`"""
+    """`mean ± standard deviation (smallest to largest)`; of one value there is no deviation."""
     if not values:
         return ""
-    return f"{statistics.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{form}}{deviation} ({min(values):{form}} to {max(values):{form}})"
 
 
 def _test(trial: "Trial") -> float:

@@ -106,7 +106,7 @@ def write_tables(trials: Sequence[Trial], directory: Path) -> None:
     header, rows = over_seeds(trials)
     if rows:
         (directory / "seeds.md").write_text(markdown(header, rows), "utf-8")
-        print_table(header, rows, "mean over the seeds (smallest to largest)")
+        print_table(header, rows, "mean over the seeds ± standard deviation (smallest to largest)")
     plot_depths(trials, directory)
 
 

@@ -1,6 +1,7 @@
 """When a training step went wrong: gradients that are no numbers, losses far beyond the others, runs that diverge."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,18 @@ def has_diverged(first: float, latest: Sequence[float]) -> bool:
     return len(latest) >= FEWEST and float(torch.tensor(list(latest)).median()) > DIVERGED * max(first, 0.1)
 
 
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """() the L2 norm over all that is trained, other processes' shares included."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm: Any = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if is_share(norm) else norm
+
+
+def is_share(value: Tensor) -> bool:
+    """Whether it is a process's share of a tensor: trainer=fsdp."""
+    return hasattr(value, "full_tensor")
+
+
 def leave_out_step_(optimizer: Optimizer) -> None:
     """Without gradients an optimizer changes neither weights nor moments."""
     for group in optimizer.param_groups:
@@ -45,4 +58,5 @@ def leave_out_step_where_(is_bad: Tensor, optimizer: Optimizer) -> None:
 
 
 def decides_on_device(optimizer: Optimizer) -> bool:
-    return all(group.get("fused") for group in optimizer.param_groups)
+    groups = optimizer.param_groups
+    return all(group.get("fused") and not any(map(is_share, group["params"])) for group in groups)

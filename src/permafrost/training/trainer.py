@@ -51,6 +51,10 @@ def make_trainer(
     """
     max_minutes, counts_batches = options["max_minutes"], isinstance(options["val_check_interval"], int)
     own = {name: value for name, value in options.items() if name not in ("max_minutes", "requeue")}
+    if is_sharded := own["strategy"] == "fsdp":
+        from permafrost.training.sharding import Sharded
+
+        own["strategy"] = Sharded()
     # Deterministic torch else fills each new buffer, lest it be read before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return lightning.Trainer(
@@ -61,6 +65,7 @@ def make_trainer(
         logger=list(loggers),
         plugins=[CheckpointFiles(), *slurm()],
         default_root_dir=run_dir,
+        inference_mode=not is_sharded,  # weights that are made whole there serve in training, too
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the plan of batches cuts the shares itself
         reload_dataloaders_every_n_epochs=1,  # each epoch has a plan of its own

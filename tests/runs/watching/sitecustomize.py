@@ -1,7 +1,9 @@
 """For tests of several processes: with this directory on PYTHONPATH, a run writes down what its processes do.
 
 Each appends to WATCHED-RANK.jsonl: of each training batch its step, rows and loss; the count of numbers in each sum
-over the processes (`summed`), and in each sending of weights (`sent`). With RAISES=RANK:STEP that process fails there.
+over the processes (`summed`), in each sending of weights (`sent`), and in what it keeps of the trained weights (`kept`)
+and of their moments (`moments`) where each process has a share. With RAISES=RANK:STEP that process fails there; with
+SPOILS=RANK:STEP its loss is not a number there, and each step has the sum of the weights, where they are whole.
 """
 
 import json
@@ -40,12 +42,19 @@ def watched_send(group, tensors, *arguments):
 
 
 def watched_step(self, batch, batch_idx):
-    loss, number = step(self, batch, batch_idx), self.trainer.global_step
-    rank = note(step=number, rows=batch.row_ids.tolist() if batch.loss_scale else [], loss=float(loss))
+    number, weights = self.trainer.global_step, {}
+    if "SPOILS" in os.environ and not any(hasattr(p, "to_local") for p in self.parameters()):
+        weights = {"weights": sum(float(p.detach().double().sum()) for p in self.parameters())}
+    if "SHARES" in os.environ and number == 2:
+        mine = [p.to_local().numel() for p in self.parameters() if hasattr(p, "to_local")]
+        states = [value for moments in self.optimizers().state.values() for value in moments.values()]
+        note(kept=sum(mine), moments=sum(v.to_local().numel() for v in states if hasattr(v, "to_local")))
+    loss = step(self, batch, batch_idx)
+    rank = note(step=number, rows=batch.row_ids.tolist() if batch.loss_scale else [], loss=float(loss), **weights)
     if os.environ.get("RAISES") == f"{rank}:{number}":
         note(raised=time.time())
         raise RuntimeError("planted")
-    return loss
+    return loss * float("nan") if os.environ.get("SPOILS") == f"{rank}:{number}" else loss
 
 
 if "WATCHED" in os.environ:

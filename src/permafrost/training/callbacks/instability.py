@@ -1,5 +1,6 @@
 """Leaves out steps that would ruin the weights, goes back to the last checkpoint after several, and gives up."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,12 @@ from torch.optim import Optimizer
 from permafrost.data.batching import Batch
 from permafrost.data.rows import WHERE, StoredRows
 from permafrost.errors import TrainingError
-from permafrost.training.checkpoints import newest_good
+from permafrost.training.checkpoints import gathered, newest_good
 from permafrost.training.sealed import read_sealed
 from permafrost.training.stability import (
     FEWEST,
     decides_on_device,
+    gradient_norm,
     has_diverged,
     is_spike,
     leave_out_step_,
@@ -82,7 +84,8 @@ class Instability(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Optimizer) -> None:
         if isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None:
             return  # a gradient scaler leaves steps out by itself, and some at its start on purpose
-        step = Step(trainer.global_step, self._mean_loss(trainer), norm_of(module, optimizer), self.batches)
+        norm = gradient_norm(optimizer) if module.gradient_norm is None else module.gradient_norm
+        step = Step(trainer.global_step, self._mean_loss(trainer), norm, self.batches)
         if step.norm.device.type == "cpu" or self.spike_z is not None or not decides_on_device(optimizer):
             bad = trainer.strategy.reduce_boolean_decision(self._is_bad(step), all=False)
             if bad:
@@ -129,10 +132,14 @@ class Instability(Callback):
             )
 
     def _tell(self, trainer: Trainer, module: Any, step: Step) -> None:
+        """Of several processes the rows of those whose own loss is not finite; of all, where each one's is."""
+        shares = gathered((float(step.loss), self._names(step)), trainer.world_size)
+        spoiled = [names for loss, names in shares if not math.isfinite(loss)] or [names for _, names in shares]
         if trainer.is_global_zero:
+            loss = sum(loss for loss, _ in shares) / len(shares)
             self.console.print(
-                f"  step {step.number + 1}: loss {float(step.loss):.4g}, gradient {float(step.norm):.4g}: left out, "
-                f"{module.skipped_in_a_row} in a row; its rows: {self._names(step)}",
+                f"  step {step.number + 1}: loss {loss:.4g}, gradient {float(step.norm):.4g}: left out, "
+                f"{module.skipped_in_a_row} in a row; its rows: {'; '.join(spoiled)}",
                 markup=False,
             )
 
@@ -160,14 +167,6 @@ class Instability(Callback):
         restore_weights_(trainer, module, read_sealed(path))
         if trainer.is_global_zero:
             self.console.print(f"  back to the weights of {path}, and on with the next rows", markup=False)
-
-
-def norm_of(module: Any, optimizer: Optimizer) -> Tensor:
-    """Of the gradient of all that is trained, where no callback before has measured it."""
-    if module.gradient_norm is not None:
-        return module.gradient_norm
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
 
 
 def restore_weights_(trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
