@@ -226,7 +226,7 @@ def test_a_seed_of_the_synthesis_study_from_end_to_end(module, monkeypatch, writ
     write_rows(written / "weather", {"train": 40, "validation": 16, "test": 24})
     files = {name: f"{name}.csv" for name in ("train", "validation", "test")}
     source = synthesis.Source(files, "text", {"warm": "warm", "cold": "cold"})
-    small = f" model.path={tiny_model_dir} trainer=cpu data.cache_dir={written}/cache"
+    small = f" model.path={tiny_model_dir} trainer=cpu optimizer.lr=1e-2 data.cache_dir={written}/cache"
     lines = {
         name: line.replace("max_new_tokens=64", "max_new_tokens=24") + small for name, line in synthesis.RUNS.items()
     }

@@ -13,7 +13,7 @@ from tests.runs.conftest import command
 
 RESULT_KEYS = [
     *("task", "data", "model", "seed", "status", "epochs", "steps", "parameters", "frozen_blocks", "seconds"),
-    *("tokens", "peak_memory_mb", "validation", "test", "compression"),
+    *("tokens", "peak_memory_mb", "allow_leaks", "validation", "test", "compression"),
 ]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from permafrost.data.duplicates import asked_texts
 from permafrost.data.examination import Findings
 from permafrost.data.labels import class_counts, classes_by_row
-from permafrost.data.problems import CODES, ProblemLog, as_json
+from permafrost.data.problems import CODES, LEAKS_ALLOWED, ProblemLog, as_json
 from permafrost.data.rows import StoredRows
 
 Card = dict[str, Any]
@@ -187,6 +187,6 @@ def leak_lines(card: Card) -> Iterator[str]:
         why = "where short texts repeat by themselves, as in chats, data.allow_leaks=true keeps them"
         yield f"  that is {share:.0%} of train: {why}"
     if card["allow_leaks"]:
-        yield "data.allow_leaks=true: rows that stand in validation or test were left in train"
+        yield LEAKS_ALLOWED
     if card["conflicts"]:
         yield f"conflicts: rows that ask what an earlier one does and are answered otherwise: {card['conflicts']:,}"
