@@ -19,7 +19,21 @@ from permafrost.config import DataSettings, read_data_settings
 from permafrost.data.problems import CODES
 from permafrost.tasks.binding import kind_of
 from permafrost.tasks.declared import declared_roles
-from tests.planted import CSV, DIALOGUES, FAULTS, HELD_OUT, JSONL, SENTENCES, WHOLE, Fault, texts
+from tests.planted import (
+    CSV,
+    DIALOGUES,
+    FAULTS,
+    HELD_OUT,
+    JSONL,
+    LISTS,
+    PAIRS,
+    SENTENCES,
+    TARGETS,
+    WHOLE,
+    Fault,
+    as_parquet,
+    texts,
+)
 from tests.runs.conftest import CONF, ROOT, compose_config
 
 SPLITS = ("train", "validation", "test")
@@ -188,7 +202,11 @@ FUZZED = {
     "train.jsonl.gz": ("acts", gzip.compress(DIALOGUES.encode())),
     "train.conll": ("ner", SENTENCES.encode()),
     "train.txt": ("language_modeling", CSV.encode()),
-    "train.parquet": ("classification", b"PAR1" + bytes(range(64)) + b"PAR1"),
+    "train.parquet": ("classification", as_parquet()),
+    "train.conll.gz": ("ner", gzip.compress(SENTENCES.encode())),
+    "train.mult.jsonl": ("multi_label", LISTS.encode()),
+    "train.pair.jsonl": ("generation", PAIRS.encode()),
+    "train.score.csv": ("regression", TARGETS.encode()),
 }
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=6)), min_size=1, max_size=8)
 

@@ -26,6 +26,7 @@ CODES = {
     "E204": "JSON that is no object",
     "E205": "two files of parallel text that do not fit",
     "E301": "no column for what the task asks",
+    "E302": "two columns of one name",
     "E401": "no label",
     "E402": "not a number",
     "E403": "half a character",
