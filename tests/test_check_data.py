@@ -166,6 +166,21 @@ def test_the_card_by_hand(tmp_path):
     assert card["scripts"]["train"] == {"LATIN": 0.84, "CYRILLIC": 0.16}  # 21 and 4 letters
     assert card["examples"][1] == {"of": "cold", "text": "ice"}
     assert sum(card["tokens"]["splits"]["train"]["histogram"]) == 4
+    assert card["languages"]["train"] == {}  # four nouns tell none
+
+
+def test_the_screen_has_languages_lengths_and_examples(tmp_path):
+    rows = [("the sun is hot", "warm"), ("it was the coldest of days " * 9, "cold"), ("der Schnee ist kalt", "cold")]
+    files = {"train.csv": "text,label\n" + "".join(f"{text},{label}\n" for text, label in rows)}
+    card, _, log = checked(tmp_path, "classification", WHOLE["classification"] | files)
+    lines = list(report_lines(card, log, tmp_path))
+    assert "train languages, of the rows whose words tell one: English 66.7%, German 33.3%" in lines
+    assert "an example of warm: 'the sun is hot'" in lines
+    (drawn,) = [line for line in lines if line.startswith("train tokens of a row |")]
+    bars = drawn.split("|")[1]
+    assert bars[-1] != " "  # the longest row is the last bar
+    assert sum(bar != " " for bar in bars) in (2, 3)
+    assert drawn.endswith("the model's window is 512")
 
 
 def test_declared_roles_are_those_of_the_classes():

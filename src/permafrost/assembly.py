@@ -79,7 +79,7 @@ def prepare(settings: Settings) -> Prepared:
     from permafrost.data.augmentation import augmented
     from permafrost.data.balance import row_weights
     from permafrost.data.by_role import Notes
-    from permafrost.data.card import brief_lines
+    from permafrost.data.card import brief_lines, token_lengths
     from permafrost.reading import card_of, read_splits
     from permafrost.tasks.binding import kind_of
     from permafrost.tasks.preparation import encode_splits, first_row_shown
@@ -94,7 +94,9 @@ def prepare(settings: Settings) -> Prepared:
     options |= {"right_context": right_context(settings), "window": window_length(settings)}
     task = kind.from_rows(rows, options)
     encoding = make_encoding(settings, rows["train"])
-    card = card_of(rows, notes, encoding.tokenizer.backend_tokenizer, window_length(settings), CARD_ROWS)
+    tokenizer = encoding.tokenizer.backend_tokenizer
+    lengths = {name: token_lengths(of_split, tokenizer, CARD_ROWS) for name, of_split in rows.items()}
+    card = card_of(rows, notes, lengths, window_length(settings))
     how = settings.augmentation.model_dump(exclude={"there", "back"})
     rows["train"] = augmented(rows, **how, seed=settings.seed, notes=notes, rewrite=writer_of(settings))
     splits = encode_splits(task, rows, encoding, cache_dir)

@@ -14,6 +14,7 @@ import numpy as np
 
 SHINGLE = 5
 BANDS, BAND_ROWS = 25, 5
+BLOCK = 256  # texts that are hashed at once: so few that the processor's cache holds them
 NEIGHBOURS = 4  # before a row in its bucket that it is compared with, besides the bucket's first
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # spreads what is multiplied by it (Knuth, volume 3, section 6.4)
 
@@ -38,19 +39,25 @@ def shingled(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def band_keys(texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """(texts, BANDS) uint64: texts that are alike are likely to have a key in common."""
-    shingles, starts = shingled(texts)
     generator = np.random.default_rng(seed)
     factors = generator.integers(0, 2**32, BANDS * BAND_ROWS, np.uint32) | np.uint32(1)
     keys = np.zeros((len(texts), BANDS), np.uint64)
+    for start in range(0, len(texts), BLOCK):
+        _hash_(keys[start : start + BLOCK], *shingled(texts[start : start + BLOCK]), factors)
+    return keys
+
+
+def _hash_(keys: np.ndarray, shingles: np.ndarray, starts: np.ndarray, factors: np.ndarray) -> None:
+    mixed, shifted = np.empty_like(shingles), np.empty_like(shingles)
     for number, factor in enumerate(factors):
-        mixed = shingles * factor
-        mixed ^= mixed >> np.uint32(15)
+        np.multiply(shingles, factor, out=mixed)
+        np.right_shift(mixed, np.uint32(15), out=shifted)
+        mixed ^= shifted
         mixed *= factor
         smallest = np.minimum.reduceat(mixed, starts).astype(np.uint64)
         band = number // BAND_ROWS
         keys[:, band] = (keys[:, band] ^ smallest) * GOLDEN
         keys[:, band] ^= keys[:, band] >> np.uint64(31)
-    return keys
 
 
 def candidates(keys: np.ndarray) -> np.ndarray:
