@@ -19,7 +19,7 @@ from permafrost.data.rows import StoredRows
 
 Card = dict[str, Any]
 BINS, CLASSES_SHOWN, EXAMPLES, SCRIPT_ROWS = 30, 50, 8, 1_000
-EXAMPLE_CHARACTERS = 160
+EXAMPLE_CHARACTERS, ENCODED_AT_ONCE = 160, 500
 BARS = " ▁▂▃▄▅▆▇█"
 MANY_LEAKS = 0.1  # of train
 
@@ -100,11 +100,9 @@ def token_figures(lengths: Mapping[str, np.ndarray], window: int) -> dict[str, A
 def token_lengths(rows: StoredRows, tokenizer: Any, max_rows: int | None = None) -> np.ndarray:
     """(rows,) tokens of what each row asks, of the first `max_rows`. `tokenizer` is a tokenizers.Tokenizer."""
     counts: list[int] = []
-    for part in rows.slices():
-        texts = asked_texts(part)[: None if max_rows is None else max_rows - len(counts)]
-        counts += [len(one.ids) for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        if len(counts) == max_rows:
-            break
+    texts = islice(_texts(rows), max_rows)
+    while batch := list(islice(texts, ENCODED_AT_ONCE)):
+        counts += [len(one.ids) for one in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
     return np.array(counts, np.int64)
 
 

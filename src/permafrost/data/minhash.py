@@ -38,16 +38,17 @@ def shingled(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band_keys(texts: Sequence[str], seed: int = 0) -> np.ndarray:
-    """(texts, BANDS) uint64: texts that are alike are likely to have a key in common."""
+    """(texts, BANDS) uint32: texts that are alike are likely to have a key in common."""
     generator = np.random.default_rng(seed)
     factors = generator.integers(0, 2**32, BANDS * BAND_ROWS, np.uint32) | np.uint32(1)
-    keys = np.zeros((len(texts), BANDS), np.uint64)
+    keys = np.empty((len(texts), BANDS), np.uint32)
     for start in range(0, len(texts), BLOCK):
-        _hash_(keys[start : start + BLOCK], *shingled(texts[start : start + BLOCK]), factors)
+        keys[start : start + BLOCK] = _keys(*shingled(texts[start : start + BLOCK]), factors)
     return keys
 
 
-def _hash_(keys: np.ndarray, shingles: np.ndarray, starts: np.ndarray, factors: np.ndarray) -> None:
+def _keys(shingles: np.ndarray, starts: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    keys = np.zeros((len(starts), BANDS), np.uint64)
     mixed, shifted = np.empty_like(shingles), np.empty_like(shingles)
     for number, factor in enumerate(factors):
         np.multiply(shingles, factor, out=mixed)
@@ -58,6 +59,7 @@ def _hash_(keys: np.ndarray, shingles: np.ndarray, starts: np.ndarray, factors: 
         band = number // BAND_ROWS
         keys[:, band] = (keys[:, band] ^ smallest) * GOLDEN
         keys[:, band] ^= keys[:, band] >> np.uint64(31)
+    return (keys >> np.uint64(32)).astype(np.uint32)
 
 
 def candidates(keys: np.ndarray) -> np.ndarray:
