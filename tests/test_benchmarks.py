@@ -218,6 +218,17 @@ def test_the_table_of_written_texts(module, written):
 
 
 @pytest.mark.slow
+def test_52_what_checking_costs_grows_as_the_rows_do(module, shared):
+    """In seconds of CPU, which a busy machine changes least; 200,000 rows have a minute on two cores."""
+    data = module("data")
+    costs = {count: data.cost("cleaning=default ", count) for count in (1_000, 50_000, 100_000)}
+    seconds, memory = data.growth(costs[100_000], costs[50_000], costs[1_000])
+    assert float(seconds) <= 2.2
+    assert float(memory) <= 2
+    assert costs[100_000]["seconds"] <= 30
+
+
+@pytest.mark.slow
 def test_a_seed_of_the_synthesis_study_from_end_to_end(module, monkeypatch, written, tiny_model_dir):
     from tests.runs.conftest import write_rows
 

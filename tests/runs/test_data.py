@@ -4,6 +4,8 @@ import csv
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from permafrost.cli import app
@@ -199,6 +201,30 @@ def test_34_a_mixture_trains_and_gives_the_same_again(workers, run_tiny, tmp_pat
 def test_a_mixture_of_nothing_is_refused(run_tiny):
     with pytest.raises(ConfigError, match="data=mixture has no parts"):
         run_tiny("data=mixture")
+
+
+def test_a_label_that_is_probably_wrong_weighs_less(tiny, train_with):
+    from permafrost.assembly import prepare
+    from permafrost.config import read_settings
+
+    train = train_with("hot warm sunny bright hot warm,a day,cold,0")
+    overrides = [*tiny, train, "cleaning.wrong_labels=weigh", "augmentation=aeda"]
+    prepared = prepare(read_settings(compose_config(*overrides)))
+    rows = zip(prepared.rows["train"], prepared.row_weights, strict=True)
+    assert [row["where"] for row, weight in rows if weight < 0.5] == ["train.csv:42", "train.csv:42, copy 1"]
+
+
+@pytest.mark.slow
+def test_more_pretraining_on_texts_without_labels_and_then_the_task(run_tiny):
+    """All but the new head is frozen, so that what the task's run leaves is what the texts' run left."""
+    _, texts = run_tiny("task=language_modeling", "data.columns.text=text", "freezing.blocks=0", name="texts")
+    frozen = ["freezing=head_only", "freezing.blocks=all", "trainer.max_epochs=1"]
+    result, run_dir = run_tiny(f"init_from={texts}", *frozen, name="task")
+    assert result["status"] == "done"
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (texts, run_dir))
+    names = [name for name in before if name.startswith("transformer.")]
+    assert names
+    assert all(torch.equal(before[name], after[name]) for name in names)
 
 
 @pytest.mark.slow
