@@ -91,6 +91,8 @@ def test_24_to_31_a_planted_fault_is_told_with_its_place_and_its_fix(fault, tmp_
     assert found[0]["where"].endswith(fault.place)
     assert bool(found[0]["where"]) == bool(fault.place)
     assert fault.fix in found[0]["fix"] or fault.fix in found[0]["message"]
+    if fault.place and fault.code not in ("E101", "E102", "E103"):  # which are of no row
+        assert found[0]["excerpt"].strip()
     if fault.code.startswith("E"):
         assert {problem["code"] for problem in problems if problem["severity"] == "error"} == {fault.code}
         assert log.errors == 1

@@ -12,6 +12,7 @@ from permafrost.atomic import complete_or_absent
 from permafrost.config import DataSettings, ModelSection
 from permafrost.data.by_role import Notes
 from permafrost.data.card import Card, card_lines, drawn_lines, token_lengths
+from permafrost.data.duplicates import asked_text
 from permafrost.data.examination import has_answers
 from permafrost.data.problems import Problem, ProblemLog, problem_of
 from permafrost.data.rows import WHERE, StoredRows
@@ -94,7 +95,8 @@ def long_rows(splits: Mapping[str, StoredRows], lengths: Mapping[str, np.ndarray
             over = np.flatnonzero(lengths[name] >= window)
             for count, row in zip(lengths[name][over], rows.at(over), strict=True):
                 message = f"{count:,} tokens, and the model reads {window - 1:,} of a row"
-                yield Problem(code="W401", where=row[WHERE], message=message, fix="head=windows data.max_windows=8")
+                fix = "head=windows data.max_windows=8"
+                yield Problem(code="W401", where=row[WHERE], message=message, fix=fix, text=asked_text(row))
 
 
 def report_lines(card: Card | None, log: ProblemLog, output: Path) -> Iterator[str]:

@@ -104,6 +104,9 @@ def _checked_rows(
         else:
             if made is None:
                 left_out.append(row[WHERE])
+                message = f"no text in a row of {split}"
+                problem = Problem(code="W101", where=row[WHERE], message=message, fix="fill it in")
+                notes.log.add(with_excerpt(problem, row))
             elif not bad.errors or policy.on_bad_rows == "quarantine":
                 yield made
     _judge(bad, seen, split, policy)
@@ -160,8 +163,6 @@ def _judge(bad: ProblemLog, seen: int, split: str, policy: RowPolicy) -> None:
 
 
 def _tell(left_out: Sequence[str], types: Mapping[str, set[str]], split: str, notes: Notes) -> None:
-    for where in left_out:
-        notes.log.add(Problem(code="W101", where=where, message=f"no text in a row of {split}", fix="fill it in"))
     if left_out:
         notes.add(f"{split}: left out {len(left_out)} rows without text, the first at {left_out[0]}")
     for label, kinds in types.items():

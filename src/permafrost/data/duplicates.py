@@ -8,6 +8,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,10 @@ def asked_texts(rows: pa.Table) -> list[str]:
     """What each row is told by, as one text."""
     columns = [rows[name].to_pylist() for name in ASKED if name in rows.column_names]
     return ["\n".join(as_text(value) for value in values) for values in zip(*columns, strict=True)]
+
+
+def asked_text(row: Mapping[str, Any]) -> str:
+    return "\n".join(as_text(row[name]) for name in ASKED if name in row)
 
 
 def normalized(text: str) -> str:

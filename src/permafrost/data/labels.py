@@ -97,7 +97,8 @@ def problems_of_acts(splits: Splits) -> Iterator[Problem]:
         for turns, acts, where in zip(*columns, strict=True):
             if len(turns) != len(acts):
                 message = f"{len(turns)} turns, and {len(acts)} labels for them"
-                yield Problem(code="E406", where=where, message=message, fix="give each turn one label")
+                fix = "give each turn one label"
+                yield Problem(code="E406", where=where, message=message, fix=fix, text=", ".join(acts))
         yield from _unknown(rows, known, "E502", f"{name} has the label {{!r}}, which train has not")
     if len(known) < 2:
         fix = "a classifier needs two or more"
@@ -198,4 +199,4 @@ def _unknown(rows: Table, known: set[str], code: str, message: str) -> Iterator[
     for given, where in zip(classes_by_row(rows), rows[WHERE].to_pylist(), strict=True):
         for label in sorted(set(given) - known):
             fix = nearest(label, known).removeprefix("; ")
-            yield Problem(code=code, where=where, message=message.format(label), fix=fix)
+            yield Problem(code=code, where=where, message=message.format(label), fix=fix, text=label)
