@@ -1,8 +1,9 @@
 """What `permafrost check-data` finds in public data sets, and what it costs: python benchmarks/data.py
 
 Every data set beside this clone is read as a run of its task would read it. The cost is of made-up rows, each of 20 to
-60 words drawn as often as ag_news has them, checked with `cleaning=default` in a process of its own: cleaned, looked
-through for exact and near copies, and tokenised. Writes results/data.md and .json, and prints both.
+60 words drawn as often as ag_news has them, in a process of its own: checked, looked through for exact and near copies
+and tokenised, and the same with `cleaning=default`. Labels are turned over in two data sets, and looked for. Writes
+results/data.md and .json, and prints both.
 """
 
 import csv
@@ -13,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -52,47 +54,52 @@ SHOWN = {  # column -> the codes that it counts
     "mojibake": ("W402",),
     "control": ("W403",),
 }
-COUNTS = (50_000, 100_000, 200_000)
+COUNTS = (1_000, 50_000, 100_000, 200_000)  # the first is what it takes to begin
+KINDS = {"as they are": "", "cleaned": "cleaning=default "}
+TURNED = 0.05  # of the labels
 
 
 def main() -> None:
     found = {name: check(line) for name, line in SETS.items()}
-    costs = {count: cost(count) for count in COUNTS}
-    write(found, costs)
+    costs = {kind: {count: cost(line, count) for count in COUNTS} for kind, line in KINDS.items()}
+    write(found, costs, {name: wrong_labels(name) for name in ("sst2", "ag_news")})
 
 
 def check(line: str) -> dict[str, Any]:
-    """The command in a process of its own: seconds of CPU, which a busy machine does not change, peak memory, how it
-    ended, the card's rows, and problems by code."""
+    """The command in a process of its own: seconds, and those of CPU, which a busy machine changes less; peak memory,
+    how it ended, the card's rows, and problems by code."""
     with tempfile.TemporaryDirectory() as directory:
         problems = Path(directory) / "problems.jsonl"
         arguments = [*shlex.split(line.format(shared=SHARED)), f"data.cache_dir={directory}/cache"]
         code = "from permafrost.cli import main; main()"
         command = [sys.executable, "-c", code, "check-data", *arguments, "--output", str(problems)]
+        start = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         told = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
+        waited = time.perf_counter() - start
         seconds = usage.ru_utime + usage.ru_stime
         counts = Counter(json.loads(one)["code"] for one in problems.read_text("utf-8").splitlines())
     rows = [line for line in told.splitlines() if line.startswith(("train:", "validation:", "test:"))]
     print(f"{line}: {seconds:.1f} s, {dict(counts)}")
     return {
-        "command": f"permafrost check-data {line}",
+        "command": f"permafrost check-data {line.format(shared='../shared/data')}",
         "exit_code": os.waitstatus_to_exitcode(status),
         "seconds": round(seconds, 2),
+        "waited": round(waited, 2),
         "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
         "rows": [int(row.split()[1].replace(",", "")) for row in rows],
         "problems": dict(sorted(counts.items())),
     }
 
 
-def cost(count: int) -> dict[str, Any]:
+def cost(line: str, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "train.csv"
         write_rows(path, count)
         size_mb = path.stat().st_size / 2**20
-        whole = check(f"cleaning=default data=files data.train={path}")
+        whole = check(f"{line}data=files data.train={path}")
     return whole | {"file_mb": round(size_mb, 1)}
 
 
@@ -111,12 +118,41 @@ def write_rows(path: Path, count: int) -> None:
             writer.writerow([" ".join(drawn[start : start + length]), "abcd"[number % 4]])
 
 
+def wrong_labels(name: str) -> dict[str, float]:
+    """Of a data set of which some training labels are turned over: how well these are ranked before the others, what
+    share of those that are told of are among them, and they among those; and how often the cheap model that goes by
+    the words is right where it is trained on labels as they were."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    from permafrost.data.readers import read_rows
+    from permafrost.data.wrong_labels import cross_validated, label_quality
+
+    file, text = {"sst2": ("train.tsv", "sentence"), "ag_news": ("train.csv", "text")}[name]
+    rows = list(read_rows(SHARED / name / file))
+    texts, true = [row[text] for row in rows], np.array([int(row["label"]) for row in rows])
+    rng, wrong = random.Random(0), np.zeros(len(rows), bool)
+    wrong[rng.sample(range(len(rows)), int(TURNED * len(rows)))] = True
+    classes = int(true.max()) + 1
+    given = [
+        (label + rng.randrange(1, classes)) % classes if is_wrong else label
+        for label, is_wrong in zip(true, wrong, strict=True)
+    ]
+    quality, told, _ = label_quality(texts, [str(label) for label in given])
+    return {
+        "auroc": float(roc_auc_score(wrong, -quality)),
+        "precision": float(wrong[told].mean()),
+        "recall": float(told[wrong].mean()),
+        "accuracy": float((cross_validated(texts, true).argmax(1) == true).mean()),
+    }
+
+
 def counted(problems: dict[str, int], codes: tuple[str, ...] | None) -> int:
     chosen = [code for code in problems if code.startswith("E")] if codes is None else codes
     return sum(problems.get(code, 0) for code in chosen)
 
 
-def write(found: dict[str, dict[str, Any]], costs: dict[int, dict[str, Any]]) -> None:
+def write(found: dict[str, dict[str, Any]], costs: dict[str, dict[int, dict[str, Any]]], wrong: dict[str, Any]) -> None:
     stated = {"hardware": hardware(), "date": date.today().isoformat()}
     lines = ["# What check-data finds in public data sets", ""]
     lines += [f"`python benchmarks/data.py`; {stated['hardware']}; {stated['date']}. Rows are what is left in train,"]
@@ -126,16 +162,46 @@ def write(found: dict[str, dict[str, Any]], costs: dict[int, dict[str, Any]]) ->
         cells = [f"{counted(of_set['problems'], codes) or '-'}" for codes in SHOWN.values()]
         rows = " + ".join(f"{count:,}" for count in of_set["rows"]) or "-"
         lines.append("| " + " | ".join([name, rows, *cells, f"{of_set['seconds']:.1f}"]) + " |")
-    lines += ["", "## What it costs", ""]
-    lines += ["| rows | file, MB | CPU s | peak memory, MB | CPU ms a row |", "|---|---|---|---|---|"]
-    for count, of_count in costs.items():
-        cells = [f"{count:,}", of_count["file_mb"], f"{of_count['seconds']:.1f}", f"{of_count['peak_memory_mb']:,.0f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} | {1000 * of_count['seconds'] / count:.3f} |")
+    lines += [*cost_lines(costs), *wrong_lines(wrong)]
     lines += ["", "```bash", *(of_set["command"] for of_set in found.values()), "```"]
     (RESULTS / "data.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "data.json").write_text(json.dumps(stated | {"sets": found, "costs": costs}, indent=1) + "\n")
+    stated |= {"sets": found, "costs": costs, "wrong_labels": wrong}
+    (RESULTS / "data.json").write_text(json.dumps(stated, indent=1) + "\n")
     print("\n".join(lines))
-    print(json.dumps(stated | {"costs": costs}))
+
+
+def cost_lines(costs: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+    lines = ["", "## What it costs", ""]
+    lines += [
+        "Rows of 20 to 60 words, checked as they are or with `cleaning=default`. The last columns are of what more"
+    ]
+    lines += ["rows add: CPU seconds to those of half as many, and MB of memory for each MB of the file.", ""]
+    lines += ["| rows | | file, MB | s | CPU s | peak memory, MB | to half the rows | MB a MB |", "|---" * 8 + "|"]
+    for kind, of_kind in costs.items():
+        for count, of_count in of_kind.items():
+            cells = [f"{count:,}", kind, f"{of_count['file_mb']}", f"{of_count['waited']:.1f}"]
+            cells += [f"{of_count['seconds']:.1f}", f"{of_count['peak_memory_mb']:,.0f}"]
+            lines.append(f"| {' | '.join([*cells, *growth(of_count, of_kind.get(count // 2), of_kind[COUNTS[0]])])} |")
+    return lines
+
+
+def wrong_lines(wrong: dict[str, dict[str, float]]) -> list[str]:
+    lines = ["", "## Wrong labels", ""]
+    lines += [f"{TURNED:.0%} of the training labels turned over, and `cleaning.wrong_labels=report`. How well they are"]
+    lines += ["ranked is bounded by how much words alone tell of the label: a row that the cheap model is wrong about"]
+    lines += ["looks like one whose label is.", ""]
+    lines += ["| | AUROC | precision | recall | accuracy of the cheap model |", "|---" * 5 + "|"]
+    rows = ([name, *(f"{value:.3f}" for value in of_set.values())] for name, of_set in wrong.items())
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def growth(here: dict[str, Any], half: dict[str, Any] | None, least: dict[str, Any]) -> list[str]:
+    """Nothing of the first."""
+    seconds = f"{here['seconds'] / half['seconds']:.2f}" if half else ""
+    if here is least:
+        return [seconds, ""]
+    more = here["peak_memory_mb"] - least["peak_memory_mb"]
+    return [seconds, f"{more / (here['file_mb'] - least['file_mb']):.2f}"]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -62,15 +63,15 @@ TASKS: list[Row] = [
 METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity")
 METRICS += ("word_perplexity", "pearson", "spearman", "rmse")
 
-FEW = "experiment=sst2 data.max_train_rows={} callbacks.early_stopping=null yardsticks=false "
-ADAPTED = "init_from=outputs/benchmarks/adaptation-texts-0 "
+# Each seed draws other rows; both kinds have the same ones.
+FEW = "experiment=sst2 data.max_train_rows={} 'data.split_seed=${{seed}}' callbacks.early_stopping=null "
+FEW += "yardsticks=false trainer.max_epochs=10"
+ADAPTED = " init_from=outputs/benchmarks/adaptation-texts-0"
+LABELLED_ROWS, ADAPTATION_SEEDS = (200, 1000), range(3)
 ADAPTATION: list[Row] = [
     ("texts", "experiment=domain_adaptation", (0,)),
-    *((f"{count} rows, as pretrained", FEW.format(count) + "trainer.max_epochs=10", range(3)) for count in (200, 1000)),
-    *(
-        (f"{count} rows, adapted", FEW.format(count) + ADAPTED + "trainer.max_epochs=10", range(3))
-        for count in (200, 1000)
-    ),
+    *((f"{count} rows, as pretrained", FEW.format(count), ADAPTATION_SEEDS) for count in LABELLED_ROWS),
+    *((f"{count} rows, adapted", FEW.format(count) + ADAPTED, ADAPTATION_SEEDS) for count in LABELLED_ROWS),
 ]
 
 FROZEN = "freezing.blocks=4 trainer.max_epochs=3 "
@@ -98,9 +99,7 @@ def main() -> None:
         "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS, **tasks_options),
         "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
         "augmentation": augmentation,
-        "adaptation": lambda: study(
-            "adaptation", "sst2 after more pretraining on its own texts, `model=mini`", ADAPTATION
-        ),
+        "adaptation": adaptation,
         "padding": padding,
         "launch": launch,
         "precision": operations.precision,
@@ -156,7 +155,8 @@ def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
     run_dir = ROOT / "outputs" / "benchmarks" / f"{label.replace(' ', '_').replace(',', '')}-{seed}"
     result = run_dir / "result.json"
     if not result.exists():  # a stopped study goes on where it was
-        arguments = [*line.format(shared=SHARED).split(), f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
+        words = shlex.split(line.replace("{shared}", str(SHARED)))
+        arguments = [*words, f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
         share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
         command = [sys.executable, "train.py", *arguments, "resume=auto"]
         subprocess.run(command, cwd=ROOT, check=True, env=os.environ | share)
@@ -234,6 +234,25 @@ def augmentation() -> None:
     stated |= {"trials": [{"overrides": trial.overrides, **trial.result} for trial in trials]}
     (RESULTS / "augmentation.md").write_text("\n".join(lines) + "\n")
     (RESULTS / "augmentation.json").write_text(json.dumps(stated, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+def adaptation() -> None:
+    """The study, and seed by seed what the adapted model gains on the same rows."""
+    if not SHARED.is_dir():
+        print("adaptation: left out, its data are not beside this clone")
+        return
+    study("adaptation", "sst2 after more pretraining on its own texts, `model=mini`", ADAPTATION)
+    runs = {row["row"]: row["runs"] for row in known_rows("adaptation")}
+    lines = [""]
+    for count in LABELLED_ROWS:
+        before, after = (
+            [run["test"]["accuracy"] for run in runs[f"{count} rows, {kind}"]] for kind in ("as pretrained", "adapted")
+        )
+        gains = [of_after - of_before for of_before, of_after in zip(before, after, strict=True)]
+        lines.append(f"{count} rows: test accuracy changes by {spread(gains)}, over {len(gains)} seeds of other rows.")
+    with (RESULTS / "adaptation.md").open("a") as file:
+        file.write("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -1,11 +1,15 @@
 """Files of rows with one fault each, and what is to be said of it: its code, its place, and words of what to do."""
 
 import gzip
+import io
 import itertools
 import json
 import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
 
 LABELS = ["warm", "cold"]
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo"]
@@ -78,6 +82,13 @@ def sentences(offset: int = 0) -> str:
     return "\n".join(blocks)
 
 
+def as_parquet(offset: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    rows = [{"text": text, "label": label} for text, label in labelled(COUNT, offset)]
+    parquet.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
 def of_all_splits(suffix: str, make: Callable[[int], str]) -> dict[str, str | bytes]:
     return {f"{name}.{suffix}": make(offset) for name, offset in OFFSETS.items()}
 
@@ -134,6 +145,9 @@ BYTES = [
     Fault("windows-1252", "E104", "train.csv:4", "iconv -f windows-1252", csv_with(4, b"caf\xe9,warm")),
     Fault("windows-1252 in json", "E104", "train.json:2", "iconv", {"train.json": b'[\n"\xe9"]'}),
     Fault("utf-16", "E104", "train.csv:1", "iconv -f utf-16", {"train.csv": CSV.encode("utf-16")}),
+    Fault("utf-16, no mark", "E104", "train.csv:1", "iconv -f utf-16-le", {"train.csv": CSV.encode("utf-16-le")}),
+    Fault("windows-1251", "E104", "train.csv:4", "-f windows-1251", csv_with(4, "снег идёт,cold".encode("cp1251"))),
+    Fault("shift_jis", "E104", "train.csv:4", "-f shift_jis", csv_with(4, "雪が降りました,cold".encode("shift_jis"))),
     Fault("a NUL", "E105", "train.csv:5", "tr -d", csv_with(5, b"a\0b,warm")),
 ]
 LINES = [
@@ -158,8 +172,11 @@ LINES = [
     ),
 ]
 VALUES = [
-    Fault("no text column", "E301", "train.csv:2", "columns.text", {"train.csv": as_csv(labelled(9), "txt,label")}),
+    Fault("no text column", "E301", "train.csv:2", "did you mean 'txt'", {"train.csv": CSV.replace("text,", "txt,")}),
     Fault("no label column", "E301", "train.csv:2", "columns.label", {"train.csv": as_csv(labelled(9), "text,l")}),
+    Fault("semicolons", "E301", "train.csv:1", "with commas", {"train.csv": CSV.replace(",", ";")}),
+    Fault("tabs", "E301", "train.csv:1", "data.format=tsv", {"train.csv": CSV.replace(",", "\t")}),
+    Fault("two of one name", "E302", "train.csv:1", "a name of its own", {"train.csv": CSV.replace("label", "text")}),
     Fault("no label", "E401", "train.csv:8", "fill it in", csv_with(8, "words,")),
     Fault("a null label", "E401", "train.jsonl:6", "fill it in", jsonl_with(6, '{"text": "x", "label": null}')),
     Fault("a word for a number", "E402", "train.csv:3", "0.25", csv_with(3, "words,high", TARGETS), "regression"),
@@ -193,13 +210,13 @@ LABELLING = [
         {"train.csv": as_csv([(t, 1) for t in texts(9, 300)], "text,score")},
         "regression",
     ),
-    Fault("two spellings", "W202", "", "alike", csv_with(2, "words here,Warm")),
-    Fault("a single row", "W203", "", "more rows", csv_with(2, "words here,mild")),
+    Fault("two spellings", "W202", "train.csv:2", "alike", csv_with(2, "words here,Warm")),
+    Fault("a single row", "W203", "train.csv:2", "more rows", csv_with(2, "words here,mild")),
     Fault("never tested", "W204", "", "test says nothing", {"test.csv": HELD_OUT.replace("cold", "warm")}),
     Fault(
         "two types",
         "W201",
-        "",
+        "train.jsonl:4",
         "one way",
         jsonl_with(2, '{"text": "words here", "label": 1}', JSONL.replace('"cold"', '"1"')),
     ),

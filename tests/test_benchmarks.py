@@ -1,7 +1,8 @@
-"""The speed benchmark's own parts: python -m pytest tests/test_benchmarks.py"""
+"""Studies that end in a table, not in an error after an hour: python -m pytest tests/test_benchmarks.py"""
 
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,156 @@ def test_both_sides_are_told_the_same(module, name):
 def test_overrides_take_the_place_of_the_commands_own(module):
     command = module("contests").overridden("python train.py store=on store.dir=a seed=1", "store=off trainer=cpu")
     assert command == "python train.py store.dir=a seed=1 store=off trainer=cpu"
+
+
+def test_every_row_of_every_study_is_a_command_that_is_understood(module):
+    from permafrost.config import read_settings
+
+    run, synthesis = module("run"), module("synthesis")
+    lines = [line for rows in (run.PYDOCS, run.REAL, run.TASKS, run.ADAPTATION, run.STORE) for _, line, _ in rows]
+    lines += [line.format("/some/where") for line in synthesis.RUNS.values()]
+    lines += ["experiment=augmentation_study"]
+    assert len(lines) > 30
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for line in lines:
+            read_settings(compose("train", shlex.split(line.replace("{shared}", "/some/where"))))
+
+
+@pytest.fixture
+def written(module, monkeypatch, tmp_path) -> Path:
+    """Where the studies of run.py and synthesis.py read and write in place of this clone."""
+    for name in ("run", "synthesis"):
+        monkeypatch.setattr(module(name), "ROOT", tmp_path)
+        monkeypatch.setattr(module(name), "RESULTS", tmp_path)
+        monkeypatch.setattr(module(name), "SHARED", tmp_path)
+    for name in ("train.py", "conf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def result(accuracy: float, seed: int = 0, **more) -> dict:
+    scores = {stage: {"loss": 1.0, "accuracy": accuracy} for stage in ("validation", "test")}
+    return {"status": "done", "seed": seed, "frozen_blocks": 0, "epochs": 1, "seconds": {"fit": 1.0, "total": 2.0}} | (
+        scores | more
+    )
+
+
+def test_the_augmentation_study_says_on_which_changes_all_seeds_agree(module, monkeypatch, written):
+    from permafrost.reporting.sweep import Trial, record_trial, write_tables
+
+    accuracies = {("20", "none"): [0.5, 0.6], ("20", "eda"): [0.6, 0.61], ("20", "typos"): [0.6, 0.5]}
+    accuracies |= {("100", "none"): [0.7, 0.7], ("100", "eda"): [0.6, 0.65]}
+    directory = written / "outputs" / "benchmarks" / "augmentation"
+
+    def sweep(command, **_):
+        assert command[1:] == ["train.py", "-m", "experiment=augmentation_study", f"hydra.sweep.dir={directory}"]
+        directory.mkdir(parents=True)
+        trials = [
+            Trial(
+                number=number,
+                directory=str(number),
+                overrides={"seed": str(seed), "data.max_rows_per_label": count, "augmentation": kind},
+                monitor="accuracy",
+                mode="max",
+                result=result(accuracies[count, kind][seed], seed),
+            )
+            for number, (seed, (count, kind)) in enumerate((seed, key) for seed in (0, 1) for key in accuracies)
+        ]
+        for trial in trials:
+            record_trial(trial, directory)
+        write_tables(trials, directory)
+
+    monkeypatch.setattr(module("run").subprocess, "run", sweep)
+    module("run").augmentation()
+    lines = (written / "augmentation.md").read_text().splitlines()
+    both = "0.6050 (0.6000 to 0.6100)"
+    assert f"| 20 | eda | 2 | {both} | {both} | +0.0550 (+0.0100 to +0.1000) |" in lines
+    assert lines[-3:] == [
+        "Every seed gains by: eda of 20.",
+        "Every seed loses by: eda of 100.",
+        "For the other 1 of 3 the seeds disagree: no gain is shown.",
+    ]
+    assert len(json.loads((written / "augmentation.json").read_text())["trials"]) == 10
+
+
+def test_the_adaptation_study_compares_seed_by_seed(module, monkeypatch, written):
+    def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
+        assert ("init_from=outputs/benchmarks/adaptation-texts-0" in line) == ("adapted" in label)
+        return result(0.5 + seed / 10 + (0.02 * (seed + 1) if "adapted" in label else 0), seed)
+
+    monkeypatch.setattr(module("run"), "train", train)
+    module("run").adaptation()
+    assert (written / "adaptation.md").read_text().splitlines()[-2:] == [
+        f"{count} rows: test accuracy changes by 0.0400 (0.0200 to 0.0600), over 3 seeds of other rows."
+        for count in (200, 1000)
+    ]
+
+
+def test_the_table_of_written_texts(module, written):
+    synthesis = module("synthesis")
+    seeds = {
+        name: [
+            {
+                "seed": seed,
+                "change": 0.1,
+                "kept": {label: 3 for label in list(source.labels.values())[:1]},
+                "surest": {"positive": "a warm\nday"},
+                "told": "refused 2 empty",
+                "results": {"rows": result(0.5, seed), "rows and texts": result(0.6, seed)},
+            }
+            for seed in (0, 1)
+        ]
+        for name, source in synthesis.SOURCES.items()
+    }
+    synthesis.write(seeds)
+    lines = (written / "synthesis.md").read_text().splitlines()
+    same = "{0} ({0} to {0})"
+    cells = ["sst2", "2", *map(same.format, ("0.5000", "0.6000", "0.1000", "3", "0"))]
+    assert f"| {' | '.join(cells)} |" in lines
+    assert "sst2: 2 of 2 seeds gain. Seed 0 refused 2 empty; the surest are:" in lines
+    assert "- positive: 'a warm day'" in lines
+    assert sum(line.startswith("python train.py") for line in lines) == 3
+    assert json.loads((written / "synthesis.json").read_text())["seeds"]["ag_news"][1]["seed"] == 1
+
+
+@pytest.mark.slow
+def test_52_what_checking_costs_grows_as_the_rows_do(module, shared):
+    """In seconds of CPU, which a busy machine changes least; 200,000 rows have a minute on two cores."""
+    data = module("data")
+    costs = {count: data.cost("cleaning=default ", count) for count in (1_000, 50_000, 100_000)}
+    seconds, memory = data.growth(costs[100_000], costs[50_000], costs[1_000])
+    assert float(seconds) <= 2.2
+    assert float(memory) <= 2
+    assert costs[100_000]["seconds"] <= 30
+
+
+@pytest.mark.slow
+def test_a_seed_of_the_synthesis_study_from_end_to_end(module, monkeypatch, written, tiny_model_dir):
+    from tests.runs.conftest import write_rows
+
+    synthesis = module("synthesis")
+    (written / "weather").mkdir()
+    write_rows(written / "weather", {"train": 40, "validation": 16, "test": 24})
+    files = {name: f"{name}.csv" for name in ("train", "validation", "test")}
+    source = synthesis.Source(files, "text", {"warm": "warm", "cold": "cold"})
+    small = f" model.path={tiny_model_dir} trainer=cpu optimizer.lr=1e-2 data.cache_dir={written}/cache"
+    lines = {
+        name: line.replace("max_new_tokens=64", "max_new_tokens=24") + small for name, line in synthesis.RUNS.items()
+    }
+    monkeypatch.setattr(synthesis, "SOURCES", {"weather": source})
+    monkeypatch.setattr(synthesis, "RUNS", lines)
+    monkeypatch.setattr(synthesis, "SEEDS", (3,))
+    monkeypatch.setattr(synthesis, "WRITTEN", 5)
+    synthesis.main()
+    (seed,) = json.loads((written / "synthesis.json").read_text())["seeds"]["weather"]
+    assert 0 < sum(seed["kept"].values()) <= 10
+    assert seed["results"]["rows and texts"]["steps"] == seed["results"]["rows"]["steps"] == 200
+    assert seed["results"]["writer"]["task"] == "generation"
+    assert seed["told"].startswith("refused ")
+    before = (written / "synthesis.md").read_text()
+    monkeypatch.setattr(module("run").subprocess, "run", None)  # what is there is not run again
+    synthesis.main()
+    assert (written / "synthesis.md").read_text() == before
 
 
 @pytest.fixture

@@ -19,7 +19,21 @@ from permafrost.config import DataSettings, read_data_settings
 from permafrost.data.problems import CODES
 from permafrost.tasks.binding import kind_of
 from permafrost.tasks.declared import declared_roles
-from tests.planted import CSV, DIALOGUES, FAULTS, HELD_OUT, JSONL, SENTENCES, WHOLE, Fault, texts
+from tests.planted import (
+    CSV,
+    DIALOGUES,
+    FAULTS,
+    HELD_OUT,
+    JSONL,
+    LISTS,
+    PAIRS,
+    SENTENCES,
+    TARGETS,
+    WHOLE,
+    Fault,
+    as_parquet,
+    texts,
+)
 from tests.runs.conftest import CONF, ROOT, compose_config
 
 SPLITS = ("train", "validation", "test")
@@ -77,6 +91,8 @@ def test_24_to_31_a_planted_fault_is_told_with_its_place_and_its_fix(fault, tmp_
     assert found[0]["where"].endswith(fault.place)
     assert bool(found[0]["where"]) == bool(fault.place)
     assert fault.fix in found[0]["fix"] or fault.fix in found[0]["message"]
+    if fault.place and fault.code not in ("E101", "E102", "E103"):  # which are of no row
+        assert found[0]["excerpt"].strip()
     if fault.code.startswith("E"):
         assert {problem["code"] for problem in problems if problem["severity"] == "error"} == {fault.code}
         assert log.errors == 1
@@ -152,6 +168,21 @@ def test_the_card_by_hand(tmp_path):
     assert card["scripts"]["train"] == {"LATIN": 0.84, "CYRILLIC": 0.16}  # 21 and 4 letters
     assert card["examples"][1] == {"of": "cold", "text": "ice"}
     assert sum(card["tokens"]["splits"]["train"]["histogram"]) == 4
+    assert card["languages"]["train"] == {}  # four nouns tell none
+
+
+def test_the_screen_has_languages_lengths_and_examples(tmp_path):
+    rows = [("the sun is hot", "warm"), ("it was the coldest of days " * 9, "cold"), ("der Schnee ist kalt", "cold")]
+    files = {"train.csv": "text,label\n" + "".join(f"{text},{label}\n" for text, label in rows)}
+    card, _, log = checked(tmp_path, "classification", WHOLE["classification"] | files)
+    lines = list(report_lines(card, log, tmp_path))
+    assert "train languages, of the rows whose words tell one: English 66.7%, German 33.3%" in lines
+    assert "an example of warm: 'the sun is hot'" in lines
+    (drawn,) = [line for line in lines if line.startswith("train tokens of a row |")]
+    bars = drawn.split("|")[1]
+    assert bars[-1] != " "  # the longest row is the last bar
+    assert sum(bar != " " for bar in bars) in (2, 3)
+    assert drawn.endswith("the model's window is 512")
 
 
 def test_declared_roles_are_those_of_the_classes():
@@ -188,7 +219,11 @@ FUZZED = {
     "train.jsonl.gz": ("acts", gzip.compress(DIALOGUES.encode())),
     "train.conll": ("ner", SENTENCES.encode()),
     "train.txt": ("language_modeling", CSV.encode()),
-    "train.parquet": ("classification", b"PAR1" + bytes(range(64)) + b"PAR1"),
+    "train.parquet": ("classification", as_parquet()),
+    "train.conll.gz": ("ner", gzip.compress(SENTENCES.encode())),
+    "train.mult.jsonl": ("multi_label", LISTS.encode()),
+    "train.pair.jsonl": ("generation", PAIRS.encode()),
+    "train.score.csv": ("regression", TARGETS.encode()),
 }
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=6)), min_size=1, max_size=8)
 

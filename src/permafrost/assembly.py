@@ -66,7 +66,7 @@ def prepare(settings: Settings) -> Prepared:
     from permafrost.data.augmentation import augmented
     from permafrost.data.balance import row_weights
     from permafrost.data.by_role import Notes
-    from permafrost.data.card import brief_lines
+    from permafrost.data.card import brief_lines, token_lengths
     from permafrost.reading import card_of, read_splits
     from permafrost.tasks.binding import kind_of
     from permafrost.tasks.preparation import encode_splits, first_row_shown
@@ -81,15 +81,18 @@ def prepare(settings: Settings) -> Prepared:
     options |= {"right_context": right_context(settings), "window": window_length(settings)}
     task = kind.from_rows(rows, options)
     encoding = make_encoding(settings, rows["train"])
-    card = card_of(rows, notes, encoding.tokenizer.backend_tokenizer, window_length(settings), CARD_ROWS)
+    tokenizer = encoding.tokenizer.backend_tokenizer
+    lengths = {name: token_lengths(of_split, tokenizer, CARD_ROWS) for name, of_split in rows.items()}
+    card = card_of(rows, notes, lengths, window_length(settings))
+    say([*notes.lines, *brief_lines(card)])  # here, since copies may be written by a model, which takes its time
+    said = len(notes.lines)
     how = settings.augmentation.model_dump(exclude={"there", "back"})
     rows["train"] = augmented(rows, **how, seed=settings.seed, notes=notes, rewrite=writer_of(settings))
     splits = encode_splits(task, rows, encoding, cache_dir)
     for name, split in splits.items():
         cut = f", {split.truncated_rows:,} of them cut: {split.share_read:.1%} read" if split.truncated_rows else ""
         notes.add(f"{name}: {len(split):,} rows, {int(split.lengths.sum()):,} tokens{cut}")
-    for line in [*notes.lines, *brief_lines(card), *first_row_shown(splits["train"], encoding.tokenizer)]:
-        console.print(f"  {line}", markup=False)
+    say([*notes.lines[said:], *first_row_shown(splits["train"], encoding.tokenizer)])
     return Prepared(
         task=task,
         encoding=encoding,
@@ -99,6 +102,11 @@ def prepare(settings: Settings) -> Prepared:
         quarantined=notes.quarantined,
         row_weights=row_weights(splits["train"], settings.data.balance, worth_of(settings, rows["train"], notes)),
     )
+
+
+def say(lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(f"  {line}", markup=False)
 
 
 def make_encoding(settings: Settings, train: "StoredRows") -> "Encoding":

@@ -11,7 +11,8 @@ import permafrost
 from permafrost.atomic import complete_or_absent
 from permafrost.config import DataSettings, ModelSection
 from permafrost.data.by_role import Notes
-from permafrost.data.card import Card, card_lines, token_lengths
+from permafrost.data.card import Card, card_lines, drawn_lines, token_lengths
+from permafrost.data.duplicates import asked_text
 from permafrost.data.examination import has_answers
 from permafrost.data.problems import Problem, ProblemLog, problem_of
 from permafrost.data.rows import WHERE, StoredRows
@@ -44,9 +45,10 @@ def examined(settings: DataSettings, notes: Notes) -> Card:
     rows = read_splits(settings, declared_roles(settings.task.kind), notes, near=True)
     tokenizer, window = tokenizer_and_window(settings.model)
     window = min(settings.data.max_length or window, window)
-    for problem in long_rows(rows, tokenizer, window):
+    lengths = {name: token_lengths(of_split, tokenizer) for name, of_split in rows.items()}
+    for problem in long_rows(rows, lengths, window):
         notes.log.add(problem)
-    return card_of(rows, notes, tokenizer, window)
+    return card_of(rows, notes, lengths, window)
 
 
 def tokenizer_and_window(model: ModelSection) -> tuple[Any, int]:
@@ -86,20 +88,22 @@ class Words:
         self.ids = ids or []
 
 
-def long_rows(splits: Mapping[str, StoredRows], tokenizer: Any, window: int) -> Iterator[Problem]:
+def long_rows(splits: Mapping[str, StoredRows], lengths: Mapping[str, np.ndarray], window: int) -> Iterator[Problem]:
     """Of tasks that cut a long text; others read all of it in windows."""
-    for rows in splits.values():
+    for name, rows in splits.items():
         if "text" in rows.column_names and has_answers(rows):
-            lengths, places = token_lengths(rows, tokenizer), rows[WHERE].to_pylist()
-            for row in np.flatnonzero(lengths >= window):
-                message = f"{lengths[row]:,} tokens, and the model reads {window - 1:,} of a row"
-                yield Problem(code="W401", where=places[row], message=message, fix="head=windows data.max_windows=8")
+            over = np.flatnonzero(lengths[name] >= window)
+            for count, row in zip(lengths[name][over], rows.at(over), strict=True):
+                message = f"{count:,} tokens, and the model reads {window - 1:,} of a row"
+                fix = "head=windows data.max_windows=8"
+                yield Problem(code="W401", where=row[WHERE], message=message, fix=fix, text=asked_text(row))
 
 
 def report_lines(card: Card | None, log: ProblemLog, output: Path) -> Iterator[str]:
     """What check-data says on the screen."""
     if card is not None:
         yield from card_lines(card)
+        yield from drawn_lines(card)
     yield from log.lines()
     warnings = log.counts.total() - log.errors
     yield f"{log.errors:,} errors, {warnings:,} warnings; all of them: {output}"

@@ -204,6 +204,7 @@ def describe(
         "seconds": clock.report(),
         "tokens": {"trained": int(trained_tokens), "trunk": tokens_computed},
         "peak_memory_mb": round(peak_memory_mb(), 1),
+        "allow_leaks": any(part.data.allow_leaks for part in settings.by_part().values()),
         **scores,
         "compression": [],
     }

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from permafrost.config import DataSection, DataSettings, Settings
 from permafrost.data import sources
 from permafrost.data.by_role import Notes, RowPolicy
-from permafrost.data.card import Card, data_card, token_lengths
+from permafrost.data.card import Card, data_card
 from permafrost.data.cleaning import Cleaner, Steps
 from permafrost.data.examination import NEAR_ROWS, Examination, examine
 from permafrost.data.missing import Missing, fill_missing
@@ -90,11 +92,8 @@ def examination(settings: Settings | DataSettings, splits: Mapping[str, StoredRo
     )
 
 
-def card_of(
-    rows: Mapping[str, StoredRows], notes: Notes, tokenizer: Any, window: int, max_rows: int | None = None
-) -> Card:
-    """The data card of examined rows. `tokenizer` is a tokenizers.Tokenizer, and tells the lengths of `max_rows`."""
+def card_of(rows: Mapping[str, StoredRows], notes: Notes, lengths: Mapping[str, np.ndarray], window: int) -> Card:
+    """The data card of examined rows; `lengths` in tokens, of all or of the first of each split."""
     assert notes.findings is not None, "the rows have been examined"
-    lengths = {name: token_lengths(of_split, tokenizer, max_rows) for name, of_split in rows.items()}
     quarantined = len(notes.quarantined)
     return data_card(rows, notes.findings, notes.log, lengths, window, cleaned=notes.cleaned, quarantined=quarantined)

@@ -119,6 +119,23 @@ def test_targets_that_are_missing(how, expected, absent, tmp_path):
     assert filled["train"]["target"].to_pylist() == [1, 2, expected, 3, 9]
 
 
+@pytest.mark.parametrize("policy", [{"label": "most_frequent"}, {"label": "drop"}])
+def test_where_no_label_is_known_none_is_made_up(policy, tmp_path):
+    rows = [{"text": f"t{i}", "label": None, "where": f"f:{i}"} for i in range(3)]
+    splits = splits_of(rows, tmp_path, keep_missing_labels=True)
+    if policy["label"] == "drop":
+        assert fill_missing(splits, Missing(**policy), Notes(), tmp_path)["train"].num_rows == 0
+    else:
+        with pytest.raises(DataError, match=r"no training row has a label; give its column with data.columns.label"):
+            fill_missing(splits, Missing(**policy), Notes(), tmp_path)
+
+
+def test_where_no_target_is_known_none_is_made_up(tmp_path):
+    splits = splits_of([{"text": "t", "score": "", "where": "f:0"}], tmp_path, keep_missing_targets=True)
+    with pytest.raises(DataError, match=r"no training row has a target; give its column with data.columns.target"):
+        fill_missing(splits, Missing(target="median"), Notes(), tmp_path)
+
+
 def test_a_word_for_a_number_is_not_missing(tmp_path):
     with pytest.raises(DataError, match="'high' in column 'score' is not a number"):
         splits_of([{"text": "t", "score": "high", "where": "f:0"}], tmp_path, keep_missing_targets=True)

@@ -1,8 +1,13 @@
 """Each step by hand, their order, the counts, and what is never lost: words, tags, and the meaning of code."""
 
-import pytest
+import re
+import time
 
-from permafrost.data.cleaning import Cleaner, Steps, even_whitespace, mend_encoding, without_html
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from permafrost.data.cleaning import Cleaner, Steps, even_whitespace, mend_encoding, without_hidden, without_html
 
 ALL = Steps(encoding=True, html=True, unicode="NFC", control=True, boilerplate=["Sent from my \\w+"], whitespace=True)
 ORIGINALS = [
@@ -41,6 +46,28 @@ def test_text_that_is_right_is_left_alone(text):
 )
 def test_html(text, expected):
     assert without_html(text) == expected
+
+
+PIECES = st.sampled_from(
+    ["<script>", "<STYLE a='b'>", "</script>", "</Style>", "<!--", "-->", "<script", "x", "\n", ">"]
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(st.lists(PIECES, max_size=12))
+def test_what_a_page_does_not_show_is_what_one_pattern_finds(pieces):
+    text = "".join(pieces)
+    pattern = re.compile(r"<(script|style)\b[^<>]*>.*?</\1>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+    assert without_hidden(text) == pattern.sub(" ", text)
+
+
+@pytest.mark.parametrize(
+    "piece", ["<script>", "<!--", "<script ", "<a ", "&#", "\r", " \n", "\u200b", "<style></script>"]
+)
+def test_30_a_long_text_of_any_piece_takes_no_minutes(piece):
+    start = time.process_time()
+    Cleaner(ALL)({"text": f"a {piece * 200_000} b"})
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

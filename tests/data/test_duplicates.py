@@ -46,6 +46,13 @@ def edited(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
+def half_replaced(text: str, rng: random.Random) -> str:
+    words = text.split()
+    for place in rng.sample(range(len(words)), len(words) // 2):
+        words[place] = rng.choice(WORDS)
+    return " ".join(words)
+
+
 def test_equal_but_for_case_blanks_and_width():
     assert normalized("\uff34he  \ufb01rst\nLINE ") == normalized("the first line")
     assert normalized("the first line") != normalized("the first lines")
@@ -80,10 +87,12 @@ def test_similarity_is_that_of_the_sets_of_runs(store):
 
 
 def test_32_planted_near_copies_are_found_and_no_others(store):
+    """Beside unrelated texts stand some that share half of their words with a training row: no copies."""
     rng = random.Random(0)
-    base, others = drawn(400, seed=1), drawn(400, seed=2)
+    base, others = drawn(400, seed=1), drawn(200, seed=2)
+    half = [half_replaced(text, rng) for text in base[1::4]]
     stored, digests = store(
-        train=base, validation=others[:200], test=[*(edited(text, rng) for text in base[::4]), *others[200:]]
+        train=base, validation=[*others, *half], test=[*(edited(text, rng) for text in base[::4]), *others[100:]]
     )
     copies = [*near_copies(stored, digests), *exact_copies(digests)]
     found, planted = set(leaked_rows(copies)), set(range(0, 400, 4))

@@ -6,7 +6,17 @@ import random
 import numpy as np
 import pytest
 
-from permafrost.data.minhash import BAND_ROWS, BANDS, alike, band_keys, candidates, jaccard, shingle_set, shingled
+from permafrost.data.minhash import (
+    BAND_ROWS,
+    BANDS,
+    alike,
+    band_keys,
+    blocks,
+    candidates,
+    jaccard,
+    shingle_set,
+    shingled,
+)
 from tests.planted import WORDS
 
 
@@ -65,6 +75,15 @@ def test_52_a_bucket_of_many_costs_no_square():
 
 def test_without_texts_there_are_no_pairs():
     assert candidates(band_keys(["a"])).tolist() == []
+
+
+def test_blocks_are_of_so_many_characters_and_one_text_at_least(monkeypatch):
+    texts = ["a" * length for length in (3, 3, 3, 9, 1, 6, 2)]
+    monkeypatch.setattr("permafrost.data.minhash.BLOCK", 7)
+    assert list(blocks(texts)) == [(0, 2), (2, 3), (3, 4), (4, 6), (6, 7)]
+    assert list(blocks([])) == []
+    expected = np.concatenate([band_keys([text]) for text in texts])
+    assert (band_keys(texts) == expected).all()
 
 
 def test_of_alike_rows_each_names_the_earliest():

@@ -231,3 +231,31 @@ def test_a_file_is_read_as_its_rows_are_asked_for(suffix, tmp_path):
     rows = readers.read_rows(tmp_path / f"a.txt{suffix}")
     assert [next(rows)["text"] for _ in range(1000)][-1] == "a plain line"
     assert re.search(r"a.txt.*:100002: byte 1300008 \(0xe9\)", str(list(rows)[-1]["fault"]))
+
+
+ENCODED = {
+    "windows-1252": ["café au lait", "naïve résumé über", "Ærø"],
+    "windows-1251": ["снег идёт на пустой улице", "Привет, мир"],
+    "koi8-r": ["снег идёт на пустой улице", "Привет, мир"],
+    "shift_jis": ["今日は寒いです、雪が降りました", "東京タワーに行きました"],
+    "euc-kr": ["오늘은 날씨가 따뜻합니다", "안녕하세요"],
+    "gb18030": ["今天天气很好我们去海边", "电影很好看"],
+}
+
+
+@pytest.mark.parametrize(("encoding", "text"), [(name, text) for name, texts in ENCODED.items() for text in texts])
+def test_29_the_encoding_is_guessed_from_the_line(encoding, text, tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text,label\n" + f"{text},a\n".encode(encoding))
+    (row,) = read_rows(tmp_path / "a.csv")
+    assert f"perhaps {encoding}" in row["fault"].message
+    assert f"iconv -f {encoding} -t utf-8" in row["fault"].fix
+    assert text in row["fault"].text
+
+
+def test_a_column_by_a_name_that_readers_use_is_not_taken_for_it(tmp_path):
+    from permafrost.data.roles import columns_of
+
+    (tmp_path / "a.csv").write_text("text,where\nx,Rome\n")
+    (row,) = read_rows(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"no column 'where' for data.columns.label"):
+        columns_of("label", {"label": "where"}, row)

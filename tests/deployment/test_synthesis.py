@@ -1,4 +1,4 @@
-"""New rows: those that a judge believes, none twice and none that train has; what writes and judges is played here."""
+"""New rows: those a judge believes, none twice and none that train has or nearly has; writer and judge are played."""
 
 from collections import Counter
 
@@ -42,7 +42,8 @@ def test_the_surest_of_each_label_are_kept():
     assert rows == [
         {"text": "snow", "label": "cold", "score": 0.5, "origin": "synthetic"},
     ]
-    assert refused["of another label"] == 3
+    assert refused["of another label"] == 2
+    assert refused["nearly one of those"] == 2  # "sun sun" of "sun sun sun", each time
     assert refused["empty"] == 2  # asked for warm ones, it writes nothing new
     rows, refused = synthesize(Writer(texts[:4]), Judge(), [], per_label=2, candidates=2, seed=0)
     assert [row["label"] for row in rows] == ["cold"]
@@ -55,18 +56,39 @@ def test_what_is_less_sure_is_left_out():
         def __init__(self):
             pass
 
-    rows, refused = synthesize(Writer(["sun", "sun sun sun", "sun sun"]), Warm(), [], per_label=2, candidates=2, seed=0)
+    texts = ["sun on the hills", "a sun, the sun and one more sun", "suns over the sunny bay"]
+    rows, refused = synthesize(Writer(texts), Warm(), [], per_label=2, candidates=2, seed=0)
     assert [(row["text"], row["score"]) for row in rows] == [
-        ("sun sun sun", pytest.approx(0.8)),
-        ("sun sun", pytest.approx(0.7)),
+        (texts[1], pytest.approx(0.8)),
+        (texts[2], pytest.approx(0.7)),
     ]
     assert refused["less sure"] == 1
 
 
 def test_no_text_comes_twice():
+    refused, seen = Counter(), {"c": None}
+    assert new_texts(["a", "A ", "b", "", "c"], seen, refused) == ["a", "b"]
+    assert refused == Counter({"written before, or a training row": 2, "empty": 1})
+    assert list(seen) == ["c", "a", "b"]
+
+
+def test_nearly_a_training_row_is_refused():
+    known = "the plot is thin , and the actors know it from the first scene on"
     refused = Counter()
-    assert new_texts(["a", "A ", "b", "", "c"], {"c"}, refused) == ["a", "b"]
-    assert refused == {"written before, or a training row": 2, "empty": 1}
+    texts = [
+        known.replace("thin", "slim"),
+        "a warm and sunny day by the sea",
+        f"{known} .",
+        "a warm and sunny day by a sea",
+    ]
+    assert new_texts(texts, {known: None}, refused) == ["a warm and sunny day by the sea"]
+    assert refused["nearly one of those"] == 3
+
+
+def test_half_characters_are_refused():
+    refused = Counter()
+    assert new_texts(["caf\ufffd", "a\0b", "café"], {}, refused) == ["café"]
+    assert refused["with half a character"] == 2
 
 
 @pytest.mark.parametrize(

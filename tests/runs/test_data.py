@@ -4,10 +4,13 @@ import csv
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from permafrost.cli import app
 from permafrost.data.by_role import Notes
+from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError, DataError
 from tests.runs.conftest import compose_config
 
@@ -50,7 +53,17 @@ def test_a_leak_is_left_out_and_told(run_tiny, train_with, data_dir, capsys):
     _, run_dir = run_tiny(train, "data.allow_leaks=true", "trainer.max_epochs=1", name="allowed")
     assert json.loads((run_dir / "data.json").read_text())[""]["rows"]["train"] == 41
     assert "data.allow_leaks=true" in capsys.readouterr().out
-    assert "data.allow_leaks=true" in (run_dir / "report.html").read_text()
+    assert f"<h2>Scores</h2><p>{LEAKS_ALLOWED}</p>" in (run_dir / "report.html").read_text()
+    assert f"<li>{LEAKS_ALLOWED}</li>" in (run_dir / "report.html").read_text()
+    assert f"{LEAKS_ALLOWED}." in (run_dir / "model" / "README.md").read_text()
+    assert json.loads((run_dir / "result.json").read_text())["allow_leaks"] is True
+
+
+def test_no_report_speaks_of_leaks_that_were_not_allowed(finished_run):
+    result, run_dir = finished_run
+    assert result["allow_leaks"] is False
+    for name in ("report.html", "model/README.md"):
+        assert LEAKS_ALLOWED not in (run_dir / name).read_text()
 
 
 def test_what_is_asked_is_cleaned_as_the_training_rows_were(run_tiny, train_with):
@@ -176,16 +189,42 @@ def test_rows_of_several_files_stand_in_an_epoch_as_often_as_they_weigh(tmp_path
 
 
 @pytest.mark.slow
-def test_a_mixture_trains_and_gives_the_same_again(run_tiny, tmp_path):
-    how = [*mixture(tmp_path, days=1.0, nights=0.5), "data.test=null", "data.test_fraction=0.3", "trainer.max_epochs=1"]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_34_a_mixture_trains_and_gives_the_same_again(workers, run_tiny, tmp_path):
+    how = [*mixture(tmp_path, days=1.0, nights=0.5), "data.test=null", "data.test_fraction=0.3", "trainer.max_epochs=2"]
     first, _ = run_tiny(*how, name="first")
-    again, _ = run_tiny(*how, name="again")
+    again, _ = run_tiny(*how, f"data.num_workers={workers}", name="again")
+    assert first["validation"] == again["validation"]
     assert first["test"] == again["test"]
 
 
 def test_a_mixture_of_nothing_is_refused(run_tiny):
     with pytest.raises(ConfigError, match="data=mixture has no parts"):
         run_tiny("data=mixture")
+
+
+def test_a_label_that_is_probably_wrong_weighs_less(tiny, train_with):
+    from permafrost.assembly import prepare
+    from permafrost.config import read_settings
+
+    train = train_with("hot warm sunny bright hot warm,a day,cold,0")
+    overrides = [*tiny, train, "cleaning.wrong_labels=weigh", "augmentation=aeda"]
+    prepared = prepare(read_settings(compose_config(*overrides)))
+    rows = zip(prepared.rows["train"], prepared.row_weights, strict=True)
+    assert [row["where"] for row, weight in rows if weight < 0.5] == ["train.csv:42", "train.csv:42, copy 1"]
+
+
+@pytest.mark.slow
+def test_more_pretraining_on_texts_without_labels_and_then_the_task(run_tiny):
+    """All but the new head is frozen, so that what the task's run leaves is what the texts' run left."""
+    _, texts = run_tiny("task=language_modeling", "data.columns.text=text", "freezing.blocks=0", name="texts")
+    frozen = ["freezing=head_only", "freezing.blocks=all", "trainer.max_epochs=1"]
+    result, run_dir = run_tiny(f"init_from={texts}", *frozen, name="task")
+    assert result["status"] == "done"
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (texts, run_dir))
+    names = [name for name in before if name.startswith("transformer.")]
+    assert names
+    assert all(torch.equal(before[name], after[name]) for name in names)
 
 
 @pytest.mark.slow
@@ -196,7 +235,8 @@ def test_one_run_writes_rows_and_another_judges_them(run_tiny, finished_run, dat
         "data.columns.target=text",
         "task.decoding.do_sample=true",
     ]
-    _, writer = run_tiny(*writes, "task.decoding.max_new_tokens=12", "trainer.max_epochs=1", "freezing.blocks=0")
+    drawn = ["task.decoding.max_new_tokens=12", "task.decoding.top_k=20"]
+    _, writer = run_tiny(*writes, *drawn, "trainer.max_epochs=8", "optimizer.lr=1e-2", "freezing.blocks=0")
     arguments = ["synthesize", str(writer), str(finished_run[1]), "--train", str(data_dir / "train.csv")]
     arguments += ["--output", str(tmp_path / "new.jsonl"), "--per-label", "3", "--candidates", "4"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)

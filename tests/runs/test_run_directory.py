@@ -13,7 +13,7 @@ from tests.runs.conftest import command
 
 RESULT_KEYS = [
     *("task", "data", "model", "seed", "status", "epochs", "steps", "parameters", "frozen_blocks", "seconds"),
-    *("tokens", "peak_memory_mb", "validation", "test", "compression"),
+    *("tokens", "peak_memory_mb", "allow_leaks", "validation", "test", "compression"),
 ]
 
 
@@ -211,6 +211,10 @@ def test_report_shows_scores_and_errors(finished_run):
     assert "<svg" in page
     assert "Confusion on test" in page
     assert "majority label" in page
+    data = page[page.index("<h2>Data</h2>") : page.index("<h2>Configuration</h2>")]
+    assert data.count("<svg") == 2  # classes and lengths
+    assert "<li>train classes: warm 20, cold 20; the commonest is 1.0 times the rarest</li>" in data
+    assert "an example" in data
 
 
 def test_no_callbacks_and_still_a_result(run_tiny):

@@ -8,14 +8,24 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError
 from permafrost.reporting.seeds import over_seeds
-from permafrost.reporting.sweep import Trial, best_first, columns_and_rows, print_table, read_trials, record_trial
+from permafrost.reporting.sweep import (
+    Trial,
+    best_first,
+    columns_and_rows,
+    print_table,
+    read_trials,
+    record_trial,
+    write_tables,
+)
 from permafrost.trials import MarkedLines, device_of, earlier_result, first_difference, number_of, visible_devices
 from tests.runs.conftest import ROOT, command, compose_config
 
@@ -91,6 +101,15 @@ def test_22_ten_seeds_are_summed_up_as_by_numpy():
 
 def test_a_sweep_of_one_seed_has_no_table_over_seeds():
     assert over_seeds([trial(0, 0.5, seed="0", kind="a"), trial(1, 0.7, seed="0", kind="b")]) == ([], [])
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_every_table_says_that_leaks_were_allowed(allowed, tmp_path, capsys):
+    trials = [trial(number, 0.5, seed=str(number)) for number in range(2)]
+    more = {"allow_leaks": allowed, "frozen_blocks": 0}
+    write_tables([replace(one, result={**one.result, **more}) for one in trials], tmp_path)
+    told = [capsys.readouterr().out, *((tmp_path / name).read_text() for name in ("sweep.md", "seeds.md"))]
+    assert [LEAKS_ALLOWED in text for text in told] == [allowed] * 3
 
 
 def test_the_screen_has_a_failures_text_below_the_table(capsys):

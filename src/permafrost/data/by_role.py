@@ -85,7 +85,7 @@ def _checked_rows(
 ) -> Iterator[Fields]:
     """Rows by role; those without text are left out, counted and said."""
     names: dict[str, Names] = {}
-    bad, types, left_out, seen = ProblemLog(), defaultdict[str, set[str]](set), [], 0
+    bad, types, left_out, seen = ProblemLog(), defaultdict[str, dict[str, str]](dict), [], 0
     for seen, row in enumerate(_until_damaged(rows), 1):  # noqa: B007 - it counts
         try:
             if is_faulty(row):
@@ -104,6 +104,9 @@ def _checked_rows(
         else:
             if made is None:
                 left_out.append(row[WHERE])
+                message = f"no text in a row of {split}"
+                problem = Problem(code="W101", where=row[WHERE], message=message, fix="fill it in")
+                notes.log.add(with_excerpt(problem, row))
             elif not bad.errors or policy.on_bad_rows == "quarantine":
                 yield made
     _judge(bad, seen, split, policy)
@@ -159,15 +162,14 @@ def _judge(bad: ProblemLog, seen: int, split: str, policy: RowPolicy) -> None:
     bad.raise_errors()
 
 
-def _tell(left_out: Sequence[str], types: Mapping[str, set[str]], split: str, notes: Notes) -> None:
-    for where in left_out:
-        notes.log.add(Problem(code="W101", where=where, message=f"no text in a row of {split}", fix="fill it in"))
+def _tell(left_out: Sequence[str], types: Mapping[str, Mapping[str, str]], split: str, notes: Notes) -> None:
     if left_out:
         notes.add(f"{split}: left out {len(left_out)} rows without text, the first at {left_out[0]}")
     for label, kinds in types.items():
         if len(kinds) > 1:
-            found = f"{split} has the label {label!r} as {' and '.join(sorted(kinds))}"
-            notes.log.add(Problem(code="W201", where="", message=found, fix="write it one way; they are read as one"))
+            found, where = f"{split} has the label {label!r} as {' and '.join(sorted(kinds))}", list(kinds.values())[1]
+            fix = "write it one way; they are read as one"
+            notes.log.add(Problem(code="W201", where=where, message=found, fix=fix, text=label))
 
 
 def _names_by_role(roles: Sequence[str], columns: Mapping[str, Any], row: Row, notes: Notes) -> dict[str, Names]:
@@ -192,12 +194,13 @@ def _with_text(row: Row, names: Mapping[str, Names], text: str) -> Row:
     return row | {name: row.get(name) if as_text(row.get(name)).strip() else text for name in _text_columns(names)}
 
 
-def _note_type(row: Row, names: Mapping[str, Names], types: defaultdict[str, set[str]]) -> None:
-    """1 and "1" are one label here, and may not have been meant so."""
+def _note_type(row: Row, names: Mapping[str, Names], types: defaultdict[str, dict[str, str]]) -> None:
+    """1 and "1" are one label here, and may not have been meant so; of each type the first place."""
     if "label" in names:
         value = row.get(names["label"][0])
         if len(types) < SHOWN * 10:  # labels are few; what has more is a mistake told elsewhere
-            types[str(value).strip()].add("text" if isinstance(value, str) else type(value).__name__)
+            kind = "text" if isinstance(value, str) else type(value).__name__
+            types[str(value).strip()].setdefault(kind, row[WHERE])
 
 
 def _by_role(row: Row, names: Mapping[str, Names], policy: RowPolicy) -> Fields:

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.data.duplicates import asked_texts
+from permafrost.data.duplicates import ASKED, asked_texts
 from permafrost.data.examination import Findings
 from permafrost.data.labels import class_counts, classes_by_row
-from permafrost.data.problems import CODES, ProblemLog, as_json
+from permafrost.data.languages import languages_of
+from permafrost.data.problems import CODES, LEAKS_ALLOWED, ProblemLog, as_json
+from permafrost.data.roles import as_text
 from permafrost.data.rows import StoredRows
 
 Card = dict[str, Any]
 BINS, CLASSES_SHOWN, EXAMPLES, SCRIPT_ROWS = 30, 50, 8, 1_000
-EXAMPLE_CHARACTERS = 160
+EXAMPLE_CHARACTERS, ENCODED_AT_ONCE = 160, 500
+BARS = " ▁▂▃▄▅▆▇█"
 MANY_LEAKS = 0.1  # of train
 
 
@@ -43,6 +46,7 @@ def data_card(
         "conflicts": findings.conflicts,
         "dropped_duplicates": findings.dropped_duplicates,
         "scripts": {name: scripts_of(rows) for name, rows in splits.items()},
+        "languages": {name: languages_of(islice(_fields(rows), SCRIPT_ROWS)) for name, rows in splits.items()},
         "cleaned": dict(cleaned),
         "quarantined": quarantined,
         "problems": {
@@ -96,11 +100,9 @@ def token_figures(lengths: Mapping[str, np.ndarray], window: int) -> dict[str, A
 def token_lengths(rows: StoredRows, tokenizer: Any, max_rows: int | None = None) -> np.ndarray:
     """(rows,) tokens of what each row asks, of the first `max_rows`. `tokenizer` is a tokenizers.Tokenizer."""
     counts: list[int] = []
-    for part in rows.slices():
-        texts = asked_texts(part)[: None if max_rows is None else max_rows - len(counts)]
-        counts += [len(one.ids) for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        if len(counts) == max_rows:
-            break
+    texts = islice(_texts(rows), max_rows)
+    while batch := list(islice(texts, ENCODED_AT_ONCE)):
+        counts += [len(one.ids) for one in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
     return np.array(counts, np.int64)
 
 
@@ -122,6 +124,13 @@ def script_of(letter: str) -> str:
 
 def _texts(rows: StoredRows) -> Iterator[str]:
     return (text for part in rows.slices() for text in asked_texts(part))
+
+
+def _fields(rows: StoredRows) -> Iterator[str]:
+    """Each by itself: a text and its translation are in two languages."""
+    for part in rows.slices():
+        columns = [part[name].to_pylist() for name in ASKED if name in part.column_names]
+        yield from (as_text(value) for values in zip(*columns, strict=True) for value in values if value)
 
 
 def examples(train: StoredRows) -> list[dict[str, str]]:
@@ -155,10 +164,25 @@ def card_lines(card: Card) -> Iterator[str]:
     for name, scripts in card["scripts"].items():
         if len(scripts) > 1:
             yield f"{name} letters: " + ", ".join(f"{script} {share:.1%}" for script, share in scripts.items())
+    for name, languages in card.get("languages", {}).items():  # which cards of earlier runs have not
+        if languages:
+            listed = ", ".join(f"{language} {share:.1%}" for language, share in languages.items())
+            yield f"{name} languages, of the rows whose words tell one: {listed}"
     for step, count in card["cleaned"].items():
         yield f"cleaning.{step}: {count:,} rows"
     if card["quarantined"]:
         yield f"{card['quarantined']:,} rows put aside"
+
+
+def drawn_lines(card: Card) -> Iterator[str]:
+    """What a report has plots and a table for: lengths in tokens, and an example of each class."""
+    edges, window = card["tokens"]["edges"], card["tokens"]["window"]
+    for name, of_split in card["tokens"]["splits"].items():
+        highest = max(of_split["histogram"])
+        bars = "".join(BARS[-(-(len(BARS) - 1) * count // highest)] for count in of_split["histogram"])
+        yield f"{name} tokens of a row |{bars}| {edges[0]:,} to {edges[-1] - 1:,}, the model's window is {window:,}"
+    for one in card["examples"]:
+        yield f"an example of {one['of']}: {one['text']!r}"
 
 
 TOLD_ELSEWHERE = {"W101", "W301", "W304", "W305", "W404"}  # by a sentence of their own
@@ -187,6 +211,6 @@ def leak_lines(card: Card) -> Iterator[str]:
         why = "where short texts repeat by themselves, as in chats, data.allow_leaks=true keeps them"
         yield f"  that is {share:.0%} of train: {why}"
     if card["allow_leaks"]:
-        yield "data.allow_leaks=true: rows that stand in validation or test were left in train"
+        yield LEAKS_ALLOWED
     if card["conflicts"]:
         yield f"conflicts: rows that ask what an earlier one does and are answered otherwise: {card['conflicts']:,}"

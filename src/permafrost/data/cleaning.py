@@ -23,7 +23,8 @@ TAGS = (
     "sub|sup|svg|table|tbody|td|textarea|th|thead|title|tr|u|ul"
 )
 TAG = re.compile(rf"</?(?:{TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE)  # by name: `<unk>` and `a < b` are texts
-NOT_SHOWN = re.compile(r"<(script|style)\b[^>]*>.*?</\1>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+HIDING = re.compile(r"<(script|style)\b[^<>]*>|<!--", re.IGNORECASE)
+CLOSING = {name: re.compile(f"</{name}>", re.IGNORECASE) for name in ("script", "style")} | {"": re.compile("-->")}
 LOST_AMPERSAND = re.compile(r"(?<![&\w])(#\d{2,5};|(?:quot|lt|gt|amp|nbsp);)")  # as in `#39;s`
 INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
 BLANKS, LINE_ENDS, MANY_LINES = re.compile(r"[^\S\n]+"), re.compile(r" ?\r?\n ?"), re.compile(r"\n{3,}")
@@ -96,10 +97,26 @@ def mend_encoding(text: str) -> str:
 def without_html(text: str) -> str:
     """Tags become blanks, entities characters, those too that lost their `&`."""
     if "<" in text:
-        text = TAG.sub(" ", NOT_SHOWN.sub(" ", text))
+        text = TAG.sub(" ", without_hidden(text))
     if ";" in text:
         text = html.unescape(LOST_AMPERSAND.sub(r"&\1", text))
     return text
+
+
+def without_hidden(text: str) -> str:
+    """Without scripts, styles and comments. What is not closed stays, and its end is looked for once: a single pattern
+    would look again from each beginning, which takes minutes of a long text that is made so."""
+    kept, start, unclosed = [], 0, set[str]()
+    for opening in HIDING.finditer(text):
+        kind = (opening[1] or "").lower()
+        if opening.start() < start or kind in unclosed:
+            continue
+        if closing := CLOSING[kind].search(text, opening.end()):
+            kept += [text[start : opening.start()], " "]
+            start = closing.end()
+        else:
+            unclosed.add(kind)
+    return "".join([*kept, text[start:]])
 
 
 def even_whitespace(text: str) -> str:

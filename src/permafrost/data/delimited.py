@@ -3,7 +3,7 @@
 import csv
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from permafrost.data.lines import Line, text_lines
 from permafrost.data.problems import Problem, fault
 
 CARRIAGE_RETURN = re.compile(r"(?<=\r)(?!\n)(?=.)", re.DOTALL)  # with no line feed after it, which ends a line, too
+SEPARATORS = {"\t": "data.format=tsv", ",": "data.format=csv", ";": "save it with commas between its columns"}
 csv.field_size_limit(sys.maxsize)
 
 
@@ -25,7 +26,7 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[dict[str, Any] | Prob
     """Rows by the header's names, each with `where`, or what is wrong with one.
 
     Raises:
-        DataError: the file is empty, or its header is no text.
+        DataError: the file is empty, or its header is no text, or not that of columns.
     """
     # A tab-separated file quotes nothing: its texts hold quotes of their own.
     quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
@@ -36,12 +37,31 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[dict[str, Any] | Prob
     for problem in (line.problem for line in header.lines):
         if problem:
             raise fault(**vars(problem))
+    _check_header(header, path)
     for record in found:
         if problem := _problem_of(record, len(header.values), path):
             yield problem
         elif record.values:
             where = f"{path.name}:{record.lines[-1].number}"
             yield dict(zip(header.values, record.values, strict=True)) | {"where": where}
+
+
+def _check_header(header: Record, path: Path) -> None:
+    """
+    Raises:
+        DataError: two columns of one name, of which one would be lost, or one that looks like several.
+    """
+    where, text = f"{path}:{header.lines[-1].number}", header.lines[0].text.strip()
+    for name, count in Counter(header.values).items():
+        if count > 1 and name.strip():
+            fix = "give each a name of its own, or remove all but one"
+            raise fault("E302", where, f"{count} columns are called {name!r}", fix, text)
+    if len(header.values) == 1:
+        for separator, fix in SEPARATORS.items():
+            if separator in header.values[0]:
+                raise fault(
+                    "E301", where, f"one column, whose name looks like several between {separator!r}", fix, text
+                )
 
 
 def records(lines: Iterator[Line], **dialect: Any) -> Iterator[Record]:

@@ -8,11 +8,12 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.minhash import alike, band_keys, candidates
+from permafrost.data.minhash import BANDS, alike, band_keys, candidates
 from permafrost.data.roles import as_text
 from permafrost.data.rows import StoredRows
 
@@ -37,6 +38,10 @@ def asked_texts(rows: pa.Table) -> list[str]:
     """What each row is told by, as one text."""
     columns = [rows[name].to_pylist() for name in ASKED if name in rows.column_names]
     return ["\n".join(as_text(value) for value in values) for values in zip(*columns, strict=True)]
+
+
+def asked_text(row: Mapping[str, Any]) -> str:
+    return "\n".join(as_text(row[name]) for name in ASKED if name in row)
 
 
 def normalized(text: str) -> str:
@@ -84,14 +89,18 @@ def near_copies(
     first counts, but each of them that nearly stands in another split is told of."""
     order = [name for name in ORDER if name in splits]
     counts = [splits[name].num_rows for name in order]
-    keys = [band_keys(part) for name in order for part in _normalized_slices(splits[name])]
+    keys, filled = np.empty((sum(counts), BANDS), np.uint32), 0
+    for part in (part for name in order for part in _normalized_slices(splits[name])):
+        keys[filled : filled + len(part)] = band_keys(part)
+        filled += len(part)
     everywhere = np.concatenate([digests[name] for name in order])
     _, first_of_digest, digest_of_row = np.unique(everywhere, return_index=True, return_inverse=True)
     first = first_of_digest[digest_of_row]  # (rows,) the first row with the same text
     firsts = np.sort(first_of_digest)
     if not len(firsts):
         return []
-    pairs = firsts[candidates(np.concatenate(keys)[firsts])]
+    pairs = firsts[candidates(keys if len(firsts) == len(keys) else keys[firsts])]
+    del keys  # a hundred bytes a row
     starts = dict(zip(order, np.cumsum([0, *counts]).tolist(), strict=False))
     texts = {row: text for name in order for row, text in _texts_at(splits[name], starts[name], np.unique(pairs))}
     found = alike(texts, pairs.tolist(), similarity)

@@ -17,6 +17,7 @@ from permafrost.atomic import complete_or_absent
 from permafrost.data.duplicates import (
     SIMILARITY,
     Copy,
+    asked_text,
     asked_texts,
     digests_of,
     exact_copies,
@@ -25,7 +26,7 @@ from permafrost.data.duplicates import (
     repeated_digests,
 )
 from permafrost.data.labels import label_problems
-from permafrost.data.problems import Problem, ProblemLog, fault
+from permafrost.data.problems import EXCERPT, Problem, ProblemLog, fault
 from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep
 
 Splits = dict[str, StoredRows]
@@ -118,12 +119,12 @@ def cached_near_copies(splits: Splits, digests: Mapping[str, np.ndarray], cache_
 
 
 def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examination) -> Iterator[Problem]:
-    places = _places(splits, copies)
+    told = _told(splits, copies)
     kept = "data.allow_leaks keeps it in train" if wanted.allow_leaks else "it is left out of train"
     for copy in copies:
         within, exactly = copy.split == copy.of_split, copy.similarity == 1.0
         word = "the same as" if exactly else f"nearly ({copy.similarity:.0%} alike)"
-        message = f"{word} {places[copy.of_split, copy.of_row]}{'' if within else f' of {copy.of_split}'}"
+        message = f"{word} {told[copy.of_split, copy.of_row][0]}{'' if within else f' of {copy.of_split}'}"
         if copy.split != "train":
             fix = "remove one of them"
         elif within:
@@ -131,16 +132,18 @@ def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examinati
         else:
             fix = kept if copy.similarity >= wanted.leak_similarity else f"data.leak_similarity={SIMILARITY} removes it"
         code = COPY_CODES[within or copy.split != "train", exactly]
-        yield Problem(code=code, where=places[copy.split, copy.row], message=message, fix=fix)
+        where, text = told[copy.split, copy.row]
+        yield Problem(code=code, where=where, message=message, fix=fix, text=text)
 
 
-def _places(splits: Splits, copies: Sequence[Copy]) -> dict[tuple[str, int], str]:
-    """(split, row) -> file:line, of the rows that are told of."""
-    found: dict[tuple[str, int], str] = {}
+def _told(splits: Splits, copies: Sequence[Copy]) -> dict[tuple[str, int], tuple[str, str]]:
+    """(split, row) -> file:line and the beginning of the text, of the rows that are told of."""
+    found: dict[tuple[str, int], tuple[str, str]] = {}
     for name, rows in splits.items():
         wanted = {copy.row for copy in copies if copy.split == name}
         wanted |= {copy.of_row for copy in copies if copy.of_split == name}
-        found |= {(name, row): of_row[WHERE] for row, of_row in zip(sorted(wanted), rows.at(wanted), strict=True)}
+        for row, of_row in zip(sorted(wanted), rows.at(wanted), strict=True):
+            found[name, row] = (of_row[WHERE], asked_text(of_row)[: EXCERPT + 1])
     return found
 
 
@@ -156,7 +159,9 @@ def conflicting(splits: Splits, digests: Mapping[str, np.ndarray]) -> Iterator[P
             other, place = first.setdefault(digest, (answer, row[WHERE]))
             if other != answer:
                 message = f"{_shown(answer)} here, and {_shown(other)} for the same text at {place}"
-                yield Problem(code="W301", where=row[WHERE], message=message, fix="decide for one")
+                yield Problem(
+                    code="W301", where=row[WHERE], message=message, fix="decide for one", text=asked_text(row)
+                )
 
 
 def _shown(answer: Sequence[Any]) -> str:

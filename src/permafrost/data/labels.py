@@ -97,7 +97,8 @@ def problems_of_acts(splits: Splits) -> Iterator[Problem]:
         for turns, acts, where in zip(*columns, strict=True):
             if len(turns) != len(acts):
                 message = f"{len(turns)} turns, and {len(acts)} labels for them"
-                yield Problem(code="E406", where=where, message=message, fix="give each turn one label")
+                fix = "give each turn one label"
+                yield Problem(code="E406", where=where, message=message, fix=fix, text=", ".join(acts))
         yield from _unknown(rows, known, "E502", f"{name} has the label {{!r}}, which train has not")
     if len(known) < 2:
         fix = "a classifier needs two or more"
@@ -151,17 +152,33 @@ def doubtful_labels(splits: Splits) -> Iterator[Problem]:
     spellings = defaultdict(set)
     for label in set().union(*counts.values()):
         spellings[_plain(label)].add(label)
-    for alike in sorted(sorted(group) for group in spellings.values() if len(group) > 1):
-        message = f"labels that are told apart by their spelling alone: {', '.join(map(repr, alike))}"
-        yield Problem(code="W202", where="", message=message, fix="write them alike if they mean the same")
+    alike = sorted(sorted(group) for group in spellings.values() if len(group) > 1)
+    rarest = [min(group, key=lambda label: sum(of_split[label] for of_split in counts.values())) for group in alike]
+    places = first_places(splits, {*rarest, *(label for label, count in counts["train"].items() if count == 1)})
+    for group, label in zip(alike, rarest, strict=True):
+        message = f"labels that are told apart by their spelling alone: {', '.join(map(repr, group))}"
+        fix = "write them alike if they mean the same"
+        yield Problem(code="W202", where=places[label], message=message, fix=fix, text=label)
     for label in sorted(counts["train"], key=sort_key):
         if counts["train"][label] == 1:
-            fix = "give more rows, or join it with another"
-            yield Problem(code="W203", where="", message=f"label {label!r} has one training row", fix=fix)
+            message, fix = f"label {label!r} has one training row", "give more rows, or join it with another"
+            yield Problem(code="W203", where=places[label], message=message, fix=fix, text=label)
         for name in EVALUATED:
             if splits[name].num_rows and not counts[name][label]:
                 fix = f"{name} says nothing about it"
                 yield Problem(code="W204", where="", message=f"label {label!r} has no row in {name}", fix=fix)
+
+
+def first_places(splits: Splits, labels: set[str]) -> dict[str, str]:
+    """Label -> file:line of the first row that has it, in train if it is there."""
+    found: dict[str, str] = {}
+    for rows in (splits[name] for name in ("train", *EVALUATED)):
+        if not rows.num_rows or not labels - found.keys():
+            continue
+        for given, where in zip(classes_by_row(rows), rows[WHERE].to_pylist(), strict=True):
+            for label in labels.intersection(given) - found.keys():
+                found[label] = where
+    return found
 
 
 def raise_first(problems: Iterable[Problem]) -> None:
@@ -198,4 +215,4 @@ def _unknown(rows: Table, known: set[str], code: str, message: str) -> Iterator[
     for given, where in zip(classes_by_row(rows), rows[WHERE].to_pylist(), strict=True):
         for label in sorted(set(given) - known):
             fix = nearest(label, known).removeprefix("; ")
-            yield Problem(code=code, where=where, message=message.format(label), fix=fix)
+            yield Problem(code=code, where=where, message=message.format(label), fix=fix, text=label)

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from permafrost.data.encodings import UTF16_MARKS, guessed_encoding
 from permafrost.data.problems import Problem, fault
 
-BYTE_ORDER_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+NULS_OF_UTF16 = 0.4  # of its bytes, where there is no mark: every Latin letter has one
 
 
 class Line(NamedTuple):
@@ -69,16 +71,25 @@ def _decoded(content: bytes, path: Path, number: int, offset: int) -> Line:
     if "\x00" not in text:
         return Line(number, text)
     place = offset + content.index(0)
+    text, message = text.replace("\x00", "\ufffd"), f"byte {place} is a NUL"
+    if content.count(0) >= NULS_OF_UTF16 * len(content):
+        guess = "utf-16-le" if place % 2 else "utf-16-be"
+        problem = _problem("E104", path, number, f"{message}, as in {guess}", _conversion(guess, path), text)
+        return Line(number, text, problem)
     fix = f"remove them: tr -d '\\000' < {path.name}"
-    text = text.replace("\x00", "\ufffd")
-    return Line(number, text, _problem("E105", path, number, f"byte {place} is a NUL", fix, text))
+    return Line(number, text, _problem("E105", path, number, message, fix, text))
 
 
 def _not_utf8(path: Path, number: int, content: bytes, start: int, offset: int):
-    guess = "utf-16" if content[start : start + 2] in UTF16_MARKS and offset + start == 0 else "windows-1252"
+    guess = guessed_encoding(content, at_start=offset == 0)
     message = f"byte {offset + start} (0x{content[start]:02x}) is not UTF-8, perhaps {guess}"
-    fix = f"convert it with: iconv -f {guess} -t utf-8 {path.name}"
-    return fault("E104", f"{path}:{number}", message, fix, content.decode(guess, "replace").strip())
+    return fault(
+        "E104", f"{path}:{number}", message, _conversion(guess, path), content.decode(guess, "replace").strip()
+    )
+
+
+def _conversion(encoding: str, path: Path) -> str:
+    return f"convert it with: iconv -f {encoding} -t utf-8 {path.name}"
 
 
 def _problem(code: str, path: Path, number: int, message: str, fix: str, text: str) -> Problem:

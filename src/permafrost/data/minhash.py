@@ -8,12 +8,15 @@ In numpy over whole slices, as datasketch 2.0 took about six times as long for 1
 hand); what all of check-data costs is in benchmarks/results/data.md.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 SHINGLE = 5
 BANDS, BAND_ROWS = 25, 5
+BLOCK = 60_000  # characters that are hashed at once: so few that the processor's cache holds them
+KEPT_SETS = 10_000  # of texts that are compared, so that memory is not a matter of how many are
 NEIGHBOURS = 4  # before a row in its bucket that it is compared with, besides the bucket's first
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # spreads what is multiplied by it (Knuth, volume 3, section 6.4)
 
@@ -37,20 +40,40 @@ def shingled(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band_keys(texts: Sequence[str], seed: int = 0) -> np.ndarray:
-    """(texts, BANDS) uint64: texts that are alike are likely to have a key in common."""
-    shingles, starts = shingled(texts)
+    """(texts, BANDS) uint32: texts that are alike are likely to have a key in common."""
     generator = np.random.default_rng(seed)
     factors = generator.integers(0, 2**32, BANDS * BAND_ROWS, np.uint32) | np.uint32(1)
-    keys = np.zeros((len(texts), BANDS), np.uint64)
+    keys = np.empty((len(texts), BANDS), np.uint32)
+    for start, end in blocks(texts):
+        keys[start:end] = _keys(*shingled(texts[start:end]), factors)
+    return keys
+
+
+def blocks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Start and end of each, of one text at least."""
+    start, characters = 0, 0
+    for place, text in enumerate(texts):
+        characters += len(text)
+        if characters > BLOCK and place > start:
+            yield start, place
+            start, characters = place, len(text)
+    if start < len(texts):
+        yield start, len(texts)
+
+
+def _keys(shingles: np.ndarray, starts: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    keys = np.zeros((len(starts), BANDS), np.uint64)
+    mixed, shifted = np.empty_like(shingles), np.empty_like(shingles)
     for number, factor in enumerate(factors):
-        mixed = shingles * factor
-        mixed ^= mixed >> np.uint32(15)
+        np.multiply(shingles, factor, out=mixed)
+        np.right_shift(mixed, np.uint32(15), out=shifted)
+        mixed ^= shifted
         mixed *= factor
         smallest = np.minimum.reduceat(mixed, starts).astype(np.uint64)
         band = number // BAND_ROWS
         keys[:, band] = (keys[:, band] ^ smallest) * GOLDEN
         keys[:, band] ^= keys[:, band] >> np.uint64(31)
-    return keys
+    return (keys >> np.uint64(32)).astype(np.uint32)
 
 
 def candidates(keys: np.ndarray) -> np.ndarray:
@@ -84,9 +107,9 @@ def jaccard(first: np.ndarray, second: np.ndarray) -> float:
 
 def alike(texts: dict[int, str], pairs: Iterable[Sequence[int]], similarity: float) -> dict[int, tuple[int, float]]:
     """Row -> the earliest row before it that it is alike to, and how much; of the candidate `pairs`."""
-    sets = {row: shingle_set(text) for row, text in texts.items()}
+    set_of = lru_cache(KEPT_SETS)(lambda row: shingle_set(texts[row]))
     found: dict[int, tuple[int, float]] = {}
     for earlier, later in pairs:  # by the earlier row, so that the first that fits is the earliest
-        if later not in found and (share := jaccard(sets[earlier], sets[later])) >= similarity:
+        if later not in found and (share := jaccard(set_of(earlier), set_of(later))) >= similarity:
             found[later] = (earlier, share)
     return found

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from permafrost.data.by_role import Notes
+from permafrost.data.problems import fault
 from permafrost.data.rows import StoredRows, keep
 from permafrost.errors import ConfigError
 
@@ -45,6 +46,9 @@ def fill_missing(
 
 def _filling(train: StoredRows, field: str, policy: str, constant: str | float | None) -> Any:
     present = [value for value in train[field].to_pylist() if value is not None]
+    if not present and policy in ("median", "most_frequent"):
+        fix = f"give its column with data.columns.{field}=NAME"
+        raise fault({"label": "E401", "target": "E402"}[field], "", f"no training row has a {field}", fix)
     if policy == "constant":
         return float(constant) if field == "target" else str(constant)  # type: ignore[arg-type]
     return float(np.median(present)) if policy == "median" else Counter(present).most_common(1)[0][0]

@@ -10,6 +10,8 @@ from permafrost.errors import DataError
 
 SHOWN = 20  # of each code, on the screen
 EXCERPT = 60  # characters
+# In every report of such a run: its scores are of rows that it may have learned by heart.
+LEAKS_ALLOWED = "data.allow_leaks=true: rows that stand in validation or test were left in train"
 
 # A code says one thing for ever. E ends a run, or puts a row aside (data.on_bad_rows=quarantine); W is only told.
 CODES = {
@@ -24,6 +26,7 @@ CODES = {
     "E204": "JSON that is no object",
     "E205": "two files of parallel text that do not fit",
     "E301": "no column for what the task asks",
+    "E302": "two columns of one name",
     "E401": "no label",
     "E402": "not a number",
     "E403": "half a character",

@@ -175,12 +175,14 @@ def _parse(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise fault("E203", f"{path}:{line}", "the JSON is nested too deeply to be rows", JSON_ROW) from None
+        raise fault(
+            "E203", f"{path}:{line}", "the JSON is nested too deeply to be rows", JSON_ROW, text[:100]
+        ) from None
     except json.JSONDecodeError as error:
         at, place = text[max(0, error.pos - 20) :], f"{path}:{line + error.lineno - 1}"
         raise fault("E203", place, f"not JSON: {error.msg} at column {error.colno}", _json_fix(error), at) from None
     except ValueError as error:  # a number of thousands of digits
-        raise fault("E203", f"{path}:{line}", f"not JSON that can be read: {error}", JSON_ROW) from None
+        raise fault("E203", f"{path}:{line}", f"not JSON that can be read: {error}", JSON_ROW, text[:100]) from None
 
 
 def _json_fix(error: json.JSONDecodeError) -> str:

@@ -236,7 +236,7 @@ def columns_of(role: str, given: Mapping[str, Any], row: Row) -> tuple[Names, st
 def _named(name: Any, key: str, row: Row, present: Sequence[str]) -> str:
     """Of a column file, which has numbers for names, -1 is the last."""
     found = present[name] if isinstance(name, int) and -len(present) <= name < 0 else str(name)
-    if found not in row:
+    if found not in present:
         missing = f"no column {found!r} for data.columns.{key}{nearest(found, present)}"
         raise fault("E301", row["where"], missing, text=", ".join(present))
     return found

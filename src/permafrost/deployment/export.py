@@ -12,6 +12,7 @@ import torch
 from permafrost.atomic import complete_or_absent
 from permafrost.checksums import check_files, write_checksums
 from permafrost.data.cleaning import Steps
+from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.data.tokenization import with_end_of_text
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
@@ -171,9 +172,10 @@ def model_card(settings: Mapping[str, Any], scores: Mapping[str, float], descrip
             f"The head pools by `{pooling}`, which stock Transformers classes do not: load it with\n"
             '`from permafrost.deployment.predictor import Predictor; Predictor("THIS_DIRECTORY")`.'
         )
+    leaks = f" {LEAKS_ALLOWED}." if settings["data"]["allow_leaks"] else ""
     return (
         f"# {settings['task']['name']} on {settings['data']['name']}, fine-tuned from {settings['model']['name']}\n\n"
-        f"Test: {metrics}.\n\n{loading}\n{_cleaning(settings['cleaning'])}"
+        f"Test: {metrics}.{leaks}\n\n{loading}\n{_cleaning(settings['cleaning'])}"
     )
 
 

@@ -2,26 +2,30 @@
 
 After LAMBADA (Anaby-Tavor et al. 2020, arXiv 1911.03118, section 3): the writer was trained on `label -> text`, the
 judge on `text -> label`, both on the rows there are.
+
+A writer of few rows soon knows them by heart: what is a training row, or nearly one, adds nothing and is refused.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from permafrost.data.duplicates import normalized
+from permafrost.data import minhash
+from permafrost.data.duplicates import SIMILARITY, normalized
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
 from permafrost.tasks.base import Writes
 from permafrost.tasks.classification import Classification
 
 ORIGIN = "synthetic"
+LOST = "\ufffd"  # what tokens that are half a character are decoded to
 
 
 def synthesize(
     writer: Predictor, judge: Predictor, known: Iterable[str], *, per_label: int, candidates: int, seed: int
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Up to `per_label` rows of each label, the surest first, of `candidates` times as many that were written; and how
-    many candidates were refused, by why. `known` are the training texts, which no row repeats.
+    many candidates were refused, by why. `known` are the training texts, which no row repeats or nearly repeats.
 
     Raises:
         ConfigError: the writer writes nothing, or always the same; the judge does not tell labels.
@@ -30,7 +34,7 @@ def synthesize(
 
     check(writer, judge)
     torch.manual_seed(seed)
-    seen, rows, refused = {normalized(text) for text in known}, list[dict[str, Any]](), Counter[str]()
+    seen, rows, refused = dict.fromkeys(map(normalized, known)), list[dict[str, Any]](), Counter[str]()
     for label in judge.task.labels:  # type: ignore[attr-defined]
         written = writer.answer([{"source": label}] * (per_label * candidates))
         texts = new_texts([answer["text"].strip() for answer in written], seen, refused)
@@ -58,16 +62,28 @@ def check(writer: Predictor, judge: Predictor) -> None:
         raise ConfigError("the second run has to tell labels: task=classification")
 
 
-def new_texts(texts: Sequence[str], seen: set[str], refused: Counter[str]) -> list[str]:
-    """Those that are none of the `seen`, which they join."""
-    found = []
+def new_texts(texts: Sequence[str], seen: dict[str, None], refused: Counter[str]) -> list[str]:
+    """Those that are none of the `seen` and nearly none of them, which they join."""
+    found: dict[str, str] = {}
     for text in texts:
         key = normalized(text)
         if not key:
             refused["empty"] += 1
-        elif key in seen:
+        elif LOST in text or "\0" in text:
+            refused["with half a character"] += 1
+        elif key in seen or key in found:
             refused["written before, or a training row"] += 1
         else:
-            seen.add(key)
-            found.append(text)
-    return found
+            found[key] = text
+    near = near_earlier([*seen, *found])
+    new = {key: text for place, (key, text) in enumerate(found.items(), len(seen)) if place not in near}
+    refused["nearly one of those"] += len(found) - len(new)
+    seen |= dict.fromkeys(new)
+    return list(new.values())
+
+
+def near_earlier(texts: Sequence[str]) -> set[int]:
+    """Places of texts that are nearly an earlier one, as near copies of rows are found."""
+    pairs = minhash.candidates(minhash.band_keys(texts)).tolist() if texts else []
+    compared = {place: texts[place] for pair in pairs for place in pair}
+    return set(minhash.alike(compared, pairs, SIMILARITY))

@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.reporting.data_section import data_sections
 from permafrost.reporting.plots import confusion_svg, curves_svg, pareto_svg
 from permafrost.reporting.run_files import (
@@ -58,7 +59,8 @@ def _scores(result: Mapping[str, Any], yardsticks: Mapping[str, float]) -> str:
         for name, value in result["test"].items()
     ]
     rows += [[name, "", f"{value:.4f}"] for name, value in yardsticks.items()]
-    return "<h2>Scores</h2>" + table(["", "validation", "test"], rows)
+    leaks = f"<p>{LEAKS_ALLOWED}</p>" if result.get("allow_leaks") else ""
+    return "<h2>Scores</h2>" + leaks + table(["", "validation", "test"], rows)
 
 
 def _facts(result: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError
 from permafrost.reporting.seeds import over_seeds, varied_keys
 
@@ -101,11 +102,13 @@ def write_tables(trials: Sequence[Trial], directory: Path) -> None:
     header, rows = columns_and_rows(trials)
     with (directory / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
-    (directory / "sweep.md").write_text(markdown(header, rows), "utf-8")
+    leaks = f"\n{LEAKS_ALLOWED}\n" if any(trial.result.get("allow_leaks") for trial in trials) else ""
+    (directory / "sweep.md").write_text(markdown(header, rows) + leaks, "utf-8")
     print_table(header, rows, f"{len(trials)} trials in {directory}, best first")
+    print(leaks, end="")
     header, rows = over_seeds(trials)
     if rows:
-        (directory / "seeds.md").write_text(markdown(header, rows), "utf-8")
+        (directory / "seeds.md").write_text(markdown(header, rows) + leaks, "utf-8")
         print_table(header, rows, "mean over the seeds ± standard deviation (smallest to largest)")
     plot_depths(trials, directory)
 
