@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,15 @@ import pytest
 from permafrost.errors import ConfigError
 from permafrost.reporting.seeds import over_seeds
 from permafrost.reporting.sweep import Trial, best_first, columns_and_rows, print_table, read_trials, record_trial
-from permafrost.trials import MarkedLines, device_of, earlier_result, first_difference, number_of, visible_devices
+from permafrost.trials import (
+    MarkedLines,
+    device_of,
+    earlier_result,
+    first_difference,
+    narrow_devices,
+    number_of,
+    visible_devices,
+)
 from tests.runs.conftest import ROOT, command, compose_config
 
 
@@ -106,6 +115,22 @@ def test_joblibs_workers_have_numbers(name, number):
 
 def test_workers_share_out_the_devices():
     assert [device_of(worker, ["4", "6"]) for worker in range(5)] == ["4", "6", "4", "6", "4"]
+
+
+@pytest.mark.parametrize(
+    ("worker", "accelerator", "given", "left"),
+    [
+        (0, "auto", "0,1", "0"),
+        (1, "gpu", "0,1", "1"),
+        (2, "auto", "4,6", "4"),
+        (1, "cpu", "0,1", "0,1"),
+        (1, "auto", "3", "3"),
+    ],
+)
+def test_a_worker_sees_one_device(monkeypatch, worker, accelerator, given, left):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    narrow_devices(worker, accelerator)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
 @pytest.mark.parametrize(("given", "devices"), [("", []), ("3", ["3"]), ("2,GPU-8a", ["2", "GPU-8a"])])
