@@ -2,12 +2,11 @@
 
 For each seed ten training rows of each label are drawn. A run learns their labels: it is what is compared with, and the
 judge. Another learns to write them; `permafrost synthesize` keeps those of its texts that the judge is surest of, and a
-last run learns the rows and these texts, in as many steps. Writes results/synthesis.md and .json, and prints the first.
-A stopped study goes on where it was.
+last run learns the rows and these texts, in as many steps. Writes results/synthesis.md and .json, and prints the table
+and, last, one line of JSON. A stopped study goes on where it was.
 """
 
 import csv
-import json
 import random
 import subprocess
 import sys
@@ -19,9 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from run import RESULTS, ROOT, SHARED, hardware, spread, train
+from run import train
+from stated import ROOT, SHARED, hardware, publish
 
 from permafrost.data.readers import read_rows
+from permafrost.reporting.seeds import spread
 
 ROWS, WRITTEN, SEEDS, TEST_ROWS = 10, 50, range(5), 2000  # of each label; of each label; of a split at most
 
@@ -133,8 +134,8 @@ def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
             [run["results"][label]["test"]["accuracy"] for run in seeds] for label in ("rows", "rows and texts")
         ]
         counts = [[run["kept"].get(label, 0) for label in SOURCES[name].labels.values()] for run in seeds]
-        cells = [name, *map(spread, accuracies), spread([run["change"] for run in seeds])]
-        cells += [spread([sum(of_seed) for of_seed in counts], 0), spread([min(of_seed) for of_seed in counts], 0)]
+        cells = [name, *(spread(each, ".4f") for each in accuracies), spread([run["change"] for run in seeds], "+.4f")]
+        cells += [spread([of(of_seed) for of_seed in counts], ".0f") for of in (sum, min)]
         lines.append("| " + " | ".join(cells) + " |")
     for name, seeds in done.items():
         gained = sum(run["change"] > 0 for run in seeds)
@@ -143,10 +144,8 @@ def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
     lines += ["", "The runs, where few.csv has the drawn rows and new.csv the texts:", "", "```bash"]
     lines += [f"python train.py {line.format('.')}" for line in RUNS.values()]
     lines += [f"permafrost synthesize WRITER ROWS --train few.csv --output new.csv --per-label {WRITTEN}", "```"]
-    (RESULTS / "synthesis.md").write_text("\n".join(lines) + "\n")
-    stated = {"hardware": hardware(), "date": date.today().isoformat(), "seeds": done}
-    (RESULTS / "synthesis.json").write_text(json.dumps(stated, indent=1) + "\n")
-    print("\n".join(lines))
+    changes = {name: [run["change"] for run in seeds] for name, seeds in done.items()}
+    publish("synthesis", lines, changes, kept={"seeds": done})
 
 
 if __name__ == "__main__":

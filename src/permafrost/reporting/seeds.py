@@ -65,9 +65,9 @@ def over_seeds(trials: Sequence["Trial"]) -> tuple[list[str], list[list[str]]]:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """`mean (smallest to largest)`"""
-    if not values:
-        return ""
+    """`mean (smallest to largest)`; of a single value there is no range."""
+    if len(values) < 2:
+        return "".join(f"{value:{form}}" for value in values)
     return f"{statistics.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
