@@ -221,6 +221,7 @@ def make_modules(
     from permafrost.data.batching import RowBatching, TokenBatching
     from permafrost.model.several import Several
     from permafrost.training.datamodule import DataModule
+    from permafrost.training.hardware import loader_workers
     from permafrost.training.module import FineTuning, Part
     from permafrost.training.optimizers import clippable_, parameter_groups
     from permafrost.weighing import weighted_loss
@@ -233,7 +234,7 @@ def make_modules(
         batching=RowBatching(batch_size=options.batch_size) if options.batch_size else by_tokens,
         evaluation_batching=by_tokens,
         accumulate=settings.trainer.accumulate_grad_batches,
-        num_workers=options.num_workers,
+        num_workers=loader_workers(options.num_workers, settings.trainer.accelerator),
         seed=settings.seed,
         temperature=settings.task.mixing_temperature,
         of_teacher=of_teacher,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from permafrost.training import hardware
-from permafrost.training.hardware import resolve_precision, use_all_cores
+from permafrost.training.hardware import loader_workers, resolve_precision, use_all_cores
 
 PRODUCTS = """
 import torch
@@ -65,3 +65,25 @@ def test_there_are_as_many_threads_as_cores_that_the_process_may_use(monkeypatch
     monkeypatch.delenv("OMP_NUM_THREADS")
     use_all_cores()
     assert asked == [3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "accelerator", "gpus", "cores", "workers"),
+    [
+        ("auto", "cpu", 1, 16, 0),
+        ("auto", "auto", 0, 16, 0),
+        ("auto", "auto", 1, 16, 2),
+        ("auto", "gpu", 1, 2, 1),
+        ("auto", "gpu", 8, 16, 1),
+        ("auto", "gpu", 8, 8, 0),
+        (3, "cpu", 0, 2, 3),
+        (0, "gpu", 1, 16, 0),
+    ],
+)
+def test_batches_are_collated_by_cores_that_have_nothing_else_to_do(
+    monkeypatch, asked, accelerator, gpus, cores, workers
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: cores)
+    assert loader_workers(asked, accelerator) == workers
