@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all check audit bench
+.PHONY: help install train test test-all test-gpu check audit bench
 
 help:      ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: install  ## the quick tests
 test-all: install  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n auto -m ''
 
+test-gpu: install  ## what runs on a GPU alone
+	TEST_ON_GPU=1 $(BIN)/python -m pytest -m gpu
+
 check: install  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,5 +40,5 @@ audit:     ## look the pinned versions up among known vulnerabilities; needs the
 	test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit==2.10.1; }
 	.audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
-bench: install  ## measure again what benchmarks/results states
+bench: install  ## measure again what benchmarks/results states: a day
 	$(BIN)/python benchmarks/run.py

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import materials
-from run import RESULTS, ROOT, hardware
+from stated import RESULTS, ROOT, hardware
 
 OUTPUTS = Path("outputs/benchmarks/compression")
 QUIET = "logger=none yardsticks=false"

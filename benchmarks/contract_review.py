@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import RESULTS, SHARED, hardware
 from sklearn.feature_extraction.text import TfidfVectorizer
+from stated import RESULTS, SHARED, hardware
 
 from permafrost.deployment.predictor import Predictor
 from permafrost.deployment.review import Passage, category_scores, labels_of_run, passages

@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from run import RESULTS, ROOT, SHARED, hardware
+from stated import RESULTS, ROOT, SHARED, hardware
 
 FILES = "data=files data.train={0}/{1} data.validation={0}/{2} data.test={0}/{3}"
 NER = "task=ner data.format=conll "

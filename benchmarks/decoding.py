@@ -18,7 +18,7 @@ from typing import Any
 import materials
 import torch
 from pairs import Figure, order, summary, table
-from run import RESULTS, ROOT, hardware
+from stated import RESULTS, ROOT, hardware
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers

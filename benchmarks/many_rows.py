@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import materials
-from run import RESULTS, ROOT, SHARED, hardware
+from stated import RESULTS, ROOT, SHARED, hardware
 
 EDITED_WORDS, MAX_LENGTH = 3, 32
 STAGES = ("setup", "trunk", "fit")

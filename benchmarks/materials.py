@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from run import ROOT, SHARED
+from stated import ROOT, SHARED
 
 OUTPUTS = Path("outputs/benchmarks")
 MINI = Path("src/permafrost/model/mini")

@@ -4,15 +4,21 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import materials
+import numpy as np
 import torch
-from run import RESULTS, hardware, machine, spread
+from pairs import spelled
+from stated import hardware, machine, publish
 
+from permafrost.compression.measure import resident_mb
 from permafrost.model import block
 from permafrost.model.backbone import load_backbone, load_config, trunk
+from permafrost.ragged import RaggedArray
 from permafrost.training.hardware import autocast, keep_freed_buffers, use_all_cores
 
 
@@ -25,11 +31,13 @@ def precision() -> None:
     ]
     lines += [f"AMX: {torch.cpu._is_amx_tile_supported()}, AVX512-BF16: {torch.cpu._is_avx512_bf16_supported()}.", ""]
     lines += ["| rows x in x out | float32, GFLOP/s | bfloat16, GFLOP/s |", "|---" * 3 + "|"]
-    for rows, width, out in ((2048, 192, 768), (2048, 768, 192), (2048, 768, 3072), (2048, 3072, 768)):
-        rates = [product_rates(rows, width, out, dtype) for dtype in (torch.float32, torch.bfloat16)]
-        lines.append(f"| {rows} x {width} x {out} | " + " | ".join(spread(rate, 0) for rate in rates) + " |")
-    (RESULTS / f"precision_{machine()}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    figures = {}
+    for shape in ((2048, 192, 768), (2048, 768, 192), (2048, 768, 3072), (2048, 3072, 768)):
+        rates = [product_rates(*shape, dtype) for dtype in (torch.float32, torch.bfloat16)]
+        name = " x ".join(map(str, shape))
+        figures[name] = [round(statistics.median(rate)) for rate in rates]
+        lines.append(f"| {name} | " + " | ".join(spelled(rate, 0) for rate in rates) + " |")
+    publish(f"precision_{machine()}", lines, figures)
 
 
 def attention_types() -> None:
@@ -45,13 +53,14 @@ def attention_types() -> None:
     lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py attention_types`; heads of 64 channels."]
     lines += ["Median of 9 (smallest to largest), ms; causal, in training, no dropout.", ""]
     lines += [f"| rows x heads x tokens | pass | {' | '.join(ways)} |", "|---" * (2 + len(ways)) + "|"]
+    figures = {}
     for shape in ((39, 12, 50), (16, 12, 128), (4, 12, 512), (2, 12, 1024)):
         times = [attention_ms(shape, *way) for way in ways.values()]
         for index, name in enumerate(("forward", "backward")):
-            cells = [" x ".join(map(str, shape)), name, *(median_and_ends(time[index]) for time in times)]
-            lines.append("| " + " | ".join(cells) + " |")
-    (RESULTS / "attention_types.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+            cells = [" x ".join(map(str, shape)), name]
+            figures[" ".join(cells)] = [round(statistics.median(time[index]), 2) for time in times]
+            lines.append("| " + " | ".join([*cells, *(spelled(time[index], 2) for time in times)]) + " |")
+    publish("attention_types", lines, figures)
 
 
 def fused_attention(query: Any, key: Any, value: Any) -> Any:
@@ -89,12 +98,13 @@ def trunk_pass() -> None:
     lines += [f"{hardware()}; {date.today()}; `python benchmarks/run.py trunk_pass`; 10 blocks of GPT-2's shape,"]
     lines += ["rows of 52 tokens. Median of 5 (smallest to largest), us a token, by tokens in a batch.", ""]
     lines += ["| | 2,048 | 4,096 | 8,192 |", "|---" * 4 + "|"]
+    figures = {}
     for name, precision, is_by_onednn in ways:
         block.is_inference_by_onednn = is_by_onednn
-        cells = [median_and_ends(trunk_microseconds(tokens, precision)) for tokens in (2048, 4096, 8192)]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    (RESULTS / "trunk_pass.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        times = [trunk_microseconds(tokens, precision) for tokens in (2048, 4096, 8192)]
+        figures[name] = [round(statistics.median(each), 2) for each in times]
+        lines.append("| " + " | ".join([name, *(spelled(each, 2) for each in times)]) + " |")
+    publish("trunk_pass", lines, figures)
 
 
 def trunk_microseconds(tokens: int, precision: str, repeats: int = 5) -> list[float]:
@@ -111,8 +121,43 @@ def trunk_microseconds(tokens: int, precision: str, repeats: int = 5) -> list[fl
     return times[1:]
 
 
-def median_and_ends(times: Sequence[float]) -> str:
-    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+def row_reads() -> None:
+    """What reading rows of a store in random order costs, by calls and by a mapped file: why ragged.py does not map."""
+    ways = {"read": RaggedArray.in_file, "mapped": mapped_rows}
+    count, tokens, channels = 4000, 50, 768
+    lines = ["# Rows of a store, read and mapped", ""]
+    lines += [
+        f"{hardware()}; {date.today()}; `python benchmarks/run.py row_reads`; {count:,} rows of {tokens} tokens of"
+    ]
+    lines += [
+        f"{channels} float16, each once in random order, from memory; of 5 processes each the median (smallest to"
+    ]
+    lines += ["largest).", "", "| | us a row | resident memory gained, MB |", "|---" * 3 + "|"]
+    figures = {}
+    with TemporaryDirectory(prefix="row_reads-") as directory:
+        path = Path(directory) / "states.bin"
+        np.ones((count * tokens, channels), np.float16).tofile(path)
+        offsets = np.arange(count + 1) * tokens
+        for name, way in ways.items():
+            measured = [materials.apart(cost_of_reading, way, path, offsets, channels) for _ in range(5)]
+            figures[name] = {key: round(statistics.median(each[key] for each in measured), 1) for key in measured[0]}
+            cells = [spelled([each[key] for each in measured], 1) for key in measured[0]]
+            lines.append("| " + " | ".join([name, *cells]) + " |")
+    publish("row_reads", lines, figures)
+
+
+def mapped_rows(path: Path, offsets: np.ndarray, dtype: Any, channels: int) -> RaggedArray:
+    return RaggedArray(np.memmap(path, dtype, "r", shape=(int(offsets[-1]), channels)), offsets)
+
+
+def cost_of_reading(
+    way: Callable[..., RaggedArray], path: Path, offsets: np.ndarray, channels: int
+) -> dict[str, float]:
+    rows = way(path, offsets, np.float16, channels)
+    before, start = resident_mb(), time.perf_counter()
+    for row in np.random.default_rng(0).permutation(len(rows)):
+        rows[row].sum()
+    return {"us": 1e6 * (time.perf_counter() - start) / len(rows), "mb": resident_mb() - before}
 
 
 def product_rates(rows: int, width: int, out: int, dtype: Any, repeats: int = 9) -> list[float]:

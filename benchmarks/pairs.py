@@ -47,9 +47,9 @@ def spelled(measured: Sequence[float], digits: int) -> str:
     return median if smallest == largest else f"{median} ({smallest} to {largest})"
 
 
-def table(pairs: Sequence[Pair], figures: Sequence[Figure], peer: str) -> list[str]:
+def table(pairs: Sequence[Pair], figures: Sequence[Figure], peer: str, ours: str = "Permafrost") -> list[str]:
     """Markdown: a row for each figure that either side has."""
-    lines = [f"| | Permafrost | {peer} | ratio |", "|---" * 4 + "|"]
+    lines = [f"| | {ours} | {peer} | ratio |", "|---" * 4 + "|"]
     for figure in figures:
         ours, theirs = (values(pairs, side, figure.key) for side in SIDES)
         if ours or theirs:

@@ -22,7 +22,7 @@ from typing import Any
 import materials
 import pyarrow as pa
 import torch
-from run import RESULTS, ROOT, hardware, machine
+from stated import RESULTS, ROOT, hardware, machine
 from torch import Tensor
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode

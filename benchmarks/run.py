@@ -1,34 +1,32 @@
 """Measure again what benchmarks/results states: python benchmarks/run.py [NAME ...] [--missing] [--jobs 2]
 
-Each study runs the real command over seeds and writes NAME.json (every run) and NAME.md (the table), with the hardware,
-the date and the command of each row. `--missing` runs the rows alone that NAME.json has not yet; `--jobs` runs so many
-rows of `tasks` at a time, each with its share of the cores.
+A NAME is a study, or another script of this folder; without one all are run, which takes a day. Each prints its table
+and, last, one line of JSON. The studies of this file run the real command over seeds and write NAME.json (every run)
+and NAME.md (the table), with the hardware, the date and the command of each row. `--missing` runs the rows alone that
+NAME.json has not yet; `--jobs` runs so many rows of `tasks` at a time, each with its share of the cores.
 """
 
 import argparse
 import json
 import os
-import platform
-import re
 import shlex
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
-from pathlib import Path
+from functools import partial
 
-import torch
+from stated import RESULTS, ROOT, SHARED, hardware, publish
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-SHARED = ROOT.parent / "shared" / "data"
+from permafrost.reporting.seeds import spread
+
 FILES = "data=files data.train={0}/{1} data.validation={0}/{2} data.test={0}/{3}"
 
 # study -> rows of (name, command line after `python train.py`, seeds); {shared} holds the public data sets
 Row = tuple[str, str, Sequence[int]]
+Says = Callable[[Sequence[dict]], str]
 PYDOCS: list[Row] = [
     ("default", "", (0, 1, 2)),
     ("from scratch", "model.init=random", (0, 1)),
@@ -84,38 +82,87 @@ STORE: list[Row] = [
 ]
 
 
-def main() -> None:
-    import operations  # which writes where this module says
+# What has a script of its own: the name, the script with its arguments, and whether it is of no use without ../shared
+SPEED = ("frozen", "second_epoch", "seed_noise", "unfrozen", "language_modeling", "sweep", "tutorial")
+SCRIPTS: dict[str, tuple[str, bool]] = {
+    "speed_default": ("speed.py default", False),
+    **{f"speed_{study}": (f"speed.py {study}", True) for study in SPEED},
+    "profile_step": ("profile_step.py", True),
+    "many_rows": ("many_rows.py", True),
+    "data": ("data.py", True),
+    "synthesis": ("synthesis.py", True),
+    "compression_quality": ("compression.py quality", True),
+    "compression_speed": ("compression.py speed", True),
+    "decoding": ("decoding.py", True),
+    "serving_load": ("serving.py load", False),
+    "serving_branches": ("serving.py branches", True),
+    "reliability": ("reliability.py", False),
+}
 
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of studies; all where none is given")
     parser.add_argument("--missing", action="store_true", help="only the rows that NAME.json has not yet")
     parser.add_argument("--jobs", type=int, default=1, help="rows of tasks at a time")
     options = parser.parse_args()
-    tasks_options = {"missing": options.missing, "jobs": options.jobs}
-    studies: dict[str, Callable[[], None]] = {
-        "pydocs": lambda: study("pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
-        "real_data": lambda: study("real_data", "Public data sets with `model=mini`", REAL),
-        "tasks": lambda: study("tasks", "Every task on public data with `model=mini`", TASKS, **tasks_options),
-        "store": lambda: study("store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE),
-        "augmentation": augmentation,
-        "adaptation": adaptation,
-        "padding": padding,
-        "launch": launch,
+    measures = studies(missing=options.missing, jobs=options.jobs) | {
+        name: partial(run_script, name) for name in SCRIPTS
+    }
+    if strangers := [name for name in options.names if name not in measures]:
+        raise SystemExit(f"no study {strangers[0]!r}; there are {', '.join(measures)}")
+    for name in options.names or list(measures):
+        measures[name]()
+
+
+def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
+    import augmentation  # here, as synthesis.py has its runs from this file and needs none of them
+    import freeze_curve
+    import known_rows
+    import launch
+    import operations
+    import padding
+    import trials
+
+    return {
+        "pydocs": partial(study, "pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
+        "real_data": partial(study, "real_data", "Public data sets with `model=mini`", REAL),
+        "tasks": partial(
+            study, "tasks", "Every task on public data with `model=mini`", TASKS, missing=missing, jobs=jobs
+        ),
+        "store": partial(
+            study, "store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE, says=changes
+        ),
+        "adaptation": partial(
+            study, "adaptation", "sst2 after more pretraining on its own texts, `model=mini`", ADAPTATION, says=gains
+        ),
+        "augmentation": augmentation.augmentation,
+        "freeze_curve": freeze_curve.freeze_curve,
+        "padding": padding.padding,
+        "launch": launch.launch,
+        "trials": trials.trials,
+        "known_rows": known_rows.known_rows,
         "precision": operations.precision,
         "attention_types": operations.attention_types,
         "trunk_pass": operations.trunk_pass,
-        "freeze_curve": freeze_curve,
+        "row_reads": operations.row_reads,
     }
-    for name in options.names or list(studies):
-        if name not in studies:
-            raise SystemExit(f"no study {name!r}; there are {', '.join(studies)}")
-        studies[name]()
 
 
-def study(name: str, title: str, rows: Sequence[Row], *, missing: bool = False, jobs: int = 1) -> None:
-    """Every row's command over the seeds; figures are means with the smallest and largest."""
-    known = {row["command"]: row for row in known_rows(name)} if missing else {}
+def run_script(name: str) -> None:
+    script, needs_shared = SCRIPTS[name]
+    if needs_shared and not SHARED.is_dir():
+        print(f"{name}: left out, its data are not beside this clone")
+        return
+    subprocess.run([sys.executable, *shlex.split(f"benchmarks/{script}")], cwd=ROOT, check=True)
+
+
+def study(
+    name: str, title: str, rows: Sequence[Row], *, missing: bool = False, jobs: int = 1, says: Says | None = None
+) -> None:
+    """Every row's command over the seeds; figures are means with the smallest and largest. Above the table stands what
+    `says` makes of them."""
+    known = {row["command"]: row for row in earlier_rows(name)} if missing else {}
     done = {label: known[command_of(line)] for label, line, _ in rows if command_of(line) in known}
     with ThreadPoolExecutor(jobs) as pool:
         waited = [
@@ -124,7 +171,7 @@ def study(name: str, title: str, rows: Sequence[Row], *, missing: bool = False, 
         for future in as_completed(waited):
             row = future.result()
             done[row["row"]] = row
-            write(name, title, [done[label] for label, _, _ in rows if label in done])
+            write(name, title, [done[label] for label, _, _ in rows if label in done], says)
 
 
 def command_of(line: str) -> str:
@@ -144,7 +191,7 @@ def measured_row(name: str, row: Row, jobs: int) -> dict:
     return {"row": label, "command": command_of(line), "jobs": jobs, "runs": runs}
 
 
-def known_rows(name: str) -> list[dict]:
+def earlier_rows(name: str) -> list[dict]:
     """Of the study's last table."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text())["rows"] if path.exists() else []
@@ -165,229 +212,61 @@ def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
     return json.loads(result.read_text()) | extra
 
 
-def write(name: str, title: str, done: Sequence[dict]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    stated = {"hardware": hardware(), "date": date.today().isoformat(), "rows": done}
-    (RESULTS / f"{name}.json").write_text(json.dumps(stated, indent=1) + "\n")
+def changes(done: Sequence[dict]) -> str:
+    """By how much rows differ from the first, seed by seed."""
+    base, *others = ([run["test"]["accuracy"] for run in row["runs"]] for row in done)
+    largest = [max(abs(a - b) for a, b in zip(base, other, strict=True)) for other in others]
+    told = ", ".join(f"{row['row']} {change:.4f}" for row, change in zip(done[1:], largest, strict=True))
+    return f"The largest change of a seed's test accuracy beside {done[0]['row']}: {told}."
+
+
+def gains(done: Sequence[dict]) -> str:
+    """Of the adapted model over the other, seed by seed on the same rows."""
+    runs, told = {row["row"]: row["runs"] for row in done}, []
+    for count in LABELLED_ROWS:
+        before, after = (
+            [run["test"]["accuracy"] for run in runs.get(f"{count} rows, {kind}", [])]
+            for kind in ("as pretrained", "adapted")
+        )
+        gained = [of_after - of_before for of_before, of_after in zip(before, after, strict=False)]
+        told.append(f"{count} rows: test accuracy changes by {spread(gained, '+.4f') or '?'}; a seed, other rows.")
+    return "\n".join(told)
+
+
+def write(name: str, title: str, done: Sequence[dict], says: Says | None = None) -> None:
     jobs = max(row.get("jobs", 1) for row in done)
     at_a_time = f"{jobs} runs at a time; " if jobs > 1 else ""
-    lines = [f"# {title}", ""]
-    lines += [f"{hardware()}; {at_a_time}{date.today()}; mean over the seeds (smallest to largest).", ""]
+    lines = [f"# {title}", "", *([says(done), ""] if says else [])]
+    lines += [
+        f"{hardware()}; {at_a_time}{date.today()}; mean over the seeds ± standard deviation (smallest to largest).",
+        "",
+    ]
     lines += ["| | metric | test | validation | seeds | frozen blocks | fit, s | command |", "|---" * 8 + "|"]
     for row in done:
         runs = row["runs"]
         for metric in reported(runs[0]["test"]):
             test, validation = ([run[stage][metric] for run in runs] for stage in ("test", "validation"))
-            seconds = spread([run["seconds"]["fit"] for run in runs], 0)
+            seconds = spread([run["seconds"]["fit"] for run in runs], ".0f")
             seeds = ", ".join(str(run["seed"]) for run in runs)
-            cells = [row["row"], metric, spread(test), spread(validation), seeds]
+            cells = [row["row"], metric, spread(test, ".4f"), spread(validation, ".4f"), seeds]
             cells += [str(runs[0]["frozen_blocks"]), seconds]
             lines.append("| " + " | ".join([*cells, f"`{row['command']}`"]) + " |")
     for row in done:
         for yardstick, value in row["runs"][0].get("yardsticks", {}).items():
             line = f"| {row['row']}: {yardstick} | | {value:.4f} | | | | | printed by the same run |"
             lines.append(line)
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    publish(name, lines, {row["row"]: means_of(row["runs"]) for row in done}, kept={"rows": done})
+
+
+def means_of(runs: Sequence[Mapping]) -> dict[str, float]:
+    """Of each test score that is reported, over the seeds."""
+    scores = [run["test"] for run in runs]
+    return {metric: round(statistics.mean(of_run[metric] for of_run in scores), 4) for metric in reported(scores[0])}
 
 
 def reported(scores: Mapping[str, float]) -> list[str]:
     """Those of METRICS, in their order, of all parts where there are several."""
     return [name for metric in METRICS for name in scores if name.rpartition("/")[2] == metric]
-
-
-def freeze_curve() -> None:
-    """Validation accuracy by frozen depth, over learning rates and poolings; each core sweeps some of the depths."""
-    grids = [("last", "1e-3"), ("mean", "1e-3")]
-    queues = [["0", "2", "5"], ["1", "3", "4", "6"]]  # about equal work
-    sweeps = [sweep_of(depths, *grid) for depths in queues for grid in grids]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    waiting = [[sweep for sweep in sweeps if sweep["depths"] == depths] for depths in queues]
-    while any(waiting):
-        running = [subprocess.Popen(queue.pop(0)["command"], cwd=ROOT, env=environment) for queue in waiting if queue]
-        if any([process.wait() for process in running]):
-            raise SystemExit("a trial failed")
-    trials = [
-        json.loads(path.read_text()) | {"config": chosen(path)}
-        for s in sweeps
-        for path in s["dir"].glob("*/result.json")
-    ]
-    write_freeze_curve(trials)
-
-
-def augmentation() -> None:
-    """The sweep's own table over its seeds, and which of its differences all seeds agree on."""
-    from permafrost.reporting.seeds import by_setting, differences
-    from permafrost.reporting.sweep import read_trials
-
-    if not SHARED.is_dir():
-        print("augmentation: left out, its data are not beside this clone")
-        return
-    line = "-m experiment=augmentation_study"
-    directory = ROOT / "outputs" / "benchmarks" / "augmentation"  # a stopped study goes on where it was
-    subprocess.run([sys.executable, "train.py", *line.split(), f"hydra.sweep.dir={directory}"], cwd=ROOT, check=True)
-    trials = read_trials(directory)
-    lines = ["# Changed copies of few rows of sst2, `model=mini`", ""]
-    lines += [f"{hardware()}; {date.today()}; `python train.py {line}`; mean over the seeds (smallest to largest).", ""]
-    lines += [*(directory / "seeds.md").read_text("utf-8").splitlines(), "", *agreed(differences(by_setting(trials)))]
-    stated = {"hardware": hardware(), "date": date.today().isoformat()}
-    stated |= {"trials": [{"overrides": trial.overrides, **trial.result} for trial in trials]}
-    (RESULTS / "augmentation.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "augmentation.json").write_text(json.dumps(stated, indent=1) + "\n")
-    print("\n".join(lines))
-
-
-def adaptation() -> None:
-    """The study, and seed by seed what the adapted model gains on the same rows."""
-    if not SHARED.is_dir():
-        print("adaptation: left out, its data are not beside this clone")
-        return
-    study("adaptation", "sst2 after more pretraining on its own texts, `model=mini`", ADAPTATION)
-    runs = {row["row"]: row["runs"] for row in known_rows("adaptation")}
-    lines = [""]
-    for count in LABELLED_ROWS:
-        before, after = (
-            [run["test"]["accuracy"] for run in runs[f"{count} rows, {kind}"]] for kind in ("as pretrained", "adapted")
-        )
-        gains = [of_after - of_before for of_before, of_after in zip(before, after, strict=True)]
-        lines.append(f"{count} rows: test accuracy changes by {spread(gains)}, over {len(gains)} seeds of other rows.")
-    with (RESULTS / "adaptation.md").open("a") as file:
-        file.write("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def agreed(changes: Mapping[tuple[str, ...], Sequence[float]]) -> list[str]:
-    """In words: a change counts where it has one sign with every seed."""
-    shown = {f"{kind} of {count}": values for (count, kind), values in changes.items() if values}
-    gains = [name for name, values in shown.items() if min(values) > 0]
-    losses = [name for name, values in shown.items() if max(values) < 0]
-    return [
-        f"Every seed gains by: {', '.join(gains) or 'nothing'}.",
-        f"Every seed loses by: {', '.join(losses) or 'nothing'}.",
-        f"For the other {len(shown) - len(gains) - len(losses)} of {len(shown)} the seeds disagree: no gain is shown.",
-    ]
-
-
-def sweep_of(depths: Sequence[str], pooling: str, rates: str) -> dict:
-    directory = ROOT / "outputs" / "benchmarks" / f"freeze_curve-{pooling}-{'-'.join(depths)}"
-    options = [f"freezing.blocks={','.join(depths)}", f"optimizer.lr={rates}", f"head.pooling={pooling}"]
-    command = [sys.executable, "train.py", "-m", "experiment=freeze_curve", *options, f"hydra.sweep.dir={directory}"]
-    return {"depths": list(depths), "dir": directory, "command": command}
-
-
-def chosen(result: Path) -> dict:
-    """The swept values of a trial, from its config.yaml."""
-    import yaml
-
-    config = yaml.safe_load(result.with_name("config.yaml").read_text())
-    return {"lr": config["optimizer"]["lr"], "pooling": config["head"]["pooling"]}
-
-
-def write_freeze_curve(trials: Sequence[dict]) -> None:
-    from permafrost.reporting.plots import freeze_curve as plot
-
-    best: dict[tuple[int, str], dict] = {}
-    scores: dict[int, list[float]] = {}
-    for trial in sorted(trials, key=lambda trial: trial["validation"]["accuracy"]):
-        best[trial["frozen_blocks"], trial["config"]["pooling"]] = trial
-        scores.setdefault(trial["frozen_blocks"], []).append(trial["validation"]["accuracy"])
-    plot(scores, "accuracy", RESULTS / "freeze_curve.png")
-    lines = ["# Accuracy by frozen depth, `data=pydocs model=mini`", ""]
-    lines += [f"{hardware()}, one for each of two runs at a time; {date.today()}; seed 0.", ""]
-    lines += ["`python benchmarks/run.py freeze_curve`. Chosen on validation; test is shown and not looked at.", ""]
-    lines += ["| frozen blocks | head | validation | learning rate | epochs | test | fit, s |", "|---" * 7 + "|"]
-    for depth, pooling in sorted(best):
-        trial = best[depth, pooling]
-        validation, test = (f"{trial[stage]['accuracy']:.4f}" for stage in ("validation", "test"))
-        rate, epochs, seconds = f"{trial['config']['lr']:g}", str(trial["epochs"]), f"{trial['seconds']['fit']:.0f}"
-        lines.append("| " + " | ".join([str(depth), pooling, validation, rate, epochs, test, seconds]) + " |")
-    (RESULTS / "freeze_curve.md").write_text("\n".join([*lines, "", "![freeze curve](freeze_curve.png)", ""]))
-    (RESULTS / "freeze_curve.json").write_text(json.dumps({"hardware": hardware(), "trials": trials}, indent=1) + "\n")
-    print("\n".join(lines))
-
-
-def launch() -> None:
-    """Seconds from the command to its first logged optimizer step, the caches warm; and of `--cfg job`."""
-    import shutil
-
-    first_steps, configs = [], []
-    for _ in range(5):
-        run_dir = ROOT / "outputs" / "benchmarks" / "launch"
-        shutil.rmtree(run_dir, ignore_errors=True)
-        start = time.perf_counter()
-        arguments = ["trainer.log_every_n_steps=1", f"hydra.run.dir={run_dir}"]
-        process = subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
-        metrics = run_dir / "metrics.jsonl"
-        while not (metrics.exists() and "train/loss" in metrics.read_text()):
-            time.sleep(0.02)
-        first_steps.append(time.perf_counter() - start)
-        process.kill()
-        process.wait()
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "train.py", "--cfg", "job"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        configs.append(time.perf_counter() - start)
-    lines = [
-        "# Seconds to start",
-        "",
-        f"{hardware()}; {date.today()}; `python benchmarks/run.py launch`, 5 starts, mean (smallest to largest).",
-        "",
-        "| | s |",
-        "|---|---|",
-        f"| `python train.py` to its first optimizer step | {spread(first_steps, 2)} |",
-        f"| `python train.py --cfg job` | {spread(configs, 2)} |",
-    ]
-    (RESULTS / "launch.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def padding() -> None:
-    """Share of computed tokens that is padding in the first three epochs' plans, default batches and tokenizer."""
-    import numpy as np
-
-    from permafrost.data.batching import TokenBatching, padding_share, shuffled_batches
-    from permafrost.data.readers import read_rows
-    from permafrost.model.backbone import SHIPPED
-    from permafrost.tasks.preparation import load_tokenizer
-
-    tokenizer, batching = load_tokenizer(str(SHIPPED["mini"])), TokenBatching(max_tokens=2048)
-    lines = [
-        "# Padding",
-        "",
-        f"{date.today()}; `python benchmarks/run.py padding`: batches of 2,048 tokens, epochs 1 to 3.",
-    ]
-    lines += ["", "| training rows of | rows | tokens | padding |", "|---" * 4 + "|"]
-    for name, file, column in (("ag_news", "train.csv", "text"), ("sst2", "train.tsv", "sentence")):
-        texts = [row[column] for row in read_rows(SHARED / name / file)]
-        lengths = np.array([len(ids) + 1 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
-        shares = [padding_share(shuffled_batches(lengths, batching, seed=0, epoch=e), lengths) for e in range(3)]
-        percent = f"{100 * statistics.mean(shares):.2f} % ({100 * min(shares):.2f} to {100 * max(shares):.2f})"
-        lines.append(f"| {name} | {len(texts):,} | {int(lengths.sum()):,} | {percent} |")
-    (RESULTS / "padding.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def spread(values: Sequence[float], digits: int = 4) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def hardware() -> str:
-    return f"{os.cpu_count()} cores of {cpu()}, Python {platform.python_version()}"
-
-
-def cpu() -> str:
-    """Its name, and whether it has AMX, which its name does not always say."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} with AMX" if torch.cpu._is_amx_tile_supported() else name
-
-
-def machine() -> str:
-    """What the name of a table ends in whose figures are this CPU's alone: intel_xeon_with_amx."""
-    return "_".join(re.findall(r"\w+", re.sub(r"\(\w+\)|processor|cpu|@.*", " ", cpu().lower())))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import materials
-from run import RESULTS, ROOT, hardware
+from stated import RESULTS, ROOT, hardware
 
 OUTPUTS = Path("outputs/benchmarks/serving")
 CLIENTS, REQUESTS, WARM_UP = 64, 2000, 400

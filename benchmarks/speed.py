@@ -1,7 +1,8 @@
 """How fast we are beside others: python benchmarks/speed.py STUDY [--pairs 5]
 
-STUDY is frozen, second_epoch, default, unfrozen, language_modeling, sweep or tutorial. Each pair runs `python train.py`
-and a peer (benchmarks/peers.py) one after the other, on the same rows, weights and recipe; which goes first alternates.
+STUDY is frozen, second_epoch, seed_noise, default, unfrozen, language_modeling, sweep or tutorial. Each pair runs
+`python train.py` and a peer (benchmarks/peers.py) one after the other, on the same rows, weights and recipe; which goes
+first alternates.
 Finished pairs are kept in outputs/benchmarks/speed and not measured again. Writes results/speed_STUDY_CPU.md and .json,
 and prints the table and, last, one line of JSON.
 """
@@ -36,7 +37,7 @@ from contests import (
     trainer_command,
 )
 from pairs import Figure, order, summary, table
-from run import RESULTS, ROOT, hardware, machine
+from stated import RESULTS, ROOT, hardware, machine
 from timed import run_side_by_side, run_stamped
 
 Figures = dict[str, Any]
@@ -62,6 +63,7 @@ LATER_TRAINING = Figure("later_training_epoch_seconds", "the same without its ev
 STUDIES = {
     "frozen": (("frozen",), WHOLE),
     "second_epoch": (("frozen",), (EPOCH, LATER_TRAINING, *OUTCOME)),
+    "seed_noise": (("frozen_mini",), WHOLE),
     "default": (("default",), WHOLE),
     "unfrozen": (("unfrozen_gpt2", "unfrozen_mini"), WHOLE),
     "language_modeling": (("unfrozen_language_modeling",), WHOLE),

@@ -3,11 +3,11 @@
 For each seed ten training rows of each label are drawn. A run learns their labels: it is what is compared with, and the
 judge. Another learns to write them; `permafrost synthesize` keeps those of its texts that the judge is surest of, and a
 last run learns the rows and these texts, in as many steps. Writes results/synthesis.md and .json after every seed, and
-prints the first at the end. A stopped study goes on where it was: with the run, even within it, and with the texts.
+prints the table and, last, one line of JSON. A stopped study goes on where it was: with the run, even within it, and
+with the texts.
 """
 
 import csv
-import json
 import random
 import subprocess
 import sys
@@ -19,9 +19,11 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from run import RESULTS, ROOT, SHARED, hardware, spread, train
+from run import train
+from stated import ROOT, SHARED, hardware, publish
 
 from permafrost.data.readers import read_rows
+from permafrost.reporting.seeds import spread
 
 ROWS, WRITTEN, SEEDS, TEST_ROWS = 10, 50, range(5), 2000  # of each label; of each label; of a split at most
 
@@ -66,7 +68,6 @@ def main() -> None:
     for seed, name in product(SEEDS, SOURCES):
         done[name].append(one_seed(name, seed))
         write(done)
-    print((RESULTS / "synthesis.md").read_text())
 
 
 def one_seed(name: str, seed: int) -> dict[str, Any]:
@@ -131,16 +132,18 @@ def synthesize(directory: Path, seed: int) -> str:
 
 def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
     lines = [f"# Texts that a model wrote, beside {ROWS} rows of each label; `model=mini`", ""]
-    lines += [f"{hardware()}; {date.today()}; `python benchmarks/synthesis.py`; each seed draws other rows; mean"]
-    lines += [f"(smallest to largest). Accuracy on the first {TEST_ROWS:,} rows of test, of 200 steps each.", ""]
+    lines += [f"{hardware()}; {date.today()}; `python benchmarks/synthesis.py`; each seed draws other rows; mean ±"]
+    lines += ["standard deviation (smallest to largest)."]
+    lines += [f"Accuracy on the first {TEST_ROWS:,} rows of test, of 200 steps each.", ""]
     lines += ["| | seeds | the rows | rows and texts | difference | texts | of the rarest label |", "|---" * 7 + "|"]
     for name, seeds in done.items():
         accuracies = [
             [run["results"][label]["test"]["accuracy"] for run in seeds] for label in ("rows", "rows and texts")
         ]
         counts = [[run["kept"].get(label, 0) for label in SOURCES[name].labels.values()] for run in seeds]
-        cells = [name, str(len(seeds)), *map(spread, accuracies), spread([run["change"] for run in seeds])]
-        cells += [spread([sum(of_seed) for of_seed in counts], 0), spread([min(of_seed) for of_seed in counts], 0)]
+        cells = [name, str(len(seeds)), *(spread(each, ".4f") for each in accuracies)]
+        cells += [spread([run["change"] for run in seeds], "+.4f")]
+        cells += [spread([of(of_seed) for of_seed in counts], ".0f") for of in (sum, min)]
         lines.append("| " + " | ".join(cells) + " |")
     for name, seeds in done.items():
         gained = sum(run["change"] > 0 for run in seeds)
@@ -149,9 +152,8 @@ def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
     lines += ["", "The runs, where few.csv has the drawn rows and new.csv the texts:", "", "```bash"]
     lines += [f"python train.py {line.format('.')}" for line in RUNS.values()]
     lines += [f"permafrost synthesize WRITER ROWS --train few.csv --output new.csv --per-label {WRITTEN}", "```"]
-    (RESULTS / "synthesis.md").write_text("\n".join(lines) + "\n")
-    stated = {"hardware": hardware(), "date": date.today().isoformat(), "seeds": done}
-    (RESULTS / "synthesis.json").write_text(json.dumps(stated, indent=1) + "\n")
+    changes = {name: [run["change"] for run in seeds] for name, seeds in done.items()}
+    publish("synthesis", lines, changes, kept={"seeds": done})
 
 
 if __name__ == "__main__":

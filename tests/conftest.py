@@ -6,7 +6,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "TEST_ON_GPU" not in os.environ:  # make test-gpu
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Studies that end in a table, not in an error after an hour: python -m pytest tests/test_benchmarks.py"""
+"""The benchmarks' own parts: python -m pytest tests/test_benchmarks.py"""
 
 import importlib
 import json
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -81,7 +82,9 @@ def test_tutorial_is_extrapolated_by_the_row(module, tmp_path):
     assert (figures["fit_seconds"], figures["process_seconds"]) == (3 * (2 * 2.0 + 2 * 0.5), 15.0 + 3.0)
 
 
-@pytest.mark.parametrize("name", ["frozen", "default", "unfrozen_gpt2", "unfrozen_mini", "unfrozen_language_modeling"])
+@pytest.mark.parametrize(
+    "name", ["frozen", "frozen_mini", "default", "unfrozen_gpt2", "unfrozen_mini", "unfrozen_language_modeling"]
+)
 def test_both_sides_are_told_the_same(module, name):
     from permafrost.config import read_settings
 
@@ -100,6 +103,82 @@ def test_both_sides_are_told_the_same(module, name):
     assert (options.task, options.seed, options.precision) == (settings.task.name, settings.seed, "bf16")
     assert settings.data.max_tokens_per_batch == module("materials").TOKENS_PER_BATCH
     assert settings.trainer.gradient_clip_val == 1.0
+
+
+def test_every_script_is_run_by_make_bench(module):
+    """But for those that are part of another, or need a run to be given."""
+    run = module("run")
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
+    named = {script.split()[0] for script, _ in run.SCRIPTS.values()}
+    assert scripts - {"run.py", "peers.py", "contract_review.py"} == named
+    assert {script.split()[1] for script, _ in run.SCRIPTS.values() if script.startswith("speed.py")} == set(
+        module("speed").STUDIES
+    )
+    assert "benchmarks/run.py\n" in (ROOT / "Makefile").read_text()
+
+
+def test_every_study_and_script_is_in_the_readme(module):
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    run = module("run")
+    for name in run.studies(missing=False, jobs=1):
+        assert f"| `{name}` |" in readme
+    for script in {script.split()[0] for script, _ in run.SCRIPTS.values()}:
+        assert f"benchmarks/{script}" in readme
+
+
+def test_an_unknown_study_is_told_before_any_is_run(module, monkeypatch):
+    run = module("run")
+    monkeypatch.setattr(run, "studies", lambda **_: {"launch": lambda: pytest.fail("it ran")})
+    monkeypatch.setattr(sys, "argv", ["run.py", "launch", "lunch"])
+    with pytest.raises(SystemExit, match="no study 'lunch'; there are launch, speed_default"):
+        run.main()
+
+
+def test_what_is_published_ends_with_one_line_of_json(module, monkeypatch, tmp_path, capsys):
+    stated = module("stated")
+    monkeypatch.setattr(stated, "RESULTS", tmp_path)
+    stated.publish("launch", ["# Title", "", "| a |"], {"a": 1.5}, kept={"runs": [1, 2]})
+    *table, last = capsys.readouterr().out.splitlines()
+    assert table == (tmp_path / "launch.md").read_text().splitlines() == ["# Title", "", "| a |"]
+    assert (json.loads(last)["study"], json.loads(last)["figures"]) == ("launch", {"a": 1.5})
+    assert json.loads((tmp_path / "launch.json").read_text())["runs"] == [1, 2]
+
+
+def run_of(seed: int, accuracy: float) -> dict:
+    scores = {"validation": {"accuracy": accuracy}, "test": {"accuracy": accuracy, "loss": 1.0}}
+    return {"seed": seed, "frozen_blocks": 4, "seconds": {"fit": 10.0 + seed}, **scores}
+
+
+def test_a_study_shows_mean_and_range_of_each_row_and_what_changed(module, monkeypatch, tmp_path, capsys):
+    run = module("run")
+    monkeypatch.setattr(module("stated"), "RESULTS", tmp_path)
+    scores = {"computed": [0.5, 0.7], "stored": [0.5, 0.6]}
+    rows = [
+        {"row": name, "command": "python train.py", "runs": [run_of(*pair) for pair in enumerate(of_row)]}
+        for name, of_row in scores.items()
+    ]
+    run.write("store", "Title", rows, run.changes)
+    lines = capsys.readouterr().out.splitlines()
+    assert "The largest change of a seed's test accuracy beside computed: stored 0.1000." in lines
+    scores = ["0.5500 ± 0.0707 (0.5000 to 0.6000)"] * 2
+    cells = ["stored", "accuracy", *scores, "0, 1", "4", "10 ± 1 (10 to 11)", "`python train.py`"]
+    assert f"| {' | '.join(cells)} |" in lines
+    assert json.loads(lines[-1])["figures"] == {"computed": {"accuracy": 0.6}, "stored": {"accuracy": 0.55}}
+
+
+def test_padding_of_what_is_filled_up_by_hand(module):
+    batches, lengths = [np.array([0, 1]), np.array([2])], np.array([30, 34, 65])
+    share = module("padding").filled_share(batches, lengths)  # 2 x 34 and 1 x 65 tokens, each computed as 128
+    assert share == pytest.approx(1 - 129 / 256)
+
+
+@pytest.mark.slow
+def test_padding_on_public_data_is_below_three_percent(module, shared, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module("stated"), "RESULTS", tmp_path)
+    module("padding").padding()
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+    assert set(figures) == {"ag_news", "sst2"}
+    assert all(share < 3 for ways in figures.values() for share in ways.values())
 
 
 def test_overrides_take_the_place_of_the_commands_own(module):
@@ -123,10 +202,9 @@ def test_every_row_of_every_study_is_a_command_that_is_understood(module):
 @pytest.fixture
 def written(module, monkeypatch, tmp_path) -> Path:
     """Where the studies of run.py and synthesis.py read and write in place of this clone."""
-    for name in ("run", "synthesis"):
-        monkeypatch.setattr(module(name), "ROOT", tmp_path)
-        monkeypatch.setattr(module(name), "RESULTS", tmp_path)
-        monkeypatch.setattr(module(name), "SHARED", tmp_path)
+    for name in ("run", "synthesis", "augmentation", "stated"):
+        for path in {"ROOT", "RESULTS", "SHARED"} & vars(module(name)).keys():
+            monkeypatch.setattr(module(name), path, tmp_path)
     for name in ("train.py", "conf"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
@@ -164,11 +242,11 @@ def test_the_augmentation_study_says_on_which_changes_all_seeds_agree(module, mo
             record_trial(trial, directory)
         write_tables(trials, directory)
 
-    monkeypatch.setattr(module("run").subprocess, "run", sweep)
-    module("run").augmentation()
+    monkeypatch.setattr(module("augmentation").subprocess, "run", sweep)
+    module("augmentation").augmentation()
     lines = (written / "augmentation.md").read_text().splitlines()
-    both = "0.6050 (0.6000 to 0.6100)"
-    assert f"| 20 | eda | 2 | {both} | {both} | +0.0550 (+0.0100 to +0.1000) |" in lines
+    both = "0.6050 ± 0.0071 (0.6000 to 0.6100)"
+    assert f"| 20 | eda | 2 | {both} | {both} | +0.0550 ± 0.0636 (+0.0100 to +0.1000) |" in lines
     assert lines[-3:] == [
         "Every seed gains by: eda of 20.",
         "Every seed loses by: eda of 100.",
@@ -183,9 +261,9 @@ def test_the_adaptation_study_compares_seed_by_seed(module, monkeypatch, written
         return result(0.5 + seed / 10 + (0.02 * (seed + 1) if "adapted" in label else 0), seed)
 
     monkeypatch.setattr(module("run"), "train", train)
-    module("run").adaptation()
-    assert (written / "adaptation.md").read_text().splitlines()[-2:] == [
-        f"{count} rows: test accuracy changes by 0.0400 (0.0200 to 0.0600), over 3 seeds of other rows."
+    module("run").studies(missing=False, jobs=1)["adaptation"]()
+    assert (written / "adaptation.md").read_text().splitlines()[2:4] == [
+        f"{count} rows: test accuracy changes by +0.0400 ± 0.0200 (+0.0200 to +0.0600); a seed, other rows."
         for count in (200, 1000)
     ]
 
@@ -208,8 +286,9 @@ def test_the_table_of_written_texts(module, written):
     }
     synthesis.write(seeds)
     lines = (written / "synthesis.md").read_text().splitlines()
-    same = "{0} ({0} to {0})"
-    cells = ["sst2", "2", *map(same.format, ("0.5000", "0.6000", "0.1000", "3", "0"))]
+    same = ["0.5000 ± 0.0000 (0.5000 to 0.5000)", "0.6000 ± 0.0000 (0.6000 to 0.6000)"]
+    same += ["+0.1000 ± 0.0000 (+0.1000 to +0.1000)", "3 ± 0 (3 to 3)", "0 ± 0 (0 to 0)"]
+    cells = ["sst2", "2", *same]
     assert f"| {' | '.join(cells)} |" in lines
     assert "sst2: 2 of 2 seeds gain. Seed 0 refused 2 empty; the surest are:" in lines
     assert "- positive: 'a warm day'" in lines

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from permafrost.data.card import Card
     from permafrost.data.rows import StoredRows
     from permafrost.data.tokenization import TokenizedSplit
+    from permafrost.model.freezing import Freezing
     from permafrost.model.gpt2 import GPT2WithHead
     from permafrost.tasks.base import Encoding, Task
     from permafrost.training.trunk_pass import Stores
@@ -167,12 +168,11 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
 
     options, mode = settings.trainer, settings.store.mode
     precision = precision_of(settings)
-    nothing_frozen = not model.freezing.embeddings
+    nothing_frozen = not model.freezing.embeddings and not model.freezing.blocks
     if mode == "off" or (nothing_frozen and mode == "auto"):
         return trunk_pass.Stores()
-    if nothing_frozen or precision == "bf16-true":
-        rounded = "with trainer.precision=bf16-true the frozen weights are rounded first"
-        console.print(f"  store off: {'nothing is frozen (freezing.blocks=N)' if nothing_frozen else rounded}")
+    if obstacle := no_fixed_trunk(model.freezing, precision):
+        console.print(f"  store off: {obstacle}")
         return trunk_pass.Stores()
     device = resolve_device(options.accelerator)
     part = trunk_pass.FrozenPart(model, name=settings.model.name, precision=precision, device=device)
@@ -190,6 +190,17 @@ def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *
         reads={"train": epochs, "validation": epochs + 1, "test": 1},
         say=lambda line: console.print(f"  {line}"),
     )
+
+
+def no_fixed_trunk(freezing: "Freezing", precision: str) -> str | None:
+    """Why the output of what is frozen would not be the same in each epoch, or not that of the stored weights."""
+    if not freezing.embeddings and not freezing.blocks:
+        return "nothing is frozen (freezing.blocks=N)"
+    if not freezing.embeddings:
+        return "the embeddings below the frozen blocks are trained; freezing.embeddings=true freezes them"
+    if precision == "bf16-true":
+        return "with trainer.precision=bf16-true the frozen weights are rounded first"
+    return None
 
 
 def precision_of(settings: Settings) -> str:

@@ -100,7 +100,7 @@ class DataSection(Section):
     max_tokens_per_batch: Annotated[int, Field(ge=2)]
     batch_size: Count | None
     auto_batch: bool
-    num_workers: Annotated[int, Field(ge=0)]
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     cache_dir: str
 
 

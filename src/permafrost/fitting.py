@@ -64,6 +64,7 @@ def make_data_module(
 ) -> "DataModule":
     from permafrost.data.batching import RowBatching, TokenBatching
     from permafrost.training.datamodule import DataModule
+    from permafrost.training.hardware import loader_workers
 
     options = settings.data
     by_tokens = TokenBatching(max_tokens=options.max_tokens_per_batch)
@@ -73,7 +74,7 @@ def make_data_module(
         batching=RowBatching(batch_size=options.batch_size) if options.batch_size else by_tokens,
         evaluation_batching=by_tokens,
         accumulate=settings.trainer.accumulate_grad_batches,
-        num_workers=options.num_workers,
+        num_workers=loader_workers(options.num_workers, settings.trainer.accelerator),
         seed=settings.seed,
         temperature=settings.task.mixing_temperature,
         of_teacher=of_teacher,

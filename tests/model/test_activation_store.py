@@ -10,8 +10,8 @@ import random
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ from permafrost.model.activation_store import (
 )
 from permafrost.model.activation_store import ROWS as ROWS_FILE
 from permafrost.ragged import RaggedArray
+from tests.processes import forked
 
 ROWS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6]]
 LENGTHS = [len(row) for row in ROWS]
@@ -105,18 +106,6 @@ def padded(rows: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def assert_holds_all(store: ActivationStore) -> None:
     assert torch.equal(store.padded(np.arange(4)), padded([0, 1, 2, 3]))
-
-
-def forked(*targets: Callable[[], object]) -> list[int]:
-    """Run each at once in a child process of its own; returns their exit codes."""
-    children = [multiprocessing.get_context("fork").Process(target=target) for target in targets]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, from Python 3.12; there is one here
-        for child in children:
-            child.start()
-    for child in children:
-        child.join(30)
-    return [child.exitcode for child in children]
 
 
 def deep_backbone() -> GPT2Model:
@@ -312,6 +301,23 @@ def test_a_damaged_row_is_told_and_its_entry_removed(tmp_path):
     assert open_entry(directory) is None
 
 
+@pytest.mark.parametrize("name", [STATES, OFFSETS])
+def test_a_damaged_entry_that_another_process_builds_anew_is_left_to_it(tmp_path, name):
+    directory = write(tmp_path)
+    store = opened(directory)
+    flip(directory / name, 8 * (directory / name).stat().st_size - 1)
+    with sole_builder(directory):
+        assert check_entry(directory) is (name == STATES)
+        with pytest.raises(ResourceError) if name == STATES else nullcontext():
+            store.padded(np.arange(4))
+        assert (directory / MANIFEST).exists()
+
+
+def test_rows_are_not_known_by_an_entry_whose_offsets_are_damaged(tmp_path):
+    flip(write(tmp_path) / OFFSETS, 8 * 150)
+    assert known_rows(tmp_path, TRUNK, digests(ROWS)) == []
+
+
 def test_a_row_is_checked_when_it_is_first_read(tmp_path):
     """Later reads come from memory, or would be found by the next run."""
     directory = write(tmp_path)
@@ -375,18 +381,19 @@ def test_of_two_processes_one_builds_and_the_other_waits_and_reads(tmp_path):
 
     def open_or_build() -> None:
         both_there.wait()
-        directory = directory_of(tmp_path)
-        with sole_builder(directory):
+        directory, waited = directory_of(tmp_path), []
+        with sole_builder(directory, lambda: waited.append(True)):
             store, built = open_entry(directory), False
             if store is None:
                 write(tmp_path, states=slowly())
                 store, built = opened(directory), True
-        report = {"built": built, "states": store.padded(np.arange(4)).tolist()}
+        report = {"built": built, "waited": bool(waited), "states": store.padded(np.arange(4)).tolist()}
         (tmp_path / f"{os.getpid()}.json").write_text(json.dumps(report))
 
     assert forked(open_or_build, open_or_build) == [0, 0]
     reports = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert sorted(report["built"] for report in reports) == [False, True]
+    assert all(report["waited"] is not report["built"] for report in reports)
     assert [torch.tensor(report["states"]).equal(padded([0, 1, 2, 3])) for report in reports] == [True, True]
 
 
@@ -453,6 +460,27 @@ def test_room_is_never_made_by_what_is_to_be_kept(tmp_path):
     first, second, third = three_entries(tmp_path)
     assert make_room(tmp_path, 1, 0, keep=[first, third]) == [second]
     assert entries(tmp_path) == [first, third]
+
+
+def test_what_another_process_is_building_takes_room_too(tmp_path):
+    """By the size that it will have."""
+    first, second, third = three_entries(tmp_path)
+    size, building = entry_bytes(first), directory_of(tmp_path)
+    with sole_builder(building):
+        building.mkdir()
+        (building / STATES).write_bytes(b"")
+        os.truncate(building / STATES, size)
+        assert make_room(tmp_path, size, 4 * size) == [first]
+        assert building.is_dir()
+    assert entries(tmp_path) == [second, third]
+
+
+def test_an_entry_that_goes_as_it_is_counted_counts_nothing(tmp_path):
+    """Two runs that make room at once take the same entries away."""
+    directory = write(tmp_path)
+    (directory / "gone").symlink_to("nowhere")  # as a file that was there when the directory was read
+    assert entry_bytes(directory) == 0
+    assert entry_bytes(tmp_path / "none") == 0
 
 
 @pytest.mark.parametrize("read_before", [False, True])

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.nn import functional
+from torch.nn.attention.flex_attention import create_mask
 
 from permafrost.model import backbone as backbone_module
 from permafrost.model.backbone import branch, trunk
@@ -65,6 +67,33 @@ def test_logits_are_those_of_each_row_alone(backbone, way, pooling):
     for row, length in enumerate(LENGTHS):
         only = slice(row, row + 1)
         torch.testing.assert_close(together[only], model(IDS[only, :length], LENGTHS[only]), **CLOSE)
+
+
+def attend_by_dense_mask(query, key, value, mask, scale):
+    """What FlexAttention computes, by torch's plain attention, which has a backward pass on a CPU."""
+    longest = query.shape[2]
+    visible = create_mask(mask.mask_mod, None, None, longest, longest, device="cpu")
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scale)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_gradients_are_those_of_rows_with_their_padding(backbone, monkeypatch, pooling):
+    head = PooledHead(32, 3, pooling=pooling, init="normal")
+    model = GPT2WithHead(backbone, head, Freezing(embeddings=False, blocks=0)).eval()
+
+    def gradients() -> list[torch.Tensor]:
+        return torch.autograd.grad(model(IDS, LENGTHS).square().sum(), list(model.parameters()))
+
+    padded, packed = gradients(), []
+    monkeypatch.setattr("permafrost.model.block.attend_packed", attend_by_dense_mask)
+    monkeypatch.setattr(
+        backbone_module,
+        "pack_where_it_pays",
+        lambda lengths, hidden, **_: packed.append(hidden.shape) or make_packing(lengths, hidden.shape[1]),
+    )
+    for ours, theirs in zip(gradients(), padded, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert packed
 
 
 @torch.no_grad()

@@ -129,12 +129,17 @@ def test_a_stopped_run_goes_on_with_the_store(run_tiny):
 
 
 @pytest.mark.slow
-def test_a_sweep_computes_the_trunk_once(tiny, tmp_path):
-    own = [*tiny, "store=on", f"store.dir={tmp_path}/activations", "trainer.max_epochs=1"]
-    done = command("-m", *own, "optimizer=adamw,sgd", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_computes_the_trunk_once(tiny, tmp_path, jobs):
+    """Also where both trials begin at once."""
+    store, sweep = tmp_path / "activations", tmp_path / "sweep"
+    own = [*tiny, "store=on", f"store.dir={store}", "trainer.max_epochs=1", f"hydra.launcher.n_jobs={jobs}"]
+    done = command("-m", *own, "optimizer=adamw,sgd", f"hydra.sweep.dir={sweep}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / "sweep" / trial / "result.json").read_text()) for trial in "01")
-    assert first["tokens"]["trunk"] > 0 == second["tokens"]["trunk"]
+    first, second = (json.loads((sweep / trial / "result.json").read_text()) for trial in "01")
+    stored = sum(json.loads(path.read_text())["tokens"] for path in store.glob("*/manifest.json"))
+    assert first["tokens"]["trunk"] + second["tokens"]["trunk"] == stored > 0
+    assert jobs == 2 or second["tokens"]["trunk"] == 0
     assert first["test"]["loss"] != second["test"]["loss"]
 
 

@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from permafrost.data.batching import TokenBatching, padding_share, shuffled_batches
 from permafrost.errors import ResourceError
 from tests.runs.conftest import command
 
@@ -50,6 +52,18 @@ def test_tokens_trained_are_counted_without_padding(finished_run, data_dir, tiny
     result, _ = finished_run
     texts = [line.split(",")[0] for line in (data_dir / "train.csv").read_text().splitlines()[1:]]
     assert result["tokens"]["trained"] == 2 * sum(len(ids) + 1 for ids in tiny_tokenizer(texts)["input_ids"])
+
+
+def test_each_epoch_says_its_share_of_padding(finished_run, data_dir, tiny_tokenizer):
+    """By the plan of its batches."""
+    _, run_dir = finished_run
+    texts = [line.split(",")[0] for line in (data_dir / "train.csv").read_text().splitlines()[1:]]
+    lengths = np.array([len(ids) + 1 for ids in tiny_tokenizer(texts)["input_ids"]])
+    budget = TokenBatching(max_tokens=200)
+    plans = [shuffled_batches(lengths, budget, seed=0, epoch=epoch) for epoch in range(2)]
+    logged = [row["train/padding_share"] for row in lines(run_dir / "metrics.jsonl") if "train/padding_share" in row]
+    assert logged == pytest.approx([padding_share(plan, lengths) for plan in plans], abs=1e-6)
+    assert 0 < logged[0] < 1
 
 
 def test_it_learns(run_tiny):

@@ -180,6 +180,28 @@ def test_a_run_without_a_store_looks_for_none(run_tiny, data_dir):
     assert len(predictor.predict(texts_of(data_dir / "test.csv"))) == 16
 
 
+def test_known_rows_are_scored_without_the_frozen_part(stored_run, data_dir, monkeypatch):
+    run_dir, _ = stored_run
+    asked = ["--data", data_dir / "test.csv"]
+    expected = json.loads(invoke("evaluate", run_dir / "model", *asked))
+    forbid_the_trunk(monkeypatch)
+    assert json.loads(invoke("evaluate", run_dir, *asked)) == pytest.approx(expected, abs=1e-5)
+
+
+# Runs
+
+
+def test_training_validation_and_test_read_what_is_stored(run_tiny, monkeypatch, capsys):
+    """With another seed, and the frozen part out of reach."""
+    run_tiny("store=on", name="first")
+    forbid_the_trunk(monkeypatch)
+    read, _ = run_tiny("store=on", "seed=1", name="second")
+    assert (read["epochs"], read["tokens"]["trunk"]) == (2, 0)
+    assert "0 computed; 100.0% was there" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="is computed"):
+        run_tiny("store=off", name="third")
+
+
 def test_half_precision_learns_alike_from_the_store_and_without(run_tiny):
     """bf16 keeps 8 bits of a number: figures agree to two digits, and both sides learn."""
     options = ["trainer.precision=bf16-mixed", "model.dropout=0", "optimizer.lr=1e-2", "trainer.max_epochs=4"]

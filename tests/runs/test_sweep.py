@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,15 @@ from permafrost.reporting.sweep import (
     record_trial,
     write_tables,
 )
-from permafrost.trials import MarkedLines, device_of, earlier_result, first_difference, number_of, visible_devices
+from permafrost.trials import (
+    MarkedLines,
+    device_of,
+    earlier_result,
+    first_difference,
+    narrow_devices,
+    number_of,
+    visible_devices,
+)
 from tests.runs.conftest import ROOT, command, compose_config
 
 
@@ -80,8 +89,8 @@ def test_settings_are_compared_seed_by_seed_with_the_first_of_their_kind():
     assert rows[0][:3] == ["20", "none", "2"]
     assert rows[0][4:] == ["0.6000 ± 0.1414 (0.5000 to 0.7000)", ""]
     assert rows[1][5] == "+0.0000 ± 0.1414 (-0.1000 to +0.1000)"
-    assert rows[2][2:] == ["1, 1 failed", "0.8000 (0.8000 to 0.8000)", "0.8000 (0.8000 to 0.8000)", ""]
-    assert rows[3][4:] == ["0.5000 ± 0.5657 (0.1000 to 0.9000)", "+0.1000 (+0.1000 to +0.1000)"]  # of the seed that both have
+    assert rows[2][2:] == ["1, 1 failed", "0.8000", "0.8000", ""]
+    assert rows[3][4:] == ["0.5000 ± 0.5657 (0.1000 to 0.9000)", "+0.1000"]  # of the seed that both have
 
 
 def test_seeds_alone_have_no_difference():
@@ -136,6 +145,22 @@ def test_joblibs_workers_have_numbers(name, number):
 
 def test_workers_share_out_the_devices():
     assert [device_of(worker, ["4", "6"]) for worker in range(5)] == ["4", "6", "4", "6", "4"]
+
+
+@pytest.mark.parametrize(
+    ("worker", "accelerator", "given", "left"),
+    [
+        (0, "auto", "0,1", "0"),
+        (1, "gpu", "0,1", "1"),
+        (2, "auto", "4,6", "4"),
+        (1, "cpu", "0,1", "0,1"),
+        (1, "auto", "3", "3"),
+    ],
+)
+def test_a_worker_sees_one_device(monkeypatch, worker, accelerator, given, left):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    narrow_devices(worker, accelerator)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
 @pytest.mark.parametrize(("given", "devices"), [("", []), ("3", ["3"]), ("2,GPU-8a", ["2", "GPU-8a"])])
@@ -266,7 +291,7 @@ def test_what_broke_off_stays_for_resume_and_outside_the_sweep(cfg, directory):
 
 @pytest.mark.slow
 def test_22_a_sweep_over_seeds_ends_with_their_table(small, tmp_path):
-    """As experiment=augmentation_study sweeps: the seed first, what is compared last. All results have the same keys."""
+    """As experiment=augmentation_study sweeps: the seed first, what is compared last; results have the same keys."""
     done = run_sweep(small, tmp_path / "sweep", "seed=0,1", "data.max_rows_per_label=4,8", "augmentation=none,typos")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "sweep" / "seeds.md").read_text().splitlines()

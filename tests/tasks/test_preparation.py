@@ -4,11 +4,11 @@ import pyarrow as pa
 import pytest
 
 from permafrost.data.rows import keep
-from permafrost.data.tokenization import TokenizedSplit, joined
+from permafrost.data.tokenization import TokenizedSplit, joined, train_tokenizer
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.language_modeling import LanguageModeling
-from permafrost.tasks.preparation import encode_splits, encode_table
+from permafrost.tasks.preparation import encode_splits, encode_table, load_tokenizer, tokenizer_fingerprint
 
 ROWS = pa.table(
     {
@@ -46,3 +46,10 @@ def test_a_kept_split_of_several_slices_reads_as_one(tiny_tokenizer, tmp_path):
         assert rows_of(kept) == rows_of(expected)
         assert kept.labels.tolist() == expected.labels.tolist()
     assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+
+def test_a_tokenizer_is_told_by_what_it_does(tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert tokenizer_fingerprint(load_tokenizer(str(tmp_path))) == tokenizer_fingerprint(tiny_tokenizer)
+    other = train_tokenizer(["other words than those, of the same number"], vocab_size=300, max_length=64)
+    assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tiny_tokenizer)

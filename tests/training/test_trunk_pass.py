@@ -1,6 +1,12 @@
 """The frozen part's one pass: what it stores is Transformers' own states, when it pays, and that it is made once."""
 
+import json
+import multiprocessing
+import os
+import re
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +16,8 @@ import torch
 
 from permafrost import assembly
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.errors import ResourceError
-from permafrost.model.activation_store import entries
+from permafrost.errors import ConfigError, ResourceError
+from permafrost.model.activation_store import entries, entry_directory, row_digests, sole_builder
 from permafrost.model.backbone import trunk
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
@@ -19,12 +25,14 @@ from permafrost.model.heads import PooledHead
 from permafrost.tasks.base import tokenized_split
 from permafrost.training import trunk_pass
 from permafrost.training.trunk_pass import FrozenPart, Rates, StoreOptions, Stores, measure, open_stores, weigh
+from tests.processes import begun, forked
 
 CPU = torch.device("cpu")
 CHANNELS = 32
 READS = {"train": 5, "validation": 6, "test": 1}
 TOKENS = {"train": 100, "validation": 10, "test": 10}
 CHEAP_READS = Rates(compute=0.1, write=0.05, read=0.01)  # seconds per token
+HOW = {"depth": 1, "dtype": "float32", "precision": "32-true", "tokenizer": "abc", "window": None}
 DEAR_READS = Rates(compute=0.1, write=0.05, read=0.2)
 
 
@@ -214,6 +222,56 @@ def test_the_pass_is_silent_where_no_one_looks(open_all, said, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_in_a_terminal_a_bar_counts_the_tokens_of_each_split(open_all, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes a terminal for granted
+    monkeypatch.setenv("TERM", "xterm")
+    open_all()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    for name, tokens in TOKENS.items():
+        assert re.search(rf"trunk: {name}, tokens .* {tokens}/{tokens}", shown)
+
+
+def test_of_two_runs_at_once_one_computes_and_both_read(open_all, part, monkeypatch, tmp_path):
+    both_there, compute = multiprocessing.get_context("fork").Barrier(2), FrozenPart.__call__
+
+    def slowly(self, rows):
+        time.sleep(0.02)
+        return compute(self, rows)
+
+    def open_at_once() -> None:
+        both_there.wait()
+        stores = open_all()
+        read = {name: store.padded(np.arange(len(SPLITS[name]))).tolist() for name, store in stores.by_split.items()}
+        report = {"computed": stores.tokens_computed, "read": read}
+        (tmp_path / f"{os.getpid()}.json").write_text(json.dumps(report))
+
+    monkeypatch.setitem(trunk_pass.PASS_TOKENS, "cpu", 10)
+    monkeypatch.setattr(FrozenPart, "__call__", slowly)
+    assert forked(open_at_once, open_at_once) == [0, 0]
+    first, second = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert first["computed"] + second["computed"] == 120
+    assert first["read"] == second["read"]
+    row = torch.tensor(first["read"]["test"])[1]
+    torch.testing.assert_close(row, part(ids_of(SPLITS["test"], 1))[0], rtol=0, atol=1e-5)  # in another batch
+
+
+def test_who_waits_for_another_run_says_so(open_all, part, said, tmp_path):
+    key = trunk_pass.trunk_key(part.backbone, **HOW)
+    directory = entry_directory(tmp_path / "store", key, row_digests(SPLITS["train"].input_ids))
+    is_held = multiprocessing.get_context("fork").Event()
+
+    def hold() -> None:
+        with sole_builder(directory):
+            is_held.set()
+            time.sleep(0.5)
+
+    holder = begun(hold)
+    assert is_held.wait(30)
+    assert open_all().tokens_computed == 120
+    assert said == ["store: another run computes train; waiting for it"]
+    holder.join(30)
+
+
 # Whether it pays
 
 
@@ -250,6 +308,18 @@ def test_auto_says_what_it_measured_and_goes_by_it(open_all, said, monkeypatch, 
     assert len(entries(tmp_path / "store")) == splits
     assert [line.split(":")[0] for line in said] == [f"store {word}"]
     assert stores.tokens_computed == (120 if splits else 0)
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+@pytest.mark.parametrize("rows", ["sampled", "none that is sampled"])
+def test_states_beyond_float16_are_done_without_or_an_error(tiny_backbone, open_all, said, monkeypatch, mode, rows):
+    torch.nn.init.constant_(tiny_backbone.wte.weight, 7e4)
+    if rows == "none that is sampled":
+        monkeypatch.setattr(trunk_pass, "measure", lambda *_: CHEAP_READS)
+    with pytest.raises(ConfigError, match="beyond float16") if mode == "on" else nullcontext():
+        stores = open_all(make_part(tiny_backbone, blocks=0), mode=mode, dtype="float16")
+        assert stores.by_split == {}
+        assert said[-1] == "store off: the trunk's output is beyond float16; set store.dtype=bfloat16 or float32"
 
 
 def test_on_asks_for_no_measurement(open_all, monkeypatch):
@@ -290,6 +360,41 @@ def test_a_run_has_a_store_where_something_is_frozen_and_it_is_wanted(
     stores = assembly.open_stores(settings_with(tmp_path / "store", mode), prepared, model, in_sweep=False)
     assert len(stores.by_split) == splits
     assert (tmp_path / "store").exists() is (splits > 0)
+
+
+@pytest.mark.parametrize(
+    ("freezing", "precision", "line"),
+    [
+        (Freezing(embeddings=False, blocks=0), "32-true", "nothing is frozen (freezing.blocks=N)"),
+        (
+            Freezing(embeddings=False, blocks=1),
+            "32-true",
+            "the embeddings below the frozen blocks are trained; freezing.embeddings=true freezes them",
+        ),
+        (
+            Freezing(embeddings=True, blocks=1),
+            "bf16-true",
+            "with trainer.precision=bf16-true the frozen weights are rounded first",
+        ),
+    ],
+)
+def test_what_makes_the_trunks_output_another_one_turns_the_store_off_with_one_line(
+    tiny_backbone, prepared, tmp_path, capsys, freezing, precision, line
+):
+    head = PooledHead(CHANNELS, 2, pooling="last", init="normal")
+    settings = settings_with(tmp_path / "store", "on")
+    settings.trainer.precision = precision
+    stores = assembly.open_stores(settings, prepared, GPT2WithHead(tiny_backbone, head, freezing), in_sweep=False)
+    assert stores.by_split == {}
+    assert capsys.readouterr().out == f"  store off: {line}\n"
+
+
+def test_auto_says_nothing_where_nothing_is_frozen(tiny_backbone, prepared, tmp_path, capsys):
+    head = PooledHead(CHANNELS, 2, pooling="last", init="normal")
+    for blocks in (0, 1):
+        model = GPT2WithHead(tiny_backbone, head, Freezing(embeddings=False, blocks=blocks))
+        assembly.open_stores(settings_with(tmp_path, "auto"), prepared, model, in_sweep=False)
+        assert ("store off" in capsys.readouterr().out) is (blocks > 0)
 
 
 @pytest.mark.parametrize(

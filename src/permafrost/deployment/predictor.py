@@ -1,7 +1,7 @@
 """Answers from an exported model: no trainer, no configuration, only its directory."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,17 @@ class Predictor:
 
     @torch.inference_mode()
     def outputs(self, split: TokenizedSplit) -> Outputs:
-        """Of each source row its windows'. Rows that the run's store knows begin above the frozen part."""
+        """Of each source row its windows'."""
+        return self.gathered(self.read(split))
+
+    def read(self, split: TokenizedSplit) -> Iterator[Batch]:
+        """All rows; those that the run's store knows begin above the frozen part."""
         known = self.known_rows(split)
         new = np.setdiff1d(np.arange(len(split)), np.concatenate([np.empty(0, int), *(rows for _, rows, _ in known)]))
-        return self.gathered([*batches(split, new), *stored_batches(split, known)])
+        yield from batches(split, new)
+        yield from stored_batches(split, known)
 
-    def gathered(self, given: Sequence[Batch]) -> Outputs:
+    def gathered(self, given: Iterable[Batch]) -> Outputs:
         """Of the batches' rows, source row by source row."""
         found = [part for batch in given for part in self.by_row(batch)]
         ordered = sorted(found, key=lambda part: part[:2])
@@ -117,7 +122,7 @@ class Predictor:
         metrics = self.task.build_metrics("test") if isinstance(self.task, Answers) else None
         table = pa.Table.from_pylist(self.cleaned(table.to_pylist()), table.schema) if self.clean else table
         total, count = 0.0, 0
-        for batch in batches(encode_table(self.task, table, self.encoding)):
+        for batch in self.read(encode_table(self.task, table, self.encoding)):
             loss_sum, outputs = self.task.loss_sum(self.model, batch, self.loss)
             if isinstance(self.task, Answers) and outputs is not None:
                 self.task.update_metrics(metrics, outputs, batch)

@@ -11,8 +11,8 @@ import json
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -78,7 +78,8 @@ class ActivationStore:
         states = self.states[row]
         if not self.is_checked[row]:
             if zlib.crc32(states.data) != self.checks[row]:
-                remove(self.directory)
+                if not being_built(self.directory):  # by another process, anew
+                    remove(self.directory)
                 raise ResourceError(
                     f"row {row} in the activation store's {self.directory} is not what was written, so the entry is "
                     "removed; the same command with resume=auto goes on and computes it again"
@@ -125,17 +126,18 @@ def open_entry(directory: Path) -> ActivationStore | None:
         return None
 
 
+def sound_entry(directory: Path) -> ActivationStore | None:
+    """The entry, where the files beside its states are what was written; the states are checked as they are read."""
+    return open_entry(directory) if check_entry(directory) else None
+
+
 def check_entry(directory: Path) -> bool:
-    """Whether the files beside the states are what was written; an entry where they are not is removed."""
+    """Whether the files beside the states are what was written. One where they are not stays until it is built anew:
+    who is not its builder would remove what another process writes."""
     try:
-        sound = _check_of_others(directory) == np.fromfile(directory / CHECKS, np.uint32)[-1]
-    except FileNotFoundError:  # none, or one that another process removes
+        return bool(_check_of_others(directory) == np.fromfile(directory / CHECKS, np.uint32)[-1])
+    except (FileNotFoundError, IndexError):  # none, or one that another process removes; one that is cut off
         return False
-    except IndexError:
-        sound = False
-    if not sound:
-        remove(directory)
-    return sound
 
 
 def _check_of_others(directory: Path) -> int:
@@ -151,14 +153,20 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 @contextmanager
-def sole_builder(directory: Path) -> Iterator[None]:
-    """Of several processes that want the same entry one goes in at a time; the lock of a killed one is free."""
-    from filelock import FileLock
+def sole_builder(directory: Path, on_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Of several processes that want the same entry one goes in at a time, and whoever has to wait calls `on_waiting`;
+    the lock of a killed one is free."""
+    from filelock import FileLock, Timeout
 
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory.with_suffix(".lock"))
-        with lock:
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            on_waiting()
+            held = lock.acquire()
+        with held:
             yield
     except OSError as error:
         raise ResourceError(f"cannot write to the activation store {directory.parent}: {error.strerror}") from error
@@ -217,15 +225,21 @@ def last_used(directory: Path) -> float:
 
 
 def entry_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.iterdir())
+    """0 where another process is removing it."""
+    with suppress(FileNotFoundError):
+        return sum(path.stat().st_size for path in directory.iterdir())
+    return 0
 
 
 def make_room(root: Path, num_bytes: int, max_bytes: float, keep: Sequence[Path] = ()) -> list[Path]:
-    """Remove the longest unused entries until `num_bytes` more stay within `max_bytes`; returns what was removed."""
+    """Remove the longest unused entries until `num_bytes` more stay within `max_bytes`; returns what was removed.
+
+    What others are building counts as it will be, since its file has that size from the start.
+    """
     for directory in abandoned(root):
         remove(directory)
     removed = []
-    kept = sum(entry_bytes(directory) for directory in entries(root))
+    kept = sum(entry_bytes(directory) for directory in [*entries(root), *incomplete(root)])
     for directory in entries(root):
         if kept + num_bytes <= max_bytes:
             break
@@ -248,10 +262,15 @@ def clear(root: Path) -> int:
     return freed
 
 
+def incomplete(root: Path) -> list[Path]:
+    """What is being built, and what killed builds left."""
+    ours = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.name)] if root.is_dir() else []
+    return [path for path in ours if not (path / MANIFEST).exists()]
+
+
 def abandoned(root: Path) -> list[Path]:
     """What killed builds left."""
-    ours = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.name)] if root.is_dir() else []
-    return [path for path in ours if not (path / MANIFEST).exists() and not being_built(path)]
+    return [path for path in incomplete(root) if not being_built(path)]
 
 
 def being_built(directory: Path) -> bool:
@@ -275,7 +294,7 @@ def known_rows(root: Path, trunk: str, digests: np.ndarray) -> list[tuple[Activa
     which of the N they are, and their positions in the entry."""
     found, missing = [], np.arange(len(digests))
     for directory in entries(root):
-        store = open_entry(directory) if directory.name.startswith(f"{trunk}-") else None
+        store = sound_entry(directory) if directory.name.startswith(f"{trunk}-") else None
         if store is not None:
             positions = lookup(np.load(directory / ROWS), digests[missing])
             there = positions >= 0

@@ -74,11 +74,11 @@ def over_seeds(trials: Sequence["Trial"]) -> tuple[list[str], list[list[str]]]:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """`mean ± standard deviation (smallest to largest)`; of one value there is no deviation."""
-    if not values:
-        return ""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{form}}{deviation} ({min(values):{form}} to {max(values):{form}})"
+    """`mean ± standard deviation (smallest to largest)`; a single value alone."""
+    if len(values) < 2:
+        return "".join(f"{value:{form}}" for value in values)
+    deviation = f"{statistics.stdev(values):{form.replace('+', '')}}"
+    return f"{statistics.mean(values):{form}} ± {deviation} ({min(values):{form}} to {max(values):{form}})"
 
 
 def _test(trial: "Trial") -> float:

@@ -13,6 +13,7 @@ import torch
 PROBE_ROWS, PROBE_CHANNELS = 512, 768
 # Autocast pays for its casts out of it. CPUs that were measured are at a half, or at four and more.
 WORTHWHILE_SPEEDUP = 2.0
+GPU_WORKERS = 2
 KEPT_KERNELS = 256  # of 1,024 by oneDNN's own choice: memory that a run that writes has no use for (speed.md)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -45,9 +46,23 @@ def resolve_device(accelerator: str) -> torch.device:
 def use_all_cores() -> int:
     """One thread per core this process may run on, or OMP_NUM_THREADS; returns the count."""
     if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(cores)
+        torch.set_num_threads(usable_cores())
     return torch.get_num_threads()
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loader_workers(asked: int | str, accelerator: str) -> int:
+    """Processes that collate. `auto` is none where a CPU trains, as each would take a core from the products, and else
+    one or two for each GPU, as far as there are cores: a GPU takes some milliseconds for a batch, and so does reading
+    it (benchmarks/results/row_reads.md)."""
+    if asked != "auto":
+        return int(asked)
+    if resolve_device(accelerator).type == "cpu":
+        return 0
+    return max(0, min(GPU_WORKERS, usable_cores() // max(1, torch.cuda.device_count()) - 1))
 
 
 def keep_freed_buffers() -> None:

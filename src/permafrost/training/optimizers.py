@@ -52,7 +52,7 @@ def clippable_(optimizer: Optimizer) -> Optimizer:
 
 def gradient_descent(params: Iterable[Group], *, lr: float, weight_decay: float) -> Optimizer:
     """Plain gradient descent; full-batch through `trainer.accumulate_grad_batches=epoch`, which optimizer=gd sets."""
-    return SGD(params, lr=lr, weight_decay=weight_decay)
+    return SGD(params, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def muon(

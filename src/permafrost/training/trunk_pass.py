@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -14,18 +15,19 @@ from torch import Tensor
 
 from permafrost.data.batching import TokenBatching, ordered_batches, pad_right
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.errors import ResourceError
+from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import (
     ActivationStore,
     Dtype,
     Manifest,
     as_stored,
-    check_entry,
     entry_directory,
     make_room,
     open_entry,
+    remove,
     row_digests,
     sole_builder,
+    sound_entry,
     trunk_key,
     write_entry,
 )
@@ -98,6 +100,7 @@ def open_stores(
 
     Raises:
         ResourceError: `mode="on"`, and they do not fit `max_gb` or the disk.
+        ConfigError: `mode="on"`, and `options.dtype` cannot hold a state.
     """
     how: dict[str, Any] = {
         "depth": part.depth,
@@ -110,28 +113,32 @@ def open_stores(
     digests = {name: row_digests(split.input_ids) for name, split in splits.items()}
     directories = {name: entry_directory(options.directory, key, digests[name]) for name in splits}
     stores = Stores(trunk={"key": key, **how})
-    missing = [
-        name for name, directory in directories.items() if not check_entry(directory) or open_entry(directory) is None
-    ]
+    missing = [name for name, directory in directories.items() if sound_entry(directory) is None]
     if obstacle := lack_of_room(part, splits, options, missing):
         if options.mode == "on":
             raise ResourceError(obstacle)
         say(f"store off: {obstacle}")
         return stores
-    if options.mode == "auto":
-        pays, why = weigh(measure(part, splits["train"], options), splits, reads, missing)
-        say(f"store {'on' if pays else 'off'}: {why}")
-        if not pays:
-            return stores
-    for name, directory in directories.items():
-        with sole_builder(directory):
-            store = open_entry(directory)
-            if store is None:
-                build(part, name, splits[name], directory, digests[name], options, keep=list(directories.values()))
-                stores.tokens_computed += int(splits[name].lengths.sum())
-                store = open_entry(directory)
-        assert store is not None, "it was just written"
-        stores.by_split[name] = store
+    try:
+        if options.mode == "auto":
+            pays, why = weigh(measure(part, splits["train"], options), splits, reads, missing)
+            say(f"store {'on' if pays else 'off'}: {why}")
+            if not pays:
+                return stores
+        for name, directory in directories.items():
+            with sole_builder(directory, partial(say, f"store: another run computes {name}; waiting for it")):
+                store = sound_entry(directory)
+                if store is None:
+                    build(part, name, splits[name], directory, digests[name], options, keep=list(directories.values()))
+                    stores.tokens_computed += int(splits[name].lengths.sum())
+                    store = open_entry(directory)
+            assert store is not None, "it was just written"
+            stores.by_split[name] = store
+    except ConfigError as error:
+        if options.mode == "on":
+            raise
+        say(f"store off: {error}")
+        stores.by_split.clear()
     return stores
 
 
@@ -146,6 +153,7 @@ def build(
 ) -> None:
     """Compute and write one entry; the longest unused others make room for it."""
     manifest = _manifest(part, split, options.dtype)
+    remove(directory)  # what a killed build left, or damage
     make_room(options.directory, manifest.num_bytes, options.max_gb * 2**30, keep)
     batches = ordered_batches(split.lengths, TokenBatching(max_tokens=PASS_TOKENS[part.device.type]))
     states = ((rows, part(_token_ids(split, rows))) for rows in batches)
