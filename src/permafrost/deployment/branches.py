@@ -23,7 +23,8 @@ class Branches:
     """Runs by name; `depth` first blocks are the same in all of them, and 0 where they have no more in common."""
 
     def __init__(self, runs: Mapping[str, Path], threads: int = 0):
-        self.predictors = {name: Predictor(run, threads=threads) for name, run in runs.items()}
+        # what is asked is seldom a training row, and looking it up in the store takes longer than a text
+        self.predictors = {name: Predictor(run, threads=threads, reads_store=False) for name, run in runs.items()}
         models = [predictor.model for predictor in self.predictors.values()]
         self.depth = share_(models) if len(models) > 1 and all(isinstance(m, GPT2WithHead) for m in models) else 0
 

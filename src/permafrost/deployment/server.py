@@ -104,7 +104,7 @@ class Writing(litserve.LitAPI):
         import torch
 
         torch.set_num_threads(self.threads)
-        self.predictor = Predictor(self.run, threads=self.threads)
+        self.predictor = Predictor(self.run, threads=self.threads, reads_store=False)
 
     def decode_request(self, request: Ask) -> Ask:
         return request
