@@ -236,7 +236,7 @@ class RecoverSection(Section):
 
 
 class CompressionSection(Section):
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.,=+-]*$")]  # of a directory
     drop: DropSection | None
     narrow: NarrowSection | None
     sparsify: SparsifySection | None

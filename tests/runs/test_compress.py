@@ -74,7 +74,8 @@ def test_blocks_are_dropped_and_what_is_left_learns_from_the_whole(trained, chea
         assert stock(text)[0]["label"] == own["label"]
         assert stock(text)[0]["score"] == pytest.approx(own["score"], abs=1e-5)
     assert "layer_drop" in (run_dir / "report.html").read_text()
-    assert {path.name for path in (run_dir / "compressed").iterdir()} == {"layer_drop", "dense-accuracy-1.json"}
+    left = {path.name.partition("-")[0] for path in (run_dir / "compressed").iterdir()}
+    assert left == {"layer_drop", "dense", "control"}  # the version, and what others of this run need not measure again
     assert all((run_dir / "compressed" / "layer_drop" / f"{what}.jsonl").is_file() for what in ("recovery", "control"))
 
 
@@ -182,6 +183,7 @@ def test_a_damaged_artefact_is_refused(trained, cheap):
         (["compression=quantization", "compression.quantize.aware=true"], "give compression.quantize.method=int4"),
         (["compression=layer_drop", "compression.recover.answers=teacher"], "classification writes no texts"),
         (["compression=layer_drop", "compression.drop.shar=0.1"], "shar"),
+        (["compression=layer_drop", "compression.name=../model"], "compression.name='../model'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(trained, cheap, overrides, message):
@@ -190,6 +192,33 @@ def test_what_is_wrong_is_said_before_anything_is_written(trained, cheap, overri
     assert message in str(done.exception)
     assert done.exception.exit_code == 2
     assert not (run_dir / "compressed").exists()
+
+
+def test_the_dense_control_is_trained_once_for_all_that_recover_as_long(trained, cheap, monkeypatch):
+    run_dir, trained_for, train_control = trained(), [], compressing.train_control
+    monkeypatch.setattr(
+        compressing,
+        "train_control",
+        lambda run: trained_for.append(run.plan.recover.epochs) or train_control(run),
+    )
+    options = ["compression=mlp_width", "compression.recover.alpha=0"]
+    for name, epochs in (("a", 1), ("b", 1), ("c", 2)):
+        compress(run_dir, *options, f"compression.name={name}", f"compression.recover.epochs={epochs}")
+    assert trained_for == [1, 2]
+    assert entry_of(run_dir, "a")["control"] == entry_of(run_dir, "b")["control"]
+    curves = [(run_dir / "compressed" / name / "control.jsonl").read_text() for name in "abc"]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_what_broke_off_is_made_anew(trained, cheap):
+    run_dir = trained()
+    for name in ("mlp_width", "mlp_width-recovery"):
+        (run_dir / "compressed" / name).mkdir(parents=True)
+        (run_dir / "compressed" / name / "metrics.jsonl").write_text("half a line")
+    compress(run_dir, "compression=mlp_width", "compression.recover.epochs=1", "compression.recover.control=false")
+    assert not (run_dir / "compressed" / "mlp_width" / "metrics.jsonl").exists()
+    assert "half" not in (run_dir / "compressed" / "mlp_width" / "recovery.jsonl").read_text()
+    assert not (run_dir / "compressed" / "mlp_width-recovery").exists()
 
 
 def test_a_name_is_not_used_twice(trained, cheap):
