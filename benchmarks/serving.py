@@ -182,7 +182,7 @@ def served(*runs: Path) -> Iterator[Server]:
 
 def wait_until_ready(server: Server, patience_s: float = 180) -> None:
     deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and server.process.poll() is None:
         try:
             with urllib.request.urlopen(f"{server.url}/health", timeout=5) as answer:
                 if answer.status == 200:

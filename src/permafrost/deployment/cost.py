@@ -1,8 +1,8 @@
 """What a model costs to run: python -m permafrost.deployment.cost DIRECTORY [--threads 1] [--rows 32]
 
 In a process of its own, so that the memory counted is the model's. Prints one line of JSON: size, resident memory,
-milliseconds of a request (batch 1, prefill) and of each token that is written, rows a second in batches of --rows, where
-that is above 0.
+milliseconds of a request (batch 1, prefill) and of each token that is written, and rows a second in batches of --rows,
+unless that is 0.
 """
 
 import argparse
