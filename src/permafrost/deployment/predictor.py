@@ -39,8 +39,8 @@ class Predictor:
     """A run directory, or the `model/` directory in it, ready to answer."""
 
     def __init__(self, run: str | Path, *, threads: int = 0, reads_store: bool = True):
-        """`threads` are ONNX Runtime's, where the model is a graph; 0 is one for each core. `reads_store` has rows looked
-        for among those whose frozen part the run has stored."""
+        """`threads` are ONNX Runtime's, where the model is a graph; 0 is one for each core. `reads_store`: rows are
+        looked for among those whose frozen part the run has stored."""
         quiet_transformers()
         directory = model_directory(Path(run))
         check_files(directory)
