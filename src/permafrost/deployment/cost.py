@@ -48,7 +48,8 @@ def measure(directory: Path, threads: int, rows: int) -> dict[str, Any]:
         many = latency(request_of(predictor, rows=rows, tokens=tokens), repeats=5, warm_up=1)
         cost["rows_per_second"] = rows / (many.p50_ms / 1000)
     if isinstance(predictor.task, Writes):
-        cost["token_ms"] = (written(predictor, tokens, WRITTEN + 1).p50_ms - one.p50_ms) / WRITTEN
+        more = written(predictor, tokens, WRITTEN + 1)
+        cost |= {"token_ms": (more.p50_ms - one.p50_ms) / WRITTEN, "token_p95_ms": (more.p95_ms - one.p50_ms) / WRITTEN}
     return cost
 
 
