@@ -165,8 +165,8 @@ def check_same_answers(student: Task, teacher: Task) -> None:
     for key in ("kind", "labels", "tags", "scale"):
         if ours.get(key) != theirs.get(key):
             raise ConfigError(
-                f"compression.recover.teacher: its {key} is {theirs.get(key)}, and the run's {ours.get(key)}; give a run "
-                "of the same task on the same labels"
+                f"compression.recover.teacher: its {key} is {theirs.get(key)}, and the run's {ours.get(key)}; "
+                "give a run of the same task on the same labels"
             )
 
 
