@@ -207,6 +207,25 @@ def test_one_server_is_compared_with_two_within_a_pair(module, monkeypatch, tmp_
     assert order == [1, 2, 2, 1]
 
 
+def test_a_passage_is_hit_where_it_shares_half_of_itself_or_of_a_mark(module):
+    from permafrost.deployment.review import Passage
+
+    review = module("contract_review")
+    document = "The term is two\n  years. It may be ended."
+    parts = [Passage(start, end, document[start:end]) for start, end in ((0, 24), (25, 41))]
+    assert review.passages_marked(document, parts, ["two years"]).tolist() == [True, False]
+    assert review.passages_marked(document, parts, ["years. It may be ended."]).tolist() == [False, True]
+    assert review.passages_marked(document, parts, ["two (2) years"]).tolist() == [False, False]
+
+
+def test_the_rank_of_a_hit_is_the_worst_of_those_with_its_score(module):
+    import numpy as np
+
+    first_rank, hits = module("contract_review").first_rank, np.array([False, True, True, False])
+    assert first_rank(np.array([0.1, 0.9, 0.2, 0.3]), hits) == 1
+    assert first_rank(np.array([0.5, 0.5, 0.2, 0.9]), hits) == 3
+
+
 @pytest.fixture
 def rows(module, tmp_path) -> list[str]:
     """Options that name CSV files of a few rows."""
