@@ -53,7 +53,8 @@ def stored_teacher(run: Finished) -> "ActivationStore | None":
     depth = teacher_depth(run)
     if not depth or run.plan.recover.teacher is not None:
         return None
-    stores = open_stores(run.settings, run.prepared, run.load(cut=depth), in_sweep=False)
+    only_train = replace(run.prepared, splits={"train": run.prepared.splits["train"]})
+    stores = open_stores(run.settings, only_train, run.load(cut=depth), in_sweep=False)
     return stores.by_split.get("train")
 
 

@@ -53,7 +53,7 @@ def test_every_other_block_is_dropped_whatever_it_does(model, batch):
 
 @pytest.mark.parametrize("share", [0.1, 0.95])
 def test_nothing_and_everything_are_refused(model, batch, share):
-    with pytest.raises(ConfigError, match="of 4 blocks [40] would be left"):
+    with pytest.raises(ConfigError, match=r"of 4 blocks [40] would be left"):
         drop_blocks_(model, [batch], share=share, choose="evenly")
 
 
