@@ -1,10 +1,11 @@
-"""What compression saves and costs, by the real commands: python benchmarks/compression.py quality|speed [--seeds 1]
+"""What compression saves and costs, by the real commands: python benchmarks/compression.py quality|speed [--seeds 5]
 
 `quality`: mini fine-tuned on sst2 and on ag_news, and every way of making it smaller; the test score beside the run's
-own and beside the whole model trained for as many epochs more. `speed`: GPT-2 124M's shape, random weights, as
-a classifier and as a writer: megabytes, milliseconds of a request and of a written token, on one thread. Finished runs
-are kept in outputs/benchmarks/compression. Writes results/compression_STUDY.md and .json, and prints, last, one line of
-JSON.
+own and beside the whole model trained for as many epochs more. The two ways that differ by their teacher alone are made
+with --seeds seeds and compared seed by seed, the others with the first. `speed`: GPT-2 124M's shape, random weights, as
+a classifier and as a writer: megabytes, milliseconds of a request and of a written token, on one thread; all versions
+by turns, in --rounds rounds, and ratios within a round. What is finished is kept in outputs/benchmarks/compression.
+Writes results/compression_STUDY.md and .json, anew with every part that ends, and prints, last, one line of JSON.
 """
 
 import argparse
@@ -15,87 +16,191 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import materials
+from pairs import spelled
 from stated import RESULTS, ROOT, hardware
 
+Entry = Mapping[str, Any]  # a version's compression.json
+Ways = Mapping[str, str]  # name -> what is typed after `permafrost compress RUN`
 OUTPUTS = Path("outputs/benchmarks/compression")
 QUIET = "logger=none yardsticks=false"
+TAUGHT, ALONE = "half the blocks, distilled", "half the blocks, without a teacher"
 QUALITY_RUNS = {name: f"experiment={name} {QUIET}" for name in ("sst2", "ag_news")}
 QUALITY = {
     "int8": "compression=quantization",
+    "int4": "compression=quantization compression.quantize.method=int4",
+    "int4, trained as such": "compression=qat",
     "half the MLP's width": "compression=mlp_width",
     "half the heads and MLP": "compression=pruning",
     "half the blocks, least influence": "compression=layer_drop compression.recover.epochs=4",
-    "half the blocks, distilled": "compression=distillation",
-    "half the blocks, without a teacher": "compression=distillation compression.recover.alpha=0",
+    TAUGHT: "compression=distillation",
+    ALONE: "compression=distillation compression.recover.alpha=0",
     "half the blocks, int8": "compression=pipeline",
     "half the weights zero": "compression=sparse",
 }
-ONCE = "compression.recover.epochs=0"
+# Which parts go makes no difference to size and speed, so that one batch chooses them and nothing is learned again.
+ONCE = "compression.recover.epochs=0 compression.calibration_batches=1"
 SPEED = {
-    "int8": "compression=quantization",
+    "int8": "compression=quantization compression.calibration_batches=1",
+    "int4": "compression=quantization compression.quantize.method=int4 compression.calibration_batches=1",
     "half the MLP's width": f"compression=mlp_width {ONCE}",
     "half the heads and MLP": f"compression=pruning {ONCE}",
     "half the blocks": f"compression=layer_drop compression.drop.choose=evenly {ONCE}",
     "half the blocks, int8": f"compression=pipeline {ONCE}",
 }
-COLUMNS = (("size_mb", "MB", 1), ("latency_ms", "ms a request", 2), ("token_ms", "ms a token", 2))
+AS_TRAINED, IN_ONNX_RUNTIME = "as trained", "as trained, in ONNX Runtime"  # what is faster by the program alone
+COLUMNS = (("latency_ms", "ms a request", 2), ("token_ms", "ms a token", 2))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=["quality", "speed"])
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="of quality: runs at a time, each with its share of cores")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.chdir(ROOT)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    runs, ways = (QUALITY_RUNS, QUALITY) if options.study == "quality" else (speed_runs(), SPEED)
-    done = {
-        name: {
-            way: [made(f"{name}-{seed}", f"{run} seed={seed}", way, line) for seed in range(options.seeds)]
-            for way, line in ways.items()
+    if options.study == "quality":
+        quality(options.seeds, options.jobs)
+    else:
+        speed(options.rounds)
+
+
+def quality(seeds: int, jobs: int) -> None:
+    command = f"python benchmarks/compression.py quality --seeds {seeds}"
+    of_runs: dict[str, dict[int, Mapping[str, Entry]]] = {name: {} for name in QUALITY_RUNS}
+    with ThreadPoolExecutor(jobs) as pool:
+        waited = {
+            pool.submit(made_ways, name, run, ways_of(seed), seed, jobs): (name, seed)
+            for seed in range(seeds)
+            for name, run in QUALITY_RUNS.items()
         }
-        for name, run in runs.items()
-    }
-    command = f"python benchmarks/compression.py {options.study} --seeds {options.seeds}"
-    lines = [f"# Compression: {options.study}", "", f"`{command}`; {hardware()}; {date.today()}.", ""]
-    for name, ways_done in done.items():
-        lines += [
-            f"## {name}",
-            "",
-            *table(ways_done),
-            "",
-            "```bash",
-            f"python train.py {runs[name]}",
-            *map(shown, ways.values()),
-            "```",
-            "",
-        ]
-    path = RESULTS / f"compression_{options.study}"
-    path.with_suffix(".md").write_text("\n".join(lines))
-    stated = {"study": options.study, "hardware": hardware(), "date": date.today().isoformat()}
-    path.with_suffix(".json").write_text(json.dumps(stated | {"runs": done}, indent=1) + "\n")
-    print("\n".join(lines))
-    print(
-        json.dumps(
-            stated | {"ratios": {name: {way: ratios(each) for way, each in of.items()} for name, of in done.items()}}
-        )
-    )
+        for future in as_completed(waited):
+            name, seed = waited[future]
+            if error := future.exception():  # the others go on
+                print(f"{name}, seed {seed}: {error}", flush=True)
+                continue
+            of_runs[name][seed] = future.result()
+            done = {name: by_way(of_seeds) for name, of_seeds in of_runs.items() if 0 in of_seeds}
+            compared = {name: difference(of_way[TAUGHT], of_way[ALONE]) for name, of_way in done.items()}
+            sections = [quality_section(name, of_way, compared[name]) for name, of_way in done.items()]
+            write("quality", command, sections, {"taught_less_alone": compared}, {"runs": done})
+    if any(len(of_seeds) < seeds for of_seeds in of_runs.values()):
+        raise SystemExit("not all of it is done; what failed stands above, and the same command goes on")
+    print_last("quality", {"taught_less_alone": compared, "kept": {n: kept_of(of_way) for n, of_way in done.items()}})
 
 
-def shown(line: str) -> str:
-    return f"permafrost compress RUN {line}"
+def ways_of(seed: int) -> Ways:
+    return QUALITY if seed == 0 else {way: QUALITY[way] for way in (TAUGHT, ALONE)}
+
+
+def made_ways(name: str, run: str, ways: Ways, seed: int, jobs: int = 1) -> dict[str, Entry]:
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+    environment = os.environ | share
+    return {way: made(f"{name}-{seed}", f"{run} seed={seed}", way, line, environment) for way, line in ways.items()}
+
+
+def made(name: str, run: str, way: str, line: str, environment: Mapping[str, str]) -> Entry:
+    """The entry of `compression.json`, measured once."""
+    run_dir = OUTPUTS / name
+    if not (run_dir / "result.json").exists():
+        shutil.rmtree(run_dir, ignore_errors=True)
+        command = [sys.executable, "train.py", *run.split(), f"hydra.run.dir={run_dir}"]
+        subprocess.run(command, check=True, env=environment)
+    summary = version_of(name, way) / "compression.json"
+    if not summary.exists():
+        program, label = str(Path(sys.executable).with_name("permafrost")), summary.parent.name
+        command = [program, "compress", str(run_dir), *line.split(), f"compression.name={label}"]
+        subprocess.run(command, check=True, env=environment)
+    return json.loads(summary.read_text("utf-8"))
+
+
+def version_of(name: str, way: str) -> Path:
+    if way in (AS_TRAINED, IN_ONNX_RUNTIME):
+        return OUTPUTS / name / ("model" if way == AS_TRAINED else "exported/onnx")
+    return OUTPUTS / name / "compressed" / way.replace(" ", "_").replace(",", "").replace("'", "")
+
+
+def by_way(of_seeds: Mapping[int, Mapping[str, Entry]]) -> dict[str, list[Entry]]:
+    """Way -> its entries, the first seed's first."""
+    return {way: [of_seeds[seed][way] for seed in sorted(of_seeds) if way in of_seeds[seed]] for way in of_seeds[0]}
+
+
+def difference(these: Sequence[Entry], those: Sequence[Entry]) -> dict[str, Any]:
+    """Of two ways' scores, seed by seed: the mean, and where its 95 % interval by Student's t begins and ends."""
+    changes = [one["metric"] - other["metric"] for one, other in zip(these, those, strict=True)]
+    found: dict[str, Any] = {"seeds": len(changes), "mean": statistics.mean(changes), "changes": changes}
+    if len(changes) > 1:
+        from scipy.stats import t
+
+        half = float(t.ppf(0.975, len(changes) - 1)) * statistics.stdev(changes) / len(changes) ** 0.5
+        found["interval"] = [found["mean"] - half, found["mean"] + half]
+    return found
+
+
+def kept_of(of_way: Mapping[str, Sequence[Entry]]) -> dict[str, float]:
+    """Way -> the share of the run's own score, the mean over seeds."""
+    return {way: statistics.mean(e["metric"] / e["before"]["metric"] for e in each) for way, each in of_way.items()}
+
+
+def quality_section(name: str, of_way: Mapping[str, Sequence[Entry]], compared: Mapping[str, Any]) -> list[str]:
+    first = next(iter(of_way.values()))[0]
+    before = first["before"]
+    low, high = before["interval"]
+    lines = [f"| | seeds | test {first['metric_name']} | of the run's own | interval | dense, as long | MB |"]
+    lines += ["|---" * 7 + "|"]
+    lines += [f"| {AS_TRAINED} | 1 | {before['metric']:.4f} | | {low:.4f} to {high:.4f} | | {before['size_mb']:.1f} |"]
+    kept = kept_of(of_way)
+    lines += [quality_row(way, entries, kept[way]) for way, entries in of_way.items()]
+    return [f"## {name}", "", *lines, "", said_of(compared), "", *commands(QUALITY_RUNS[name], of_way, QUALITY), ""]
+
+
+def quality_row(way: str, entries: Sequence[Entry], kept: float) -> str:
+    """The interval is that of the rows drawn anew; of several seeds, it is the smallest and the largest score."""
+    scores = [entry["metric"] for entry in entries]
+    low, high = entries[0]["interval"] if len(entries) == 1 else (min(scores), max(scores))
+    controls = [entry["control"] for entry in entries if "control" in entry]
+    dense = f"{statistics.mean(controls):.4f}" if controls else ""
+    size, before = (statistics.mean(of["size_mb"] for of in each) for each in (entries, [e["before"] for e in entries]))
+    cells = [way, str(len(entries)), f"{statistics.mean(scores):.4f}", f"{kept:.1%}", f"{low:.4f} to {high:.4f}"]
+    return "| " + " | ".join([*cells, dense, f"{size:.1f} ({size / before:.2f}x)"]) + " |"
+
+
+def said_of(compared: Mapping[str, Any]) -> str:
+    seeds = compared["seeds"]
+    over = f"{seeds} seed{'s' * (seeds > 1)}"
+    text = f"With a teacher less without one, seed by seed: {compared['mean']:+.4f} over {over}"
+    if "interval" in compared:
+        low, high = compared["interval"]
+        text += f" (95 % interval by Student's t {low:+.4f} to {high:+.4f})"
+    return f"{text}."
+
+
+def speed(rounds: int) -> None:
+    command = f"python benchmarks/compression.py speed --rounds {rounds}"
+    runs, done = speed_runs(), dict[str, Any]()
+    for name, run in runs.items():
+        entries = made_ways(name, run, SPEED, 0)
+        export(f"{name}-0")
+        costs = [round_of(f"{name}-0", number) for number in range(rounds)]
+        done[name] = {"entries": entries, "rounds": costs}
+        sections = [speed_section(name, runs[name], **of_run) for name, of_run in done.items()]
+        ratios = {name: ratios_of(of_run["rounds"]) for name, of_run in done.items()}
+        write("speed", command, sections, {"ratios": ratios}, {"runs": done})
+    print_last("speed", {"ratios": ratios})
 
 
 def speed_runs() -> dict[str, str]:
     """One optimizer step each: what is measured does not depend on the weights."""
     model, files = f"model=gpt2 model.path={materials.gpt2_shape()}", materials.ag_news(400)
     data = f"data=files data.train={files['train']} data.validation={files['validation']} data.test={files['test']}"
-    common = f"{model} {data} trainer.max_steps=1 freezing.blocks=0 {QUIET}"
+    common = f"{model} {data} trainer.max_steps=1 freezing.blocks=0 callbacks.best=null callbacks.last=null {QUIET}"
     writer = "task=generation data.columns.source=text data.columns.target=label task.monitor=loss"
     return {
         "classifier": common,
@@ -103,50 +208,90 @@ def speed_runs() -> dict[str, str]:
     }
 
 
-def made(name: str, run: str, way: str, line: str) -> dict[str, Any]:
-    """The entry of `compression.json`, measured once."""
-    run_dir, label = OUTPUTS / name, way.replace(" ", "_").replace(",", "").replace("'", "")
-    if not (run_dir / "result.json").exists():
-        shutil.rmtree(run_dir, ignore_errors=True)
-        subprocess.run([sys.executable, "train.py", *run.split(), f"hydra.run.dir={run_dir}"], check=True)
-    summary = run_dir / "compressed" / label / "compression.json"
-    if not summary.exists():
-        shutil.rmtree(summary.parent, ignore_errors=True)
+def export(name: str) -> None:
+    directory = version_of(name, IN_ONNX_RUNTIME)
+    if not (directory / "checksums.json").exists():  # which is written last
+        shutil.rmtree(directory, ignore_errors=True)
         program = str(Path(sys.executable).with_name("permafrost"))
-        subprocess.run([program, "compress", str(run_dir), *line.split(), f"compression.name={label}"], check=True)
-    return json.loads(summary.read_text("utf-8"))
+        subprocess.run([program, "export", str(OUTPUTS / name), str(directory), "--to=onnx"], check=True)
 
 
-def table(ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Means over the seeds; in brackets the ratio to the run as it was."""
-    first = next(iter(ways.values()))[0]
-    columns = [column for column in COLUMNS if column[0] in first]
-    lines = [
-        f"| | test {first['metric_name']} | interval | dense, as long | " + " | ".join(c[1] for c in columns) + " |"
-    ]
-    lines.append("|---" * (4 + len(columns)) + "|")
-    dense = [statistics.mean(entry["before"][key] for entry in next(iter(ways.values()))) for key, *_ in columns]
-    before = statistics.mean(entry["before"]["metric"] for entry in next(iter(ways.values())))
-    cells = [f"{value:,.{digits}f}" for value, (_, _, digits) in zip(dense, columns, strict=True)]
-    lines.append("| " + " | ".join(["as trained", f"{before:.4f}", "", "", *cells]) + " |")
-    return lines + [row(way, entries, columns) for way, entries in ways.items()]
+def round_of(name: str, number: int) -> dict[str, dict[str, Any]]:
+    """What the run and each version of it cost, one after the other; every second round begins with the last."""
+    from permafrost.deployment.cost import cost_of
+
+    sides = [AS_TRAINED, IN_ONNX_RUNTIME, *SPEED]
+    found: dict[str, dict[str, Any]] = {}
+    for side in sides if number % 2 == 0 else sides[::-1]:
+        path = OUTPUTS / name / f"round-{number}" / f"{version_of(name, side).name}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(cost_of(version_of(name, side), threads=1, rows=0)) + "\n")
+        found[side] = json.loads(path.read_text())
+    return {side: found[side] for side in sides}
 
 
-def row(way: str, entries: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, int]]) -> str:
-    def mean(key: str) -> float:
-        return statistics.mean(entry[key] for entry in entries)
-
-    low, high = (statistics.mean(entry["interval"][end] for entry in entries) for end in (0, 1))
-    of_dense = ratios(entries)
-    control = f"{mean('control'):.4f}" if "control" in entries[0] else ""
-    cells = [f"{mean(key):,.{digits}f} ({of_dense[key]:.2f}x)" for key, _, digits in columns]
-    kept = f"{mean('metric'):.4f} ({of_dense['metric']:.1%})"
-    return "| " + " | ".join([way, kept, f"{low:.4f} to {high:.4f}", control, *cells]) + " |"
+def ratios_of(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, list[float]]]:
+    """Version -> figure -> of each round how many times as fast as the run itself."""
+    figures = [key for key, *_ in COLUMNS if key in rounds[0][AS_TRAINED]]
+    return {
+        side: {key: [costs[AS_TRAINED][key] / costs[side][key] for costs in rounds] for key in figures}
+        for side in rounds[0]
+        if side != AS_TRAINED
+    }
 
 
-def ratios(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    keys = ["metric", *(key for key, *_ in COLUMNS if key in entries[0])]
-    return {key: statistics.mean(entry[key] / entry["before"][key] for entry in entries) for key in keys}
+def speed_section(
+    name: str, run: str, entries: Mapping[str, Entry], rounds: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> list[str]:
+    """Medians of the rounds, with the smallest and the largest; the last two columns are from `permafrost compress`."""
+    columns = [column for column in COLUMNS if column[0] in rounds[0][AS_TRAINED]]
+    titles = [part for _, title, _ in columns for part in (title, "times as fast")]
+    lines = ["| | MB | " + " | ".join([*titles, "MB resident", "rows/s", "blocks' parameters"]) + " |"]
+    lines += ["|---" * (5 + len(titles)) + "|"]
+    before, faster = next(iter(entries.values()))["before"], ratios_of(rounds)
+    for side, costs in rounds[0].items():
+        cells = [side, of_dense(costs, rounds[0][AS_TRAINED], "size_mb", 1)]
+        for key, _, digits in columns:
+            cells.append(spelled([of_round[side][key] for of_round in rounds], digits))
+            cells.append(spelled(faster[side][key], 2) if side in faster else "")
+        cells.append(of_dense(costs, rounds[0][AS_TRAINED], "resident_mb", 0))
+        entry = before if side == AS_TRAINED else entries.get(side, {})
+        cells += [of_dense(entry, before, key, 0) for key in ("rows_per_second", "block_parameters")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [f"## {name}", "", *lines, "", *commands(run, entries, SPEED), ""]
+
+
+def of_dense(costs: Mapping[str, Any], dense: Mapping[str, Any], key: str, digits: int) -> str:
+    """The figure and its ratio to that of the run itself; nothing where it was not taken."""
+    if key not in costs:
+        return ""
+    ratio = "" if costs is dense else f" ({costs[key] / dense[key]:.2f}x)"
+    return f"{costs[key]:,.{digits}f}{ratio}"
+
+
+def commands(run: str, of_way: Mapping[str, Any], ways: Ways) -> list[str]:
+    compress = [f"permafrost compress RUN {ways[way]}" for way in of_way]
+    return ["```bash", f"python train.py {run}", *compress, "```"]
+
+
+def write(
+    study: str, command: str, sections: Sequence[Sequence[str]], found: Mapping[str, Any], more: Mapping[str, Any]
+) -> None:
+    lines = [f"# Compression: {study}", "", f"`{command}`; {hardware()}; {date.today()}.", ""]
+    lines += [line for section in sections for line in section]
+    path = RESULTS / f"compression_{study}"
+    path.with_suffix(".md").write_text("\n".join(lines))
+    path.with_suffix(".json").write_text(json.dumps({**stated(study), **found, **more}, indent=1) + "\n")
+    print("\n".join(lines), flush=True)
+
+
+def print_last(study: str, found: Mapping[str, Any]) -> None:
+    print(json.dumps({**stated(study), **found}))
+
+
+def stated(study: str) -> dict[str, str]:
+    return {"study": study, "hardware": hardware(), "date": date.today().isoformat()}
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 RUN is a run of `python train.py experiment=cuad_clauses`. For each of the 104 test contracts and each category that
 people marked in it, the contract's passages are ranked; a hit is the first that shares half of its own or the mark's
-characters with a mark. Beside it stand TF-IDF (cosine with the mean of the category's training clauses) and a random
-order. Writes results/contract_review.md, and prints the table and, last, one line of JSON.
+characters with a mark. Marks are looked up in the text by their words, whatever white space is between them; a pair of
+which none is found is left out, and counted. Beside it stand TF-IDF (cosine with the mean of the category's training
+clauses) and a random order. Writes results/contract_review.md, and prints the table and, last, one line of JSON.
 """
 
 import gzip
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -44,7 +46,7 @@ def main() -> None:
                 for name, found in scores.items():
                     ranks[name].append(first_rank(found[:, column], hits))
     figures = {name: of_ranks(found) for name, found in ranks.items()}
-    write(run, figures, len(ranks["this run"]))
+    write(run, figures, len(ranks["this run"]), len(marks))
 
 
 def marked_clauses(path: Path) -> Marks:
@@ -56,8 +58,12 @@ def marked_clauses(path: Path) -> Marks:
 
 def passages_marked(document: str, parts: Sequence[Passage], clauses: Sequence[str]) -> np.ndarray:
     """(passages,) bool"""
-    places = [(start, start + len(clause)) for clause in clauses if (start := document.find(clause)) >= 0]
+    places = [found.span() for clause in clauses if (found := words_of(clause).search(document))]
     return np.array([any(is_hit(part, *place) for place in places) for part in parts], bool)
+
+
+def words_of(clause: str) -> re.Pattern[str]:
+    return re.compile(r"\s+".join(map(re.escape, clause.split())))
 
 
 def is_hit(part: Passage, start: int, end: int) -> bool:
@@ -94,9 +100,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def write(run: str, figures: Mapping[str, Mapping[str, float]], count: int) -> None:
+def write(run: str, figures: Mapping[str, Mapping[str, float]], count: int, marked: int) -> None:
     lines = ["# Contract review", "", f"`python benchmarks/contract_review.py {run}`; {hardware()}; {date.today()};"]
-    lines += [f"{count:,} pairs of a test contract and a category that people marked in it.", ""]
+    lines += [f"{count:,} of {marked:,} pairs of a test contract and a category that people marked in it.", ""]
     names = list(figures["this run"])
     lines += [f"| | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     lines += [f"| {name} | {' | '.join(f'{row[key]:.3f}' for key in names)} |" for name, row in figures.items()]

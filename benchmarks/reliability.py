@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from run import RESULTS, ROOT, hardware
+from stated import RESULTS, ROOT, hardware
 
 KILLS, FLIPS, SOAK_STEPS, FAULTS = 200, 200, 500, 54
 STAGES = ("none of these", "a save", "the store's build", "validation", "export")

@@ -51,7 +51,7 @@ REAL: list[Row] = [
 EXPERIMENTS = (
     *("sst2", "sst5", "cfimdb", "ag_news", "cuad_clauses", "unfair_tos", "stsb", "wnut17", "bc5cdr", "ncbi_disease"),
     *("multi30k", "webnlg", "scitldr", "conala", "mbpp", "poems", "wikitext2", "dailydialog", "dailydialog_acts"),
-    "films_and_names",
+    *("clause_writing", "films_and_names"),
 )
 TASKS: list[Row] = [
     *((name, f"experiment={name}", (0,)) for name in EXPERIMENTS),

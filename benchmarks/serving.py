@@ -3,8 +3,9 @@
 `load`: mini on pydocs behind `permafrost serve`; 64 clients ask 2,000 times, each as soon as it is answered; errors,
 percentiles beside the least that 64 who queue can wait, and the memory of its processes before and after.
 `branches`: GPT-2 124M's shape, 10 of 12 blocks frozen, two runs of other heads and seeds; one server of both beside two
-servers, by turns: memory, and milliseconds until both have answered a text. Writes results/serving_STUDY.md and .json,
-and prints, last, one line of JSON.
+servers at once, by turns: memory, and milliseconds until both have answered a text. Its runs and pairs are kept in
+outputs/benchmarks/serving and not made again. Writes results/serving_STUDY.md and .json, and prints, last, one line of
+JSON.
 """
 
 import argparse
@@ -21,17 +22,18 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import materials
+from pairs import order, values
 from stated import RESULTS, ROOT, hardware
 
 OUTPUTS = Path("outputs/benchmarks/serving")
 CLIENTS, REQUESTS, WARM_UP = 64, 2000, 400
-PAIRS, TEXTS_A_PAIR, WORDS = 5, 40, 60
+PAIRS, TEXTS_A_PAIR, WARM_UP_TEXTS, WORDS = 5, 20, 3, 60
 QUIET = "logger=none yardsticks=false callbacks.best=null callbacks.last=null"
 
 
@@ -80,37 +82,47 @@ def load() -> dict[str, Any]:
 def branches() -> dict[str, Any]:
     common = f"model=gpt2 model.path={materials.gpt2_shape()} freezing.blocks=10 trainer.max_steps=1 {ag_news()}"
     runs = [trained(f"branch-{seed}", f"{common} seed={seed}") for seed in (1, 2)]
-    together, apart = [], []
-    for number in range(PAIRS):
-        sides = [(together, [runs]), (apart, [[run] for run in runs])]
-        for into, servers in sides if number % 2 == 0 else sides[::-1]:
-            into.append(served_texts(servers, some_texts(TEXTS_A_PAIR, seed=number)))
-    ratios = {
-        key: [one[key] / two[key] for one, two in zip(together, apart, strict=True)]
-        for key in ("memory_mb", "request_ms")
-    }
-    return {
-        "together": together,
-        "apart": apart,
-        **{f"{key}_together": statistics.median(each[key] for each in together) for key in ratios},
-        **{f"{key}_apart": statistics.median(each[key] for each in apart) for key in ratios},
-        **{f"{key}_ratio": statistics.median(each) for key, each in ratios.items()},
-        **{f"{key}_ratio_spread": f"{min(each):.2f} to {max(each):.2f}" for key, each in ratios.items()},
-        "least_possible": (10 + 2 * 2) / (2 * 12),
-    }
+    return of_pairs([measured_pair(number, runs) for number in range(PAIRS)])
 
 
-def served_texts(servers: Sequence[Sequence[Path]], texts: Sequence[str]) -> dict[str, float]:
+def measured_pair(number: int, runs: Sequence[Path]) -> dict[str, Any]:
+    """Measured once; who goes first alternates."""
+    path = OUTPUTS / f"branches-pair-{number}.json"
+    if not path.exists():
+        servers, texts = {"ours": [runs], "peer": [[run] for run in runs]}, some_texts(TEXTS_A_PAIR, seed=number)
+        pair = {side: served_texts(servers[side], texts) for side in order(number)}
+        path.write_text(json.dumps(pair, indent=1) + "\n")
+        print(f"pair {number}: {pair}", flush=True)
+    return json.loads(path.read_text())
+
+
+def of_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians of both sides, and of the ratios within each pair: of one server to two."""
+    found: dict[str, Any] = {"pairs": pairs}
+    for key in ("memory_mb", "request_ms"):
+        found |= {f"{key}_together": statistics.median(values(pairs, "ours", key))}
+        found |= {f"{key}_apart": statistics.median(values(pairs, "peer", key))}
+        ratios = [pair["ours"][key] / pair["peer"][key] for pair in pairs]
+        found |= {f"{key}_ratio": statistics.median(ratios)}
+        found |= {f"{key}_ratio_spread": f"{min(ratios):.2f} to {max(ratios):.2f}"}
+    return found | {"least_possible": (10 + 2 * 2) / (2 * 12)}
+
+
+def served_texts(servers: Sequence[Sequence[Path]], texts: list[str]) -> dict[str, float]:
     """Memory of all servers, and the time until all have answered a text, one after the other."""
-    memory, waits = 0.0, [0.0] * len(texts)
-    for runs in servers:
-        with served(*runs) as server:
-            for text in texts[:5]:
-                server.ask(text)
-            for number, text in enumerate(texts):
-                waits[number] += server.ask(text)[0]
-            memory += server.memory_mb()
-    return {"memory_mb": memory, "request_ms": 1000 * statistics.median(waits)}
+    with ExitStack() as stack:
+        running = [stack.enter_context(served(*runs)) for runs in servers]
+        waits = [sum(answered(server, text) for server in running) for text in texts[:WARM_UP_TEXTS] + texts]
+        memory = sum(server.memory_mb() for server in running)
+    return {"memory_mb": memory, "request_ms": 1000 * statistics.median(waits[WARM_UP_TEXTS:])}
+
+
+def answered(server: "Server", text: str) -> float:
+    """Seconds; a refusal is quick, and no answer."""
+    seconds, status = server.ask(text)
+    if status != 200:
+        raise SystemExit(f"{server.url} answered {status}")
+    return seconds
 
 
 class Server:
@@ -170,7 +182,7 @@ def served(*runs: Path) -> Iterator[Server]:
 
 def wait_until_ready(server: Server, patience_s: float = 180) -> None:
     deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and server.process.poll() is None:
         try:
             with urllib.request.urlopen(f"{server.url}/health", timeout=5) as answer:
                 if answer.status == 200:

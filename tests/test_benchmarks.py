@@ -336,6 +336,126 @@ def test_a_seed_of_the_synthesis_study_from_end_to_end(module, monkeypatch, writ
     assert (written / "synthesis.md").read_text() == before
 
 
+def version(metric: float, **more: float) -> dict:
+    """An entry of compression.json."""
+    dense = {"metric": 0.8, "interval": [0.78, 0.82], "size_mb": 10.0, "rows_per_second": 5.0, "block_parameters": 100}
+    own = {"metric": metric, "interval": [metric - 0.02, metric + 0.02], "size_mb": 4.0, "rows_per_second": 10.0}
+    return own | {"metric_name": "accuracy", "block_parameters": 55, "before": dense} | more
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_compression_costs_is_told_seed_by_seed(module, monkeypatch, tmp_path, jobs):
+    compression = module("compression")
+
+    def made(name, run, way, line, environment):
+        seed = int(name[-1])
+        gain = 0.01 * (seed + 1) if way == compression.TAUGHT else 0.0
+        return version(0.76 + gain, **({"control": 0.81} if "quantization" not in line else {}))
+
+    monkeypatch.setattr(compression, "RESULTS", tmp_path)
+    monkeypatch.setattr(compression, "made", made)
+    compression.quality(seeds=3, jobs=jobs)
+    lines = (tmp_path / "compression_quality.md").read_text().splitlines()
+    assert "| as trained | 1 | 0.8000 | | 0.7800 to 0.8200 | | 10.0 |" in lines
+    assert "| int8 | 1 | 0.7600 | 95.0% | 0.7400 to 0.7800 |  | 4.0 (0.40x) |" in lines
+    assert f"| {compression.TAUGHT} | 3 | 0.7800 | 97.5% | 0.7700 to 0.7900 | 0.8100 | 4.0 (0.40x) |" in lines
+    # changes of 0.01, 0.02 and 0.03: a deviation of 0.01, and Student's t of 2 degrees of freedom is 4.3027
+    assert lines.count(
+        "With a teacher less without one, seed by seed: +0.0200 over 3 seeds (95 % interval by Student's t -0.0048 to "
+        "+0.0448)."
+    ) == len(compression.QUALITY_RUNS)
+    found = json.loads((tmp_path / "compression_quality.json").read_text())
+    assert found["taught_less_alone"]["sst2"]["changes"] == pytest.approx([0.01, 0.02, 0.03])
+    assert len(found["runs"]["ag_news"]["int8"]) == 1
+
+
+def test_a_version_that_fails_leaves_the_others_in_the_table(module, monkeypatch, tmp_path, capsys):
+    compression = module("compression")
+
+    def made(name, run, way, line, environment):
+        if name == "ag_news-0":
+            raise subprocess.CalledProcessError(2, "permafrost compress")
+        return version(0.76)
+
+    monkeypatch.setattr(compression, "RESULTS", tmp_path)
+    monkeypatch.setattr(compression, "made", made)
+    with pytest.raises(SystemExit, match="not all of it is done"):
+        compression.quality(seeds=1, jobs=1)
+    assert "ag_news, seed 0: Command 'permafrost compress' returned" in capsys.readouterr().out
+    assert "## sst2" in (tmp_path / "compression_quality.md").read_text()
+
+
+def test_versions_are_compared_within_a_round(module, monkeypatch, tmp_path):
+    from permafrost.deployment import cost
+
+    compression, asked = module("compression"), []
+
+    def cost_of(directory, threads, rows):
+        """The machine is half as fast in every second round."""
+        asked.append(directory.name)
+        slow = 1 + (len(asked) > 8)
+        own = {"model": 40.0, "onnx": 20.0}.get(directory.name, 10.0)
+        return {"size_mb": 10.0, "resident_mb": 99.0, "latency_ms": slow * own, "token_ms": slow * own / 10}
+
+    for name, value in {
+        "RESULTS": tmp_path,
+        "OUTPUTS": tmp_path,
+        "speed_runs": lambda: {"writer": "task=generation"},
+        "made": lambda *_: version(0.5),
+        "export": lambda name: None,
+    }.items():
+        monkeypatch.setattr(compression, name, value)
+    monkeypatch.setattr(cost, "cost_of", cost_of)
+    compression.speed(rounds=2)
+    compression.speed(rounds=2)  # what is measured is kept
+    assert len(asked) == 16
+    assert asked[:8] == asked[8:][::-1]
+    text = (tmp_path / "compression_speed.md").read_text()
+    assert "| as trained | 10.0 | 60.00 (40.00 to 80.00) |  | 6.00 (4.00 to 8.00) |  | 99 | 5 | 100 |" in text
+    assert "| int8 | 10.0 (1.00x) | 15.00 (10.00 to 20.00) | 4.00 |" in text
+    assert "| 10 (2.00x) | 55 (0.55x) |" in text
+    ratios = json.loads((tmp_path / "compression_speed.json").read_text())["ratios"]["writer"]
+    assert ratios["as trained, in ONNX Runtime"]["latency_ms"] == [2.0, 2.0]
+
+
+def test_one_server_is_compared_with_two_within_a_pair(module, monkeypatch, tmp_path):
+    serving = module("serving")
+    pairs = [
+        {"ours": {"memory_mb": 6.0, "request_ms": 60.0}, "peer": {"memory_mb": 10.0, "request_ms": 100.0}},
+        {"ours": {"memory_mb": 6.0, "request_ms": 70.0}, "peer": {"memory_mb": 12.0, "request_ms": 100.0}},
+    ]
+    found = serving.of_pairs(pairs)
+    assert (found["memory_mb_ratio"], found["request_ms_ratio"]) == (0.55, pytest.approx(0.65))
+    assert found["request_ms_ratio_spread"] == "0.60 to 0.70"
+    assert "| least possible | 0.583 |" in serving.table(found)
+    assert not any("pairs" in line for line in serving.table(found))
+    monkeypatch.setattr(serving, "OUTPUTS", tmp_path)
+    order = []
+    monkeypatch.setattr(serving, "served_texts", lambda servers, texts: order.append(len(servers)) or pairs[0]["ours"])
+    for number in (0, 1, 1):  # what is measured is kept
+        serving.measured_pair(number, [Path("a"), Path("b")])
+    assert order == [1, 2, 2, 1]
+
+
+def test_a_passage_is_hit_where_it_shares_half_of_itself_or_of_a_mark(module):
+    from permafrost.deployment.review import Passage
+
+    review = module("contract_review")
+    document = "The term is two\n  years. It may be ended."
+    parts = [Passage(start, end, document[start:end]) for start, end in ((0, 24), (25, 41))]
+    assert review.passages_marked(document, parts, ["two years"]).tolist() == [True, False]
+    assert review.passages_marked(document, parts, ["years. It may be ended."]).tolist() == [False, True]
+    assert review.passages_marked(document, parts, ["two (2) years"]).tolist() == [False, False]
+
+
+def test_the_rank_of_a_hit_is_the_worst_of_those_with_its_score(module):
+    import numpy as np
+
+    first_rank, hits = module("contract_review").first_rank, np.array([False, True, True, False])
+    assert first_rank(np.array([0.1, 0.9, 0.2, 0.3]), hits) == 1
+    assert first_rank(np.array([0.5, 0.5, 0.2, 0.9]), hits) == 3
+
+
 @pytest.fixture
 def rows(module, tmp_path) -> list[str]:
     """Options that name CSV files of a few rows."""

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,25 +29,30 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
     """Cut, learn again, quantize, measure; leaves `compressed/NAME/`, and its entry in result.json and report.html."""
     plan = settings.compression
     check(plan, settings)
-    if (run_dir / COMPRESSED / plan.name).exists():
+    if (run_dir / COMPRESSED / plan.name / SUMMARY).exists():
         raise ConfigError(f"{run_dir / COMPRESSED / plan.name} is there already; give compression.name=ANOTHER")
+    clear(run_dir, plan)
     seed_everything(settings.seed)
     run = Finished(run_dir=run_dir, settings=as_training(settings), prepared=prepare(settings))
     console.print(f"[bold]compression={plan.name}[/] of {run_dir}")
     student = run.load()
-    before = parameter_count(student)
+    before = parameter_counts(student)
     changes = cut(student, run)
-    entry: Entry = {"method": plan.name, "changes": changes, "parameters": parameter_count(student)}
+    entry: Entry = {"method": plan.name, "changes": changes, **parameter_counts(student)}
+    if (plan.drop or plan.narrow) and entry["parameters"] >= before["parameters"]:
+        raise ConfigError(f"compression={plan.name} took nothing out ({changes}); give a larger share")
     if plan.recover.epochs:
         recover_(student, run)
-    check_changed(plan, before, student, changes)
+    if plan.sparsify:
+        check_sparsity(plan.sparsify.sparsity, student)
     write(student, run)
     if plan.quantize:
         entry["sqnr_db"] = noise_of(student, run)
     if plan.recover.epochs and plan.recover.control:
         entry["control"] = value_of_control(run)
     entry |= compared(run)
-    keep_curves(run)
+    entry["before"] |= before
+    keep_curve(run)
     (run.directory / SUMMARY).write_text(json.dumps(entry, indent=2) + "\n", "utf-8")
     record(run_dir, entry)
     tell(entry, run)
@@ -77,7 +82,7 @@ def check(plan: CompressionSection, settings: Settings) -> None:
 
 
 def clear(run_dir: Path, plan: CompressionSection) -> None:
-    """What an earlier start of the run has made or begun."""
+    """What an earlier start has made or begun."""
     for name in (plan.name, f"{plan.name}-recovery", f"{plan.name}-control"):
         shutil.rmtree(run_dir / COMPRESSED / name, ignore_errors=True)
 
@@ -140,10 +145,29 @@ def noise_of(model: "GPT2WithHead", run: Finished) -> float:
 
 
 def value_of_control(run: Finished) -> float:
-    """The test score of the dense model after as many epochs more: what recovery has to be compared with."""
+    """The test score of the dense model after as many epochs more: what recovery has to be compared with; trained once
+    for all versions that recover as long."""
     from permafrost.deployment.scoring import value_of
 
-    return value_of(answers_of(train_control(run), run))
+    recipe = run.settings.model_dump(exclude={"compression"})
+    path = kept(run, "control", run.prepared.rows["train"].fingerprint, recipe)
+    if not path.exists():
+        value = value_of(answers_of(train_control(run), run))
+        shutil.move(run.beside("control") / "metrics.jsonl", path.with_suffix(".jsonl"))
+        shutil.rmtree(run.beside("control"))
+        with complete_or_absent(path) as partial:
+            partial.write_text(json.dumps(value), "utf-8")
+    shutil.copy(path.with_suffix(".jsonl"), run.directory / "control.jsonl")
+    return json.loads(path.read_text("utf-8"))
+
+
+def kept(run: Finished, what: str, *how: Any) -> Path:
+    """Where a figure lies that all that is made of the run has in common."""
+    from permafrost.checksums import sums_of
+    from permafrost.data.tokenization import fingerprint
+
+    of_run = (run.prepared.rows["test"].fingerprint, sums_of(run.run_dir / "model"), run.settings.task.monitor)
+    return run.run_dir / COMPRESSED / f"{what}-{fingerprint(*of_run, *how)}.json"
 
 
 def answers_of(directory: Path, run: Finished) -> "Scored":
@@ -161,14 +185,14 @@ def compared(run: Finished) -> Entry:
     """Score and cost, before and after."""
     from permafrost.deployment.cost import cost_of
 
-    metric, threads = run.settings.task.monitor, run.plan.threads
-    known = run.run_dir / COMPRESSED / f"dense-{metric.replace('/', '-')}-{threads}.json"
-    if not known.exists():  # measured once for all that is made of the run
+    threads = run.plan.threads
+    known = kept(run, "dense", threads)
+    if not known.exists():
         dense = {**quality(run.run_dir / "model", run), **cost_of(run.run_dir / "model", threads)}
         with complete_or_absent(known) as partial:
             partial.write_text(json.dumps(dense), "utf-8")
     after = {**quality(run.directory, run), **cost_of(run.directory, threads)}
-    of_run = {"metric_name": metric, "mode": monitor_mode(run.settings)}
+    of_run = {"metric_name": run.settings.task.monitor, "mode": monitor_mode(run.settings)}
     return {**of_run, **after, "before": json.loads(known.read_text("utf-8"))}
 
 
@@ -179,30 +203,28 @@ def quality(directory: Path, run: Finished) -> Entry:
     return {"metric": value_of(answers), "interval": list(interval_of(answers))}
 
 
-def parameter_count(model: "GPT2WithHead") -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def parameter_counts(model: "GPT2WithHead") -> dict[str, int]:
+    """Of all, and of the blocks: an embedding is a third of GPT-2 small, and most ways leave it as it is."""
+    parts = {"parameters": model, "block_parameters": model.transformer.h}
+    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
 
 
-def check_changed(plan: CompressionSection, before: int, model: "GPT2WithHead", changes: Mapping[str, Any]) -> None:
-    """Raises ConfigError where nothing is smaller, or not as sparse as was asked."""
+def check_sparsity(asked: float, model: "GPT2WithHead") -> None:
+    """Raises ConfigError where fewer weights are zero than were asked."""
     from permafrost.compression.sparsity import matrices, sparsity_of
 
-    if (plan.drop or plan.narrow) and parameter_count(model) >= before:
-        raise ConfigError(f"compression={plan.name} took nothing out ({changes}); give a larger share")
-    if plan.sparsify:
-        asked, reached = plan.sparsify.sparsity, sparsity_of(matrices(model.transformer))
-        if reached < asked - 0.01:
-            raise ConfigError(
-                f"compression={plan.name}: {reached:.1%} of the weights are zero, and {asked:.1%} were asked"
-            )
+    reached = sparsity_of(matrices(model.transformer))
+    if reached < asked - 0.01:
+        raise ConfigError(
+            f"compression.sparsify.sparsity={asked}: {reached:.1%} of the weights are zero, and {asked:.1%} were asked"
+        )
 
 
-def keep_curves(run: Finished) -> None:
+def keep_curve(run: Finished) -> None:
     """Of what was trained for it the logged steps stay, beside it."""
-    for what in ("recovery", "control"):
-        if run.beside(what).is_dir():
-            shutil.move(run.beside(what) / "metrics.jsonl", run.directory / f"{what}.jsonl")
-            shutil.rmtree(run.beside(what))
+    if run.beside("recovery").is_dir():
+        shutil.move(run.beside("recovery") / "metrics.jsonl", run.directory / "recovery.jsonl")
+        shutil.rmtree(run.beside("recovery"))
 
 
 def record(run_dir: Path, entry: Entry) -> None:
@@ -220,6 +242,8 @@ def tell(entry: Entry, run: Finished) -> None:
     before, name = entry["before"], entry["metric_name"]
     control = f", dense control {entry['control']:.4f}" if "control" in entry else ""
     low, high = entry["interval"]
+    if run.plan.sparsify:
+        console.print("  zeros are stored and multiplied as other numbers are: no smaller, and no faster")
     console.print(
         f"  test {name} {entry['metric']:.4f} ({low:.4f} to {high:.4f}), before {before['metric']:.4f}{control}\n"
         f"  {entry['size_mb']:.2f} MB, before {before['size_mb']:.2f}; a request {entry['latency_ms']:.2f} ms, before "

@@ -128,7 +128,7 @@ class CleaningSection(Section):
 
 
 class AugmentationSection(Section):
-    kind: Literal["none", "eda", "aeda", "typos", "contextual", "back_translation"]
+    kind: Literal["none", "eda", "aeda", "typos", "mentions", "contextual", "back_translation"]
     copies: Count
     share: Annotated[float, Field(gt=0, le=1)]
     there: str | None
@@ -236,7 +236,7 @@ class RecoverSection(Section):
 
 
 class CompressionSection(Section):
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.,=+-]*$")]  # of a directory
     drop: DropSection | None
     narrow: NarrowSection | None
     sparsify: SparsifySection | None

@@ -239,9 +239,22 @@ def write_run(
     (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     write_report(run_dir)
     console.print("  test: " + "  ".join(f"{name} {value:.4f}" for name, value in result["test"].items()))
+    say_how_texts_were_scored(prepared, answers)
     if yardsticks:
         console.print("  " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
     console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
+
+
+def say_how_texts_were_scored(prepared: Mapping[str, Prepared], answers: Mapping[str, list[dict[str, Any]]]) -> None:
+    """sacrebleu's own words for how it computed: figures can be compared with no others."""
+    from permafrost.tasks.base import references_of
+    from permafrost.tasks.text_scores import signatures
+
+    for name, of_part in answers.items():
+        if "bleu" in prepared[name].task.metrics_logged:
+            references = [references_of(row) for row in prepared[name].rows["test"]]
+            for metric, signature in signatures([answer["text"] for answer in of_part], references).items():
+                console.print(f"  {in_part(name, metric)} by sacrebleu: {signature}", markup=False)
 
 
 def scores_of_part(scores: Mapping[str, float], name: str) -> dict[str, float]:

@@ -191,7 +191,7 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     found = []
     for chosen in itertools.product(*values):
         by_key = dict(zip(keys, chosen, strict=True))
-        varied = [f"{key.rpartition('.')[2]}{by_key[key]}" for key in several]
+        varied = [f"{key.rpartition('.')[2]}{by_key[key]}".replace("/", "_") for key in several]
         name = ["-".join(["compression.name=" + by_key.get("compression", "none"), *varied])] if several else []
         found.append([f"{key}={value}" for key, value in by_key.items()] + name)
     return found

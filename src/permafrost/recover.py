@@ -24,15 +24,21 @@ if TYPE_CHECKING:
 
 def teacher_of(run: Finished) -> "LossSum":
     """The loss that is learned with the run's model as it was, or another run's, as teacher."""
-    from permafrost.compression.distillation import Lesson, check_same_tokens, taught
+    from permafrost.compression.distillation import Lesson, check_same_answers, check_same_tokens, taught
     from permafrost.deployment.predictor import Predictor
+    from permafrost.model.gpt2 import GPT2WithHead
 
     plan = run.plan.recover
     lesson = Lesson(alpha=plan.alpha, temperature=plan.temperature, hidden=plan.hidden)
     if plan.teacher is None:
         return taught(run.prepared.task, run.load(cut=teacher_depth(run)), lesson)
     other = Predictor(plan.teacher)
+    if not isinstance(other.model, GPT2WithHead):
+        raise ConfigError(
+            f"compression.recover.teacher={plan.teacher}: its weights are quantized; give the run that it was made of"
+        )
     check_same_tokens(run.prepared.encoding.tokenizer, other.encoding.tokenizer)
+    check_same_answers(run.prepared.task, other.task)
     return taught(run.prepared.task, other.model, lesson)
 
 
@@ -48,7 +54,8 @@ def stored_teacher(run: Finished) -> "ActivationStore | None":
     depth = teacher_depth(run)
     if not depth or run.plan.recover.teacher is not None:
         return None
-    stores = open_stores(run.settings, run.prepared, run.load(cut=depth), in_sweep=False)
+    only_train = replace(run.prepared, splits={"train": run.prepared.splits["train"]})
+    stores = open_stores(run.settings, only_train, run.load(cut=depth), in_sweep=False)
     return stores.by_split.get("train")
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from permafrost.data import augmentation
 from permafrost.data.augmentation import (
     PUNCTUATION,
+    Word,
     aeda,
     augmented,
     changed_row,
@@ -19,6 +20,8 @@ from permafrost.data.augmentation import (
     eda,
     inserted,
     joined,
+    names_by_type,
+    renamed,
     replaced,
     slip,
     swapped,
@@ -175,6 +178,56 @@ def test_weights_go_with_the_rows_that_are_copied(splits):
     rows = augmented(splits(["a", "weather"]), kind="typos", copies=1, share=1.0, seed=0, notes=notes)
     assert rows.num_rows == 3  # "a" has no slip
     assert notes.row_quality.tolist() == [0.1, 1.0, 1.0]
+
+
+def tagged(directory, *sentences: tuple[str, str]):
+    """Of words and tags that are apart by blanks."""
+    columns = {"where": [f"f:{i}" for i in range(len(sentences))]}
+    columns |= {"tokens": [words.split() for words, _ in sentences], "tags": [tags.split() for _, tags in sentences]}
+    return keep([pa.table(columns)], directory)
+
+
+def test_names_are_those_of_each_type(tmp_path):
+    train = tagged(tmp_path, ("New York and Rome", "B-P I-P O B-P"), ("Ann Rome Bo", "B-N B-P B-N"), ("x", "O"))
+    assert names_by_type(train) == {"P": ["New York", "Rome", "Rome"], "N": ["Ann", "Bo"]}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(tags=TAGGED, seed=st.integers(0, 99), share=st.sampled_from([0.1, 0.5, 1.0]))
+def test_names_take_the_place_of_names_of_their_type_and_no_other_word_changes(tags, seed, share):
+    for place, tag in enumerate(tags):
+        if tag == "I-A" and (place == 0 or tags[place - 1] not in ("B-A", "I-A")):
+            tags[place] = "B-A"
+    words = [Word(f"w{place}", tag) for place, tag in enumerate(tags)]
+    made = renamed(words, rng(seed), share, {"A": ["Ann", "Bo van Dyk"], "B": ["Rome", "New York"]})
+    spans = spans_of(tags)
+    after = [word.tag for word in made]
+    assert [kind for kind, *_ in spans_of(after)] == [kind for kind, *_ in spans]
+    assert [word for word in made if word.tag == "O"] == [word for word in words if word.tag == "O"]
+    names = [" ".join(word.text for word in made[first : last + 1]) for _, first, last in spans_of(after)]
+    new = [name for name in names if not name.startswith("w")]
+    assert len(new) == min(len(spans), max(1, round(share * len(spans))))
+    assert all(
+        name in (["Ann", "Bo van Dyk"] if kind == "A" else ["Rome", "New York"])
+        for name, (kind, *_) in zip(names, spans, strict=True)
+        if not name.startswith("w")
+    )
+
+
+def test_sentences_without_names_have_no_copies(tmp_path):
+    rows = {
+        "train": tagged(tmp_path, ("Ann sees Bo", "B-N O B-N"), ("nobody is here", "O O O")),
+        "validation": tagged(tmp_path, ("v", "O")),
+        "test": tagged(tmp_path, ("t", "O")),
+    }
+    made = list(augmented(rows, kind="mentions", copies=4, share=1.0, seed=0, notes=Notes()))
+    assert {tuple(row["tags"]) for row in made[2:]} == {("B-N", "O", "B-N")}
+    assert {row["tokens"][1] for row in made[2:]} == {"sees"}
+
+
+def test_names_of_texts_without_tags_are_refused(splits):
+    with pytest.raises(ConfigError, match="augmentation=mentions is for words that are tagged"):
+        augmented(splits(["a"]), kind="mentions", copies=1, share=0.1, seed=0, notes=Notes())
 
 
 def test_rows_without_an_answer_are_refused(tmp_path):

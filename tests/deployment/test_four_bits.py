@@ -1,5 +1,7 @@
 """Weights of 4 bits: OpenVINO's graph beside the model that was trained as such, and Transformers' own classes."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from permafrost.deployment import quantized
 from permafrost.deployment.export import export_model
 from permafrost.deployment.predictor import Predictor
 from permafrost.deployment.quantized import quantize_
+from permafrost.deployment.sessions import import_onnx
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
@@ -43,6 +46,11 @@ def exported(tiny_backbone, tiny_tokenizer, tmp_path):
     return export
 
 
+def wider(config: GPT2Config) -> GPT2Model:
+    """With products that nf4 takes: of a multiple of 64 inputs."""
+    return GPT2Model(GPT2Config.from_dict(config.to_dict() | {"n_embd": 64}))
+
+
 @pytest.fixture
 def batch():
     rows = [np.arange(1 + row, 10, dtype=np.int32) for row in range(4)]
@@ -70,8 +78,7 @@ def test_what_was_trained_in_four_bits_is_what_runs(exported, batch, monkeypatch
 @pytest.mark.parametrize("name", ["classification", "ner", "language_modeling"])
 def test_transformers_own_four_bits_answer_alike(exported, batch, tiny_config, name):
     pytest.importorskip("bitsandbytes", reason="the extra [nf4] is not installed")
-    wider = GPT2Config.from_dict(tiny_config.to_dict() | {"n_embd": 64})
-    model, directory = exported(name, GPT2Model(wider))
+    model, directory = exported(name, wider(tiny_config))
     exact = Predictor(directory).model
     size = (directory / "model.safetensors").stat().st_size
     quantize_(directory, model, "nf4")
@@ -99,6 +106,32 @@ def test_four_bits_that_change_nothing_are_an_error(exported, monkeypatch):
     monkeypatch.setattr(nncf, "compress_weights", lambda graph, **options: graph)
     with pytest.raises(ResourceError, match="only 0% of the weights were quantized"):
         quantize_(directory, model, "int4")
+
+
+@pytest.mark.slow
+def test_an_nf4_that_changes_nothing_is_an_error(exported, tiny_config, monkeypatch):
+    pytest.importorskip("bitsandbytes", reason="the extra [nf4] is not installed")
+    import transformers
+
+    model, directory = exported("classification", wider(tiny_config))
+    monkeypatch.setattr(transformers, "BitsAndBytesConfig", lambda **options: None)
+    with pytest.raises(ResourceError, match="only 0% of the weights were quantized"):
+        quantize_(directory, model, "nf4")
+
+
+@pytest.mark.parametrize(
+    ("method", "package", "extra"),
+    [("int8", "onnxruntime", "onnx"), ("int4", "nncf", "int4"), ("nf4", "bitsandbytes", "nf4")],
+)
+def test_a_package_that_is_missing_is_told_in_one_line(exported, tiny_config, monkeypatch, method, package, extra):
+    model, directory = exported("classification", wider(tiny_config))
+    monkeypatch.setenv("NNCF_CI", "1")
+    monkeypatch.setattr(quantized, "export_onnx", lambda *_, **__: import_onnx() if method == "int8" else None)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError) as raised:
+        quantize_(directory, model, method)
+    assert f"needs {package}; pip install 'permafrost[{extra}]'" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_group_divides_every_products_inputs():

@@ -4,13 +4,16 @@ import json
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from permafrost import compress as compressing
 from permafrost.cli import app
+from permafrost.compression.measure import size_mb
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ResourceError
+from permafrost.model.activation_store import entries, read_manifest
 from tests.runs.conftest import compose_config
 
 COST = {"size_mb": 1.0, "latency_ms": 2.0, "threads": 1}
@@ -74,7 +77,8 @@ def test_blocks_are_dropped_and_what_is_left_learns_from_the_whole(trained, chea
         assert stock(text)[0]["label"] == own["label"]
         assert stock(text)[0]["score"] == pytest.approx(own["score"], abs=1e-5)
     assert "layer_drop" in (run_dir / "report.html").read_text()
-    assert {path.name for path in (run_dir / "compressed").iterdir()} == {"layer_drop", "dense-accuracy-1.json"}
+    left = {path.name.partition("-")[0] for path in (run_dir / "compressed").iterdir()}
+    assert left == {"layer_drop", "dense", "control"}  # the version, and what others of this run need not measure again
     assert all((run_dir / "compressed" / "layer_drop" / f"{what}.jsonl").is_file() for what in ("recovery", "control"))
 
 
@@ -137,6 +141,40 @@ def test_int8_answers_as_the_run_does(trained, cheap, task):
     if task == "classification":
         assert [answer["label"] for answer in ours] == [answer["label"] for answer in before]
         assert [answer["score"] for answer in ours] == pytest.approx([answer["score"] for answer in before], abs=0.1)
+        alone = [Predictor(artefact).predict([text])[0]["score"] for text in texts]  # integers go by the whole batch
+        assert scores_of_onnx_runtime(artefact, texts) == pytest.approx(alone, abs=1e-5)
+
+
+def scores_of_onnx_runtime(artefact, texts):
+    """By the two libraries that a user has, without this one: of each text, the probability of the likeliest label."""
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    session = onnxruntime.InferenceSession(str(artefact / "model.onnx"))
+    tokenizer, found = AutoTokenizer.from_pretrained(artefact), []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        (logits,) = session.run(None, {"input_ids": np.array([ids]), "lengths": np.array([len(ids)])})
+        found.append(float((np.exp(logits) / np.exp(logits).sum()).max()))
+    return found
+
+
+@pytest.mark.parametrize("option", ["mlp_width", "quantization"])
+def test_a_smaller_run_is_evaluated_and_served_as_a_run_is(trained, cheap, data_dir, option):
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    from permafrost.deployment.branches import Branches
+
+    run_dir = trained()
+    compress(run_dir, f"compression={option}", "compression.recover.epochs=0")
+    artefact = run_dir / "compressed" / option
+    done = CliRunner().invoke(app, ["evaluate", str(artefact), "--data", str(data_dir / "test.csv")])
+    a_row = 1 / 16 if option == "quantization" else 0  # integers go by the whole batch, and batches are others here
+    assert json.loads(done.stdout)["accuracy"] == pytest.approx(entry_of(run_dir, option)["metric"], abs=a_row + 1e-6)
+    texts = ["sunny snow the hot", "cold"]
+    served = Branches({"whole": run_dir, "small": artefact}).answers(texts, None, ["whole", "small"])
+    for name, directory in (("whole", run_dir), ("small", artefact)):
+        for answer, own in zip(served, Predictor(directory).predict(texts), strict=True):
+            assert answer[name] == {"label": own["label"], "score": pytest.approx(own["score"], abs=1e-5)}
 
 
 @pytest.mark.slow
@@ -150,6 +188,64 @@ def test_a_student_learns_from_what_its_teacher_writes(trained, cheap, tmp_path)
     assert len(written) == 60
     assert all(isinstance(text, str) for text in written)
     assert entry_of(run_dir, "distillation")["changes"]["blocks kept"] == [0]
+
+
+def test_the_teachers_output_is_computed_once_and_kept(trained, cheap, tmp_path):
+    run_dir = trained()
+    options = ["compression=distillation", "compression.recover.epochs=2", "compression.recover.control=false"]
+    store = tmp_path / "activations"
+    compress(run_dir, *options, "store.mode='on'", f"store.dir={store}")
+    (manifest,) = (read_manifest(entry) for entry in entries(store))
+    assert (manifest.depth, manifest.rows) == (2, 40)  # all blocks of the teacher, for the training rows alone
+
+
+def test_another_run_teaches(trained, cheap):
+    run_dir, teacher = trained(), trained()
+    options = ["compression=distillation", "compression.recover.epochs=1", "compression.recover.control=false"]
+    compress(run_dir, *options, f"compression.recover.teacher={teacher}")
+    assert entry_of(run_dir, "distillation")["changes"]["blocks kept"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [("ner", "its kind is tagging.Tagging, and the run's classification.Classification"), ("int8", "quantized")],
+)
+def test_a_teacher_that_cannot_teach_is_refused(trained, cheap, teacher, message):
+    run_dir = trained()
+    if teacher == "int8":
+        pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+        compress(run_dir, "compression=quantization")
+        directory = run_dir / "compressed" / "quantization"
+    else:
+        directory = trained(teacher)
+    given = f"compression.recover.teacher={directory}"
+    done = compress(run_dir, "compression=distillation", given, code=2)
+    assert message in str(done.exception)
+    assert done.exception.exit_code == 2
+
+
+def test_nothing_taken_out_is_an_error_before_anything_is_trained(trained, cheap, monkeypatch):
+    run_dir = trained()
+    monkeypatch.setattr(compressing, "recover_", lambda *_: pytest.fail("it was trained"))
+    done = compress(run_dir, "compression=mlp_width", "compression.narrow.mlp=0", code=2)
+    assert "compression=mlp_width took nothing out" in str(done.exception)
+    assert not (run_dir / "compressed" / "mlp_width").exists()
+
+
+def test_masks_that_reach_no_weight_are_an_error(trained, cheap, monkeypatch):
+    from permafrost.compression import sparsity
+
+    run_dir = trained()
+    monkeypatch.setattr(sparsity, "apply_masks_", lambda *_: None)
+    done = compress(run_dir, "compression=sparse", "compression.recover.epochs=0", code=2)
+    assert "0.0% of the weights are zero, and 50.0% were asked" in str(done.exception)
+
+
+def test_zeros_make_no_file_smaller_and_that_is_said(trained, cheap):
+    run_dir = trained()
+    done = compress(run_dir, "compression=sparse", "compression.recover.epochs=0")
+    assert "no smaller, and no faster" in done.stdout
+    assert size_mb(run_dir / "compressed" / "sparse") == size_mb(run_dir / "model")
 
 
 @pytest.mark.slow
@@ -182,6 +278,7 @@ def test_a_damaged_artefact_is_refused(trained, cheap):
         (["compression=quantization", "compression.quantize.aware=true"], "give compression.quantize.method=int4"),
         (["compression=layer_drop", "compression.recover.answers=teacher"], "classification writes no texts"),
         (["compression=layer_drop", "compression.drop.shar=0.1"], "shar"),
+        (["compression=layer_drop", "compression.name=../model"], "compression.name='../model'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(trained, cheap, overrides, message):
@@ -190,6 +287,33 @@ def test_what_is_wrong_is_said_before_anything_is_written(trained, cheap, overri
     assert message in str(done.exception)
     assert done.exception.exit_code == 2
     assert not (run_dir / "compressed").exists()
+
+
+def test_the_dense_control_is_trained_once_for_all_that_recover_as_long(trained, cheap, monkeypatch):
+    run_dir, trained_for, train_control = trained(), [], compressing.train_control
+    monkeypatch.setattr(
+        compressing,
+        "train_control",
+        lambda run: trained_for.append(run.plan.recover.epochs) or train_control(run),
+    )
+    options = ["compression=mlp_width", "compression.recover.alpha=0"]
+    for name, epochs in (("a", 1), ("b", 1), ("c", 2)):
+        compress(run_dir, *options, f"compression.name={name}", f"compression.recover.epochs={epochs}")
+    assert trained_for == [1, 2]
+    assert entry_of(run_dir, "a")["control"] == entry_of(run_dir, "b")["control"]
+    curves = [(run_dir / "compressed" / name / "control.jsonl").read_text() for name in "abc"]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_what_broke_off_is_made_anew(trained, cheap):
+    run_dir = trained()
+    for name in ("mlp_width", "mlp_width-recovery"):
+        (run_dir / "compressed" / name).mkdir(parents=True)
+        (run_dir / "compressed" / name / "metrics.jsonl").write_text("half a line")
+    compress(run_dir, "compression=mlp_width", "compression.recover.epochs=1", "compression.recover.control=false")
+    assert not (run_dir / "compressed" / "mlp_width" / "metrics.jsonl").exists()
+    assert "half" not in (run_dir / "compressed" / "mlp_width" / "recovery.jsonl").read_text()
+    assert not (run_dir / "compressed" / "mlp_width-recovery").exists()
 
 
 def test_a_name_is_not_used_twice(trained, cheap):
@@ -211,7 +335,9 @@ def test_a_run_ends_smaller_and_is_measured(run_tiny):
     for cost in (entry, entry["before"]):
         assert 0 < cost["latency_ms"] <= cost["latency_p95_ms"]
         assert cost["rows_per_second"] > 0
+        assert cost["block_parameters"] < cost["parameters"]
         assert cost["resident_mb"] > 0
+    assert entry["block_parameters"] == entry["before"]["block_parameters"] / 2
 
 
 def test_a_grid_makes_each_combination(trained, cheap):

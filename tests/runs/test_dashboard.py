@@ -57,6 +57,7 @@ def test_what_was_made_smaller_is_in_the_summary(tmp_path):
     run = Received()
     log_run(run, tmp_path)
     expected = {"final/accuracy": 0.76, "compression/int8/metric": 0.75, "compression/int8/size_mb": 5.5}
+    expected |= {"compression/int8/before/size_mb": 17.4}
     assert run.summary == expected | {"run_directory": str(tmp_path)}
     assert run.saved == ["result.json"]
 

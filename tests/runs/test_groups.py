@@ -15,11 +15,12 @@ OPTIONS = sorted(
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NOT_HERE = {"gpu", "ddp", "fsdp", "tpu", "ddp_cpu"}  # hardware, or several processes: ddp_cpu has a test of its own
 WITH_MORE = {"multi", "back_translation"}  # tests/runs/test_multi.py, tests/runs/test_rewriting.py
+OF_TASK = {"binary_cross_entropy": "multi_label", "mentions": "ner"}  # options that are for one task
 HUB = {"hub", "ag_news", "sst2", "imdb", "stsb", "wikitext2"}
 REGRESSION = ["data.columns.target=score"]
-MULTI_LABEL = {"binary_cross_entropy": "multi_label"}
 NEEDS = {
     ("loss", "binary_cross_entropy"): ["task=multi_label"],
+    ("augmentation", "mentions"): ["task=ner"],
     ("task", "regression"): REGRESSION,
     ("task", "language_modeling"): ["freezing=none", "data.max_length=16"],
     ("task", "generation"): ["trainer.max_epochs=1"],
@@ -72,7 +73,7 @@ def test_experiment_composes_and_binds(experiment):
 )
 def test_option_takes_two_steps(group, option, run_tiny, of_task):
     overrides = [f"{group}={option}", *NEEDS.get((group, option), [])]
-    overrides += of_task({"task": option, "loss": MULTI_LABEL.get(option, "")}.get(group, ""))[1:]
+    overrides += of_task(option if group == "task" else OF_TASK.get(option, ""))[1:]
     if group == "freezing":
         overrides = [*overrides, f"freezing.blocks={'all' if option == 'head_only' else int(option == 'first_blocks')}"]
     if group == "trainer":

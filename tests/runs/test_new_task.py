@@ -30,9 +30,9 @@ class Counting:
 
     def encode(self, slices, encoding):
         for rows in slices:
-            ids, unread = encode_texts(rows, encoding)
+            ids, unread, repeated = encode_texts(rows, encoding)
             counts = np.array([len(text.split()) for text in rows["text"].to_pylist()], np.float32)
-            yield tokenized_split(ids, np.ones(len(ids)), counts, unread=unread)
+            yield tokenized_split(ids, np.ones(len(ids)), counts, unread=unread, repeated=repeated)
 
     def build_head(self, backbone):
         return PooledHead(backbone.config.n_embd, 1, pooling="last", init="xavier")

@@ -3,10 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from permafrost.cli import read_table
+from permafrost.data.batching import Batch
 from permafrost.deployment.predictor import Predictor
-from permafrost.deployment.scoring import GROUPS, grouped, interval_of, scored, value_of
+from permafrost.deployment.scoring import GROUPS, grouped, interval_of, joined, scored, value_of
 from permafrost.experiment import run
 from tests.runs.conftest import compose_config
 
@@ -41,6 +43,21 @@ def test_a_group_that_is_drawn_twice_counts_twice(tiny, of_task, data_dir, tmp_p
     each_once = scored(predictor, table, "span_f1")
     order = [next(n for n, group in enumerate(grouped(table.num_rows)) if row in group) for row in (0, 0, 3)]
     assert each_once.score(np.array(order)) == pytest.approx(predictor.evaluate(rows)["span_f1"], rel=1e-6)
+
+
+def test_groups_go_together_where_their_outputs_do():
+    def part(outputs, labels):
+        rows = torch.arange(len(labels))
+        return outputs, Batch(rows, rows, labels, torch.tensor(1), rows, rows, torch.tensor(1.0))
+
+    one = part(torch.ones(3, 2), torch.tensor([[0, -100, 1], [1, -100, -100]]))
+    two = part(torch.zeros(1, 2), torch.tensor([[1]]))
+    ((outputs, batch),) = joined([one, two])
+    assert outputs.tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
+    assert batch.labels.tolist() == [[0, -100, 1], [1, -100, -100], [1, -100, -100]]
+    assert batch.source_rows.tolist() == [0, 1, 0]
+    other = part(torch.zeros(1, 5, 2), torch.tensor([[1]]))
+    assert joined([one, other]) == [one, other]
 
 
 def test_groups_are_all_rows_once():

@@ -63,6 +63,8 @@ def test_the_frozen_part_is_kept_and_run_once(branches, monkeypatch):
     assert one.wte is two.wte
     assert one.h[0] is two.h[0]
     assert one.h[1] is not two.h[1]
+    own = two.h[1].mlp.c_fc.weight
+    assert own.untyped_storage().nbytes() == own.nbytes  # and not the whole file that it was loaded from
     passes = []
     whole = backbone.trunk
     monkeypatch.setattr("permafrost.model.gpt2.trunk", lambda *args: passes.append(1) or whole(*args))
@@ -177,6 +179,58 @@ def test_47_requests_too_many_and_too_slow_are_refused():
     assert figures.registry.get_sample_value("permafrost_request_seconds_count") == 3
 
 
+def test_a_text_that_takes_too_long_ends_with_a_line_that_says_so():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"piece": "sun"}', "more_body": True})
+        await asyncio.sleep(5)
+
+    through = Gate(app, limits=Limits(max_seconds=0.1), names=["labels"], figures=Figures())
+    status, body = asyncio.run(ask(through, b'{"text": "x"}'))
+    first, last = [json.loads(line) for line in body.splitlines()]
+    assert (status, first) == (200, {"piece": "sun"})
+    assert last["error"]["code"] == "too_slow"
+    assert through.waiting == 0
+
+
+@pytest.fixture(scope="module")
+def writing(tiny, of_task, tmp_path_factory):
+    """Beams -> what serves a run that writes with so many."""
+    from permafrost.deployment.server import Writing
+    from permafrost.experiment import run
+
+    made = {}
+
+    def give(beams: int):
+        if beams not in made:
+            directory = tmp_path_factory.mktemp("writing") / "run"
+            options = [*of_task("translation"), "trainer.max_steps=1", f"task.decoding.num_beams={beams}"]
+            run(compose_config(*tiny, *options), directory)
+            made[beams] = Writing(directory, threads=1)
+            made[beams].setup("cpu")
+        return made[beams]
+
+    return give
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_text_is_written_piece_by_piece_unless_it_is_of_beams(writing, beams):
+    api = writing(beams)
+    *pieces, last = api.predict(Ask(text="sunny snow"))
+    assert last == api.predictor.predict(["sunny snow"])[0]
+    assert "".join(piece["piece"] for piece in pieces).strip() == (last["text"] if beams == 1 else "")
+
+
+def test_a_text_that_cannot_be_written_is_told_and_the_next_one_is_written(writing, monkeypatch):
+    api = writing(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(api.predictor.task, "write", lambda *_: {}["no such thing"], raising=False)
+        assert list(api.predict(Ask(text="sunny"))) == [
+            {"error": {"code": "failed", "message": "KeyError: 'no such thing'"}}
+        ]
+    assert list(api.predict(Ask(text="sunny")))[-1].keys() == {"text"}
+
+
 # The real server
 
 
@@ -224,10 +278,20 @@ class Served:
         self.process.stderr.close()
 
 
+def listening(port: int) -> set[str]:
+    """Addresses at which a port is listened to, as Linux writes them: hexadecimal, in the machine's byte order."""
+    lines = [
+        line.split() for path in ("tcp", "tcp6") for line in Path(f"/proc/net/{path}").read_text().splitlines()[1:]
+    ]
+    places = [of[1].split(":") for of in lines if of[3] == "0A"]
+    return {address for address, of_port in places if int(of_port, 16) == port}
+
+
 @pytest.mark.slow
 def test_47_and_48_a_server_answers_and_refuses(branches):
     run = branches["labels"]
     with Served(str(run), "--max-characters=100") as server:
+        assert listening(int(server.url.rpartition(":")[2])) == {"0100007F"}  # this machine's own alone
         expected = Predictor(run).predict(TEXTS)
         with ThreadPoolExecutor(12) as clients:
             found = list(clients.map(lambda n: get(f"{server.url}{PREDICT}", {"text": TEXTS[n % 3]}), range(48)))
@@ -242,6 +306,7 @@ def test_47_and_48_a_server_answers_and_refuses(branches):
         assert "Try the model" in get(server.url)[1]
         assert 'permafrost_requests_total{status="200"} 48.0' in get(f"{server.url}/metrics")[1]
         assert PREDICT in json.loads(get(f"{server.url}/openapi.json")[1])["paths"]
+        assert get(f"{server.url}/docs")[0] == 200
 
 
 def resident_kb(group: int) -> int:

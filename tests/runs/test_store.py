@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from permafrost.checksums import write_checksums
 from permafrost.cli import app
+from permafrost.deployment import predictor as predictor_module
+from permafrost.deployment.branches import Branches
 from permafrost.deployment.predictor import Predictor
 from permafrost.model.activation_store import entries
 from tests.runs.conftest import compose_config
@@ -150,6 +152,26 @@ def test_a_trunk_that_was_changed_since_is_computed(stored_run, data_dir, tmp_pa
     forbid_the_trunk(monkeypatch)
     with pytest.raises(AssertionError, match="is computed"):
         Predictor(changed).predict(texts)
+
+
+def test_the_frozen_part_is_hashed_once_for_all_that_is_asked(stored_run, data_dir, monkeypatch):
+    hashed, plain = [], predictor_module.trunk_key
+    monkeypatch.setattr(predictor_module, "trunk_key", lambda *a, **how: hashed.append(1) or plain(*a, **how))
+    predictor, texts = Predictor(stored_run[0]), texts_of(data_dir / "test.csv")
+    for text in texts[:3]:
+        predictor.predict([text])
+    assert len(hashed) == 1
+
+
+def test_a_server_looks_nothing_up_in_the_store(stored_run, data_dir, monkeypatch):
+    run_dir, _ = stored_run
+    text = texts_of(data_dir / "test.csv")[0]
+    (expected,) = Predictor(run_dir).predict([text])
+    monkeypatch.setattr(predictor_module, "known_rows", lambda *_: pytest.fail("the store is read"))
+    (answer,) = Branches({"run": run_dir}).answers([text], None, ["run"])
+    assert_same_answers([answer["run"]], [expected])
+    with pytest.raises(pytest.fail.Exception, match="the store is read"):
+        Predictor(run_dir).predict([text])
 
 
 def test_a_branch_that_was_changed_since_still_reads_the_store(stored_run, data_dir, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from permafrost.deployment.predictor import Predictor
+from permafrost.tasks.dialogue import Dialogue
+from permafrost.tasks.generation import Generation
 
 LEARNS = ["optimizer.lr=2e-2", "trainer.max_epochs=12", "freezing.blocks=0", "callbacks.early_stopping=null"]
 
@@ -177,9 +179,49 @@ def test_a_predictor_writes_what_the_run_wrote(translation_run):
     assert answers == [row["prediction"] for row in rows]
 
 
-def test_the_first_row_is_shown_as_the_model_sees_it(run_tiny, of_task, capsys):
-    run_tiny(*of_task("translation"), "trainer.max_steps=1")
-    assert "with loss on the" in capsys.readouterr().out
+def test_the_first_row_is_shown_once_as_the_model_sees_it(run_tiny, of_task, capsys):
+    run_tiny(*of_task("translation"), "trainer.max_epochs=2")
+    told = capsys.readouterr().out
+    assert told.count("with loss on the") == told.count("its tokens: ") == 1
+
+
+@pytest.mark.parametrize(("task", "kind"), [("translation", Generation), ("dialogue", Dialogue)])
+def test_validation_writes_a_few_rows_and_always_the_same_ones(run_tiny, of_task, monkeypatch, capsys, task, kind):
+    asked, write = [], kind.write
+    monkeypatch.setattr(
+        kind,
+        "write",
+        lambda self, backbone, rows, encoding: asked.append(rows) or write(self, backbone, rows, encoding),
+    )
+    run_tiny(*of_task(task), "trainer.max_epochs=2", "callbacks.best=null", "callbacks.last=null")
+    *of_validation, of_test = asked
+    assert len(of_validation) == 3  # after each epoch, and at the end
+    assert all(rows == of_validation[0] for rows in of_validation)
+    assert [len(rows) for rows in (of_validation[0], of_test)] == [4, 16]
+    sample = capsys.readouterr().out.count("' -> '")
+    assert sample == 2  # one is shown after each epoch
+
+
+def test_sacrebleu_says_how_it_scored(translation_run, run_tiny, of_task, capsys):
+    _, run_dir = translation_run
+    assert "bleu by sacrebleu: nrefs:1|case:mixed|eff:no|tok:13a" in (run_dir / "report.html").read_text()
+    run_tiny(*of_task("dialogue"), "trainer.max_steps=1")
+    assert "chrf by sacrebleu: nrefs:1|case:mixed|eff:yes|nc:6|nw:0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("windows", "share"),
+    [([], "51.2%"), (["task=legal", "data.max_windows=2"], "95.1%"), (["task=legal"], None)],
+)
+def test_how_much_of_long_texts_is_read_is_said(run_tiny, capsys, tmp_path, windows, share):
+    """Of rows of 40 tokens and their end a window of 21 has 20 and the end, and two that share 2 have 38 and it."""
+    for name in ("train", "validation", "test"):
+        rows = "".join(f"{letter * 40},{letter}\n" for letter in "abab")
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
+    files = [f"data.{name}={tmp_path}/{name}.csv" for name in ("train", "validation", "test")]
+    run_tiny(*files, "data.max_length=21", "data.allow_leaks=true", "trainer.max_steps=1", *windows)
+    told = capsys.readouterr().out
+    assert f"4 of them cut: {share} read" in told if share else "of them cut" not in told
 
 
 def test_37_a_causal_task_refuses_to_look_ahead(run_tiny, of_task):

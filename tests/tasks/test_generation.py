@@ -14,7 +14,7 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.generation import Generation
 from permafrost.tasks.losses import CrossEntropy
-from permafrost.tasks.preparation import encode_table, first_row_shown
+from permafrost.tasks.preparation import encode_table, first_row_shown, shortened
 from permafrost.tasks.prompts import read_template
 
 TEMPLATE = "Q:{source}\nA:{target}"
@@ -65,7 +65,7 @@ def test_what_is_too_long_is_cut_at_its_end_and_counted(tiny_tokenizer):
     assert split.truncated_rows == 2
 
 
-@pytest.mark.parametrize("source", ["x", "🎉🎉", "日本語", "word " * 300, "a\nb"])
+@pytest.mark.parametrize("source", ["", "x", "🎉🎉", "日本語", "word " * 300, "a\nb"])
 def test_any_source_is_written_from(tiny_tokenizer, tiny_backbone, source):
     written = make_task().write(tiny_backbone, [{"source": source}], Encoding(tokenizer=tiny_tokenizer, max_length=32))
     assert len(written) == 1
@@ -85,8 +85,15 @@ def test_a_template_longer_than_the_window(tiny_tokenizer):
 
 def test_the_first_row_is_shown_as_the_model_sees_it(tiny_tokenizer):
     split = encode_table(make_task(), pairs(("xy", ["ab"])), Encoding(tokenizer=tiny_tokenizer, max_length=64))
-    (line,) = first_row_shown(split, tiny_tokenizer)
-    assert line.endswith("in brackets: 'Q: xy\\nA:[ ab<|endoftext|>]'")
+    text, tokens = first_row_shown(split, tiny_tokenizer)
+    assert text.endswith("in brackets: 'Q: xy\\nA:[ ab<|endoftext|>]'")
+    assert tokens == "its tokens: Q : Ġ x y Ċ A : [Ġa] [b] [<|endoftext|>]"
+
+
+def test_of_a_long_first_row_both_ends_are_shown():
+    tokens = [str(number) for number in range(200)]
+    assert shortened(tokens) == [*tokens[:48], "...", *tokens[-48:]]
+    assert shortened(tokens[:96]) == tokens[:96]
 
 
 def test_the_loss_is_that_of_transformers_with_the_same_labels(tiny_tokenizer, tiny_config):
@@ -157,6 +164,23 @@ def test_sampling_is_seeded_and_differs(tiny_config):
         torch.manual_seed(seed)
         written.append(generate(model.transformer, PROMPTS, decoding, end_token_id=0))
     assert written[0] == written[1] != written[2]
+
+
+def test_what_is_left_by_top_p_and_top_k_is_drawn_from(tiny_config):
+    """Of the likeliest token alone there is nothing to draw; of two, no third one is drawn."""
+    torch.manual_seed(2)
+    model = GPT2LMHeadModel(tiny_config)
+
+    def written(seed: int = 0, **how) -> list[list[int]]:
+        torch.manual_seed(seed)
+        return generate(model.transformer, PROMPTS, Decoding(max_new_tokens=8, **how), end_token_id=0)
+
+    assert written(do_sample=True, top_p=1e-6) == written(do_sample=True, top_k=1) == written()
+    assert written(do_sample=True, temperature=1e-4) == written()
+    model.eval()
+    two = model(torch.tensor([PROMPTS[0]])).logits[0, -1].topk(2).indices.tolist()
+    first = {row[0][0] if row[0] else 0 for row in (written(seed, do_sample=True, top_k=2) for seed in range(20))}
+    assert first == set(two)
 
 
 def test_writing_leaves_the_model_in_the_mode_that_it_was_in(tiny_config):

@@ -157,6 +157,19 @@ def check_same_tokens(student: Any, teacher: Any) -> None:
         )
 
 
+def check_same_answers(student: Task, teacher: Task) -> None:
+    """Raises ConfigError where the outputs of the two stand for other things: another label in its place, or unit."""
+    if all("perplexity" in task.metrics_logged for task in (student, teacher)):
+        return  # of both an output is a token
+    ours, theirs = student.describe(), teacher.describe()
+    for key in ("kind", "labels", "tags", "scale"):
+        if ours.get(key) != theirs.get(key):
+            raise ConfigError(
+                f"compression.recover.teacher: its {key} is {theirs.get(key)}, and the run's {ours.get(key)}; "
+                "give a run of the same task on the same labels"
+            )
+
+
 def evenly_spaced(blocks: int, kept: int) -> list[int]:
     """Which of a teacher's blocks a student of `kept` begins with: the first and the last, and others between them."""
     if kept == 1:

@@ -3,10 +3,12 @@ those that a model writes.
 
 A copy is a function of the seed, its number and the row alone. The number takes the place of the epoch: every epoch
 has the same copies, so that what the frozen part makes of them can be stored. In tagged sentences no span is broken:
-its words keep their order and their tags, and what is new between them is O.
+its words keep their order and their tags, and what is new between them is O; or spans are put in the place of others of
+their type as a whole.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,9 +64,11 @@ def augmented(
         return train
     if not {"text", "tokens"} & set(train.column_names) or not set(ANSWERS) & set(train.column_names):
         raise ConfigError(f"augmentation={kind} is for texts and words with labels or numbers; leave it out here")
+    if kind == "mentions" and "tags" not in train.column_names:
+        raise ConfigError("augmentation=mentions is for words that are tagged: task=ner; take another augmentation")
     texts = {name: [text for part in rows.slices() for text in asked_texts(part)] for name, rows in splits.items()}
     held_out = {normalized(text) for text in (*texts["validation"], *texts["test"])}
-    rewrite = rewrite or by_words(kind, share, seed, texts["train"])
+    rewrite = rewrite or by_words(kind, share, seed, train, texts["train"])
     origins = list(range(train.num_rows))
     rows = keep(_with_copies(train, rewrite, copies, held_out, origins), train.path.parent)
     if notes.row_quality is not None:
@@ -73,9 +77,13 @@ def augmented(
     return rows
 
 
-def by_words(kind: str, share: float, seed: int, texts: Iterable[str]) -> Rewrite:
-    """A kind that goes by the words of each row alone; `texts` are those that tell which words are related."""
-    change = partial(KINDS[kind], share=share, related=related_words(texts) if kind == "eda" else {})
+def by_words(kind: str, share: float, seed: int, train: StoredRows, texts: Iterable[str]) -> Rewrite:
+    """A kind that goes by the words of each row alone; the training rows and their texts tell which words are related,
+    and which names there are."""
+    related: Related = {}
+    if kind in ("eda", "mentions"):
+        related = related_words(texts) if kind == "eda" else names_by_type(train)
+    change = partial(KINDS[kind], share=share, related=related)
     return lambda rows, copy: [changed_row(row, change, seed, copy) for row in rows]
 
 
@@ -204,6 +212,37 @@ def typos(words: Words, rng: random.Random, share: float, related: Related) -> W
     return made
 
 
+def renamed(words: Words, rng: random.Random, share: float, related: Related) -> Words:
+    """Other names of their types in place of a share of the spans, one at least: mention replacement (Dai and Adel
+    2020, arXiv 2010.11683, section 3.1). `related` has the names of each type."""
+    places = spans_in(words)
+    chosen = rng.sample(places, min(len(places), max(1, round(share * len(places)))))
+    made = list(words)
+    for start, stop in sorted(chosen, reverse=True):  # from the end, so that the places before stay where they are
+        kind = words[start].tag[2:]
+        name = rng.choice(related[kind]).split(" ")
+        made[start:stop] = [Word(text, f"{'I' if place else 'B'}-{kind}") for place, text in enumerate(name)]
+    return made
+
+
+def spans_in(words: Words) -> list[tuple[int, int]]:
+    """Of each span the place of its first word, and the one after its last, in BIO."""
+    starts = [place for place, word in enumerate(words) if word.tag.startswith("B-")]
+    ends = [place for place in range(1, len(words) + 1) if place == len(words) or not words[place].tag.startswith("I-")]
+    return [(start, next(end for end in ends if end > start)) for start in starts]
+
+
+def names_by_type(train: StoredRows) -> Related:
+    """Type -> the words of each of its spans, joined by blanks, as often as they stand there."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for part in train.slices():
+        for row in part.to_pylist():
+            (words,) = words_by_field(row).values()
+            for start, stop in spans_in(words):
+                found[words[start].tag[2:]].append(" ".join(word.text for word in words[start:stop]))
+    return found
+
+
 def slip(word: str, rng: random.Random) -> str:
     """Two letters change places, or one doubles, goes missing or is a neighbour's; the first one stays."""
     place = rng.randrange(1, len(word) - 1)
@@ -234,4 +273,4 @@ def _insert(words: Words, rng: random.Random, text: str) -> None:
     words.insert(rng.choice(places), Word(text))
 
 
-KINDS: Mapping[str, Change] = {"eda": eda, "aeda": aeda, "typos": typos}
+KINDS: Mapping[str, Change] = {"eda": eda, "aeda": aeda, "typos": typos, "mentions": renamed}

@@ -19,7 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 BYTE_0 = "Ā"  # how a byte-level BPE writes the byte 0
 IDS, LABELS, COLUMNS = "input_ids.bin", "labels.bin", "columns.npz"
-CACHE_VERSION = 5  # raise when the meaning of the cached columns changes
+CACHE_VERSION = 6  # raise when the meaning of the cached columns changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,12 @@ class TokenizedSplit:
     source_rows: np.ndarray | None = None  # (rows,) int64, which row of the source; None where each has one
     truncated_rows: int = 0
     unread_tokens: int = 0  # of them
+    repeated_tokens: int = 0  # of long rows, what their windows share and the ends between them
 
     @property
     def share_read(self) -> float:
-        """Of the text, 0 to 1; what windows share is counted as often as it is read."""
-        read = int(self.lengths.sum())
+        """Of the text, 0 to 1, the ends of rows counted as a token of theirs."""
+        read = int(self.lengths.sum()) - self.repeated_tokens
         return read / max(1, read + self.unread_tokens)
 
     @property
@@ -129,6 +130,7 @@ def joined(parts: Iterable[TokenizedSplit]) -> TokenizedSplit:
         source_rows=_joined_source_rows(parts),
         truncated_rows=sum(part.truncated_rows for part in parts),
         unread_tokens=sum(part.unread_tokens for part in parts),
+        repeated_tokens=sum(part.repeated_tokens for part in parts),
     )
 
 
@@ -174,4 +176,5 @@ def _read(path: Path) -> TokenizedSplit:
             source_rows=columns.get("source_rows"),
             truncated_rows=int(columns["truncated_rows"]),
             unread_tokens=int(columns["unread_tokens"]),
+            repeated_tokens=int(columns["repeated_tokens"]),
         )

@@ -23,7 +23,8 @@ class Branches:
     """Runs by name; `depth` first blocks are the same in all of them, and 0 where they have no more in common."""
 
     def __init__(self, runs: Mapping[str, Path], threads: int = 0):
-        self.predictors = {name: Predictor(run, threads=threads) for name, run in runs.items()}
+        # what is asked is seldom a training row, and looking it up in the store takes longer than a text
+        self.predictors = {name: Predictor(run, threads=threads, reads_store=False) for name, run in runs.items()}
         models = [predictor.model for predictor in self.predictors.values()]
         self.depth = share_(models) if len(models) > 1 and all(isinstance(m, GPT2WithHead) for m in models) else 0
 
@@ -90,7 +91,19 @@ def share_(models: Sequence[GPT2WithHead]) -> int:
         backbone.wte, backbone.wpe = first.transformer.wte, first.transformer.wpe
         backbone.h = nn.ModuleList([*first.transformer.h[:depth], *backbone.h[depth:]])
         model.freezing = Freezing(embeddings=True, blocks=depth)
+    for model in others:
+        keep_own_(model, depth)
     return depth
+
+
+@torch.no_grad()
+def keep_own_(model: GPT2WithHead, depth: int) -> None:
+    """Copies of what is not shared: as it was loaded, each weight is a part of its file, which stays in memory as a
+    whole for as long as one of them is used."""
+    backbone: Any = model.transformer
+    for part in (*backbone.h[depth:], backbone.ln_f, model.head):
+        for parameter in part.parameters():
+            parameter.data = parameter.data.clone()
 
 
 def is_same(model: GPT2WithHead, other: GPT2WithHead, names: Sequence[str]) -> bool:

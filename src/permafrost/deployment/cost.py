@@ -1,7 +1,8 @@
-"""What a model costs to run: python -m permafrost.deployment.cost DIRECTORY [--threads 1]
+"""What a model costs to run: python -m permafrost.deployment.cost DIRECTORY [--threads 1] [--rows 32]
 
 In a process of its own, so that the memory counted is the model's. Prints one line of JSON: size, resident memory,
-milliseconds of a request (batch 1, prefill) and of each token that is written, rows a second in batches of 32.
+milliseconds of a request (batch 1, prefill) and of each token that is written, and rows a second in batches of --rows,
+unless that is 0.
 """
 
 import argparse
@@ -23,16 +24,17 @@ from permafrost.training.hardware import keep_freed_buffers
 TOKENS, WRITTEN, BATCH = 128, 16, 32  # of a request; of an answer; rows
 
 
-def cost_of(directory: Path, threads: int) -> dict[str, Any]:
+def cost_of(directory: Path, threads: int, rows: int = BATCH) -> dict[str, Any]:
     """Measured in another process."""
-    command = [sys.executable, "-m", "permafrost.deployment.cost", str(directory), "--threads", str(threads)]
+    command = [sys.executable, "-m", "permafrost.deployment.cost", str(directory)]
+    command += [f"--threads={threads}", f"--rows={rows}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring {directory} failed: {done.stderr.strip()[-400:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(directory: Path, threads: int) -> dict[str, Any]:
+def measure(directory: Path, threads: int, rows: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     before = resident_mb()
     predictor = Predictor(directory, threads=threads)
@@ -40,11 +42,14 @@ def measure(directory: Path, threads: int) -> dict[str, Any]:
     request = request_of(predictor, rows=1, tokens=tokens)
     request()
     cost = {"size_mb": round(size_mb(directory), 3), "resident_mb": round(resident_mb() - before, 1)}
-    one, many = latency(request), latency(request_of(predictor, rows=BATCH, tokens=tokens), repeats=5, warm_up=1)
+    one = latency(request)
     cost |= {"threads": threads, "tokens": tokens, "latency_ms": one.p50_ms, "latency_p95_ms": one.p95_ms}
-    cost["rows_per_second"] = BATCH / (many.p50_ms / 1000)
+    if rows:
+        many = latency(request_of(predictor, rows=rows, tokens=tokens), repeats=5, warm_up=1)
+        cost["rows_per_second"] = rows / (many.p50_ms / 1000)
     if isinstance(predictor.task, Writes):
-        cost["token_ms"] = (written(predictor, tokens, WRITTEN + 1).p50_ms - one.p50_ms) / WRITTEN
+        more = written(predictor, tokens, WRITTEN + 1)
+        cost |= {"token_ms": (more.p50_ms - one.p50_ms) / WRITTEN, "token_p95_ms": (more.p95_ms - one.p50_ms) / WRITTEN}
     return cost
 
 
@@ -86,9 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=BATCH)
     options = parser.parse_args()
     keep_freed_buffers()
-    print(json.dumps(measure(options.directory, options.threads)))
+    print(json.dumps(measure(options.directory, options.threads, options.rows)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ PLAIN_LOSSES = {"regression": MeanSquared, "multi_label": BinaryCrossEntropy}  #
 class Predictor:
     """A run directory, or the `model/` directory in it, ready to answer."""
 
-    def __init__(self, run: str | Path, *, threads: int = 0):
-        """`threads` are ONNX Runtime's, where the model is a graph; 0 is one for each core."""
+    def __init__(self, run: str | Path, *, threads: int = 0, reads_store: bool = True):
+        """`threads` are ONNX Runtime's, where the model is a graph; 0 is one for each core. `reads_store`: rows are
+        looked for among those whose frozen part the run has stored."""
         quiet_transformers()
         directory = model_directory(Path(run))
         check_files(directory)
@@ -54,7 +56,7 @@ class Predictor:
         self.loss = PLAIN_LOSSES.get(self.task.name, CrossEntropy)().eval()
         self.trunk = description.get("trunk")
         self.model: Any = load_described(directory, self.task, description, threads)
-        self.store_dir = store_directory(Path(run))
+        self.store_dir = store_directory(Path(run)) if reads_store else None
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """One answer a text: `{"label", "score"}`, `{"value"}` or `{"spans"}`."""
@@ -111,10 +113,16 @@ class Predictor:
         """Per entry of the store: which rows of the split it has, and where; none if the weights have changed since."""
         if not self.trunk or self.store_dir is None or not any(self.store_dir.glob(f"{self.trunk['key']}-*")):
             return []
-        how = {name: value for name, value in self.trunk.items() if name != "key"}
-        if trunk_key(self.model.transformer, **how) != self.trunk["key"]:
+        if not self.has_stored_trunk:
             return []
         return known_rows(self.store_dir, self.trunk["key"], row_digests(split.input_ids))
+
+    @cached_property
+    def has_stored_trunk(self) -> bool:
+        """By a hash of all that is frozen: once, as it takes longer than a short text."""
+        assert self.trunk is not None
+        how = {name: value for name, value in self.trunk.items() if name != "key"}
+        return trunk_key(self.model.transformer, **how) == self.trunk["key"]
 
     @torch.inference_mode()
     def evaluate(self, table: pa.Table) -> dict[str, float]:

@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from permafrost.compression.measure import bootstrap
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.predictor import Predictor, batches
 from permafrost.tasks.base import LOSS, Answers, Writes
+from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.preparation import encode_table
 
 GROUPS = 100  # of rows, that are drawn together
@@ -63,16 +65,21 @@ class ScoredOutputs:
         self.units = len(self.outputs)
 
     def score(self, groups: np.ndarray) -> float:
-        metrics = self.answering.build_metrics("test") if self.answering else None
-        total, count = torch.tensor(0.0), 0
-        for copy, group in enumerate(groups):
-            for loss_sum, outputs, batch in self.outputs[group]:
-                total, count = total + loss_sum, count + int(batch.num_targets)
-                if self.answering:  # a group that is drawn twice has rows of its own each time
-                    self.answering.update_metrics(metrics, outputs, _renumbered(batch, copy))
-        mean = total / count
-        of_loss = self.task.metrics_of_loss(mean, torch.tensor(count), "test")
-        return float({LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}[self.metric])
+        # a group that is drawn twice has rows of its own each time
+        drawn = [
+            (loss_sum, outputs, _renumbered(batch, copy))
+            for copy, group in enumerate(groups)
+            for loss_sum, outputs, batch in self.outputs[group]
+        ]
+        count = sum(batch.num_targets for _, _, batch in drawn)
+        mean = torch.stack([loss_sum for loss_sum, _, _ in drawn]).sum() / count
+        values = {LOSS: mean, **self.task.metrics_of_loss(mean, torch.as_tensor(count), "test")}
+        if self.answering:
+            metrics = self.answering.build_metrics("test")
+            for outputs, batch in joined([(outputs, batch) for _, outputs, batch in drawn]):
+                self.answering.update_metrics(metrics, outputs, batch)
+            values |= metrics.compute()
+        return float(values[self.metric])
 
     @torch.inference_mode()
     def _outputs(self, predictor: Predictor, table: pa.Table) -> Iterator[list[tuple[Tensor, Any, Batch]]]:
@@ -97,6 +104,29 @@ def windows_of(split: TokenizedSplit, groups: Sequence[np.ndarray]) -> list[np.n
     if split.source_rows is None:
         return list(groups) if sum(map(len, groups)) == len(split) else grouped(len(split))
     return [np.flatnonzero(np.isin(split.source_rows, group)) for group in groups]
+
+
+def joined(parts: Sequence[tuple[Tensor, Batch]]) -> Sequence[tuple[Tensor, Batch]]:
+    """As one, so that a metric is updated once and not for every group; as they are where outputs do not go together.
+
+    What scoring reads of a batch alone is whole in it: labels and which rows they are of."""
+    if len({outputs.shape[1:] for outputs, _ in parts}) > 1:
+        return parts
+    batches = [batch for _, batch in parts]
+    longest = max(batch.labels.shape[-1] for batch in batches)
+    whole = batches[0]._replace(
+        labels=torch.cat([_widened(batch.labels, longest) for batch in batches]),
+        row_ids=torch.cat([batch.row_ids for batch in batches]),
+        source_rows=torch.cat([batch.source_rows for batch in batches]),
+    )
+    return [(torch.cat([outputs for outputs, _ in parts]), whole)]
+
+
+def _widened(labels: Tensor, longest: int) -> Tensor:
+    """(B, T) labels of tokens -> (B, longest); others as they are."""
+    if labels.dim() == 1:
+        return labels
+    return functional.pad(labels, (0, longest - labels.shape[1]), value=NOT_SCORED)
 
 
 def _renumbered(batch: Batch, copy: int) -> Batch:

@@ -94,7 +94,8 @@ class Answering(litserve.LitAPI):
 
 
 class Writing(litserve.LitAPI):
-    """One text at a time, sent as it is written: a line of JSON for each piece, the last one with all of it."""
+    """One text at a time, sent as it is written: a line of JSON for each piece, the last one with all of it, or with
+    what went wrong."""
 
     def __init__(self, run: Path, threads: int):
         super().__init__(stream=True, api_path=PREDICT)
@@ -104,7 +105,7 @@ class Writing(litserve.LitAPI):
         import torch
 
         torch.set_num_threads(self.threads)
-        self.predictor = Predictor(self.run, threads=self.threads)
+        self.predictor = Predictor(self.run, threads=self.threads, reads_store=False)
 
     def decode_request(self, request: Ask) -> Ask:
         return request
@@ -115,14 +116,23 @@ class Writing(litserve.LitAPI):
         task: Any = self.predictor.task
         streamer = TextIteratorStreamer(self.predictor.encoding.tokenizer, skip_prompt=True, skip_special_tokens=True)
         rows = task.rows_of([ask.text], None)
-        answer: list[dict[str, Any]] = []
-        writer = Thread(target=lambda: answer.extend(self.predictor.answer(rows, streamer=streamer)), daemon=True)
+        answers: list[dict[str, Any]] = []
+
+        def write() -> None:
+            try:
+                answers.extend(self.predictor.answer(rows, streamer=streamer))
+            except Exception as error:
+                answers.append({"error": {"code": "failed", "message": f"{type(error).__name__}: {error}"}})
+            finally:
+                streamer.end()  # else who reads it would wait for ever
+
+        writer = Thread(target=write, daemon=True)
         writer.start()
         for piece in streamer:
             if piece:
                 yield {"piece": piece}
         writer.join()
-        yield {"text": answer[0]["text"]}
+        yield answers[0]
 
     def encode_response(self, output: Iterator[dict[str, Any]]) -> Response:  # type: ignore[misc]
         yield from output
@@ -170,10 +180,21 @@ class Gate:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
         try:
-            await asyncio.wait_for(self.app(scope, replayed(body), send), limits.max_seconds)
+            await asyncio.wait_for(self.app(scope, replayed(body), noted), limits.max_seconds)
         except asyncio.TimeoutError:
-            await over(408, "too_slow", "seconds", limits.max_seconds, limits.max_seconds)(scope, receive, send)
+            late = over(408, "too_slow", "seconds", limits.max_seconds, limits.max_seconds)
+            if begun:  # a text that is being written: its status is sent, and what is left to say is its last line
+                await send({"type": "http.response.body", "body": b"\n" + bytes(late.body) + b"\n", "more_body": False})
+            else:
+                await late(scope, receive, send)
 
     def refusal(self, body: bytes, most: int) -> JSONResponse | None:
         """What is wrong with a request that would be well-formed; malformed ones are for the schema."""

@@ -37,7 +37,8 @@ class Decoding:
 
 @contextmanager
 def streaming(streamer: Any) -> Iterator[None]:
-    """`generate` hands what it writes to this one of Transformers' streamers, token by token; for one row, no beams."""
+    """`generate` hands what it writes to this one of Transformers' streamers, token by token; for one row. Of beams
+    nothing is known before all are done, and it gets nothing."""
     token = _streamer.set(streamer)
     try:
         yield
@@ -142,7 +143,7 @@ def _generate_batch(
         eos_token_id=end_token_id,
         pad_token_id=end_token_id,
         use_cache=True,
-        streamer=_streamer.get(),
+        streamer=_streamer.get() if decoding.num_beams == 1 else None,
         **choice,
     )
     return [_until(row[longest:].tolist(), end_token_id) for row in written]

@@ -1,5 +1,6 @@
 """What Weights & Biases gets of a finished run beyond its curves."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def log_run(wandb_run: Any, run_dir: Path) -> None:
     predictions = read_lines(run_dir / "predictions.jsonl")
     wandb_run.summary.update({f"final/{name}": value for name, value in result["test"].items()})
     for entry in result["compression"]:
-        figures = {name: value for name, value in entry.items() if isinstance(value, int | float)}
+        figures = numbers(entry) | {f"before/{name}": value for name, value in numbers(entry["before"]).items()}
         wandb_run.summary.update({f"compression/{entry['method']}/{name}": value for name, value in figures.items()})
     wandb_run.summary["run_directory"] = str(run_dir)
     if predictions and "label" in predictions[0]:
@@ -39,3 +40,7 @@ def log_run(wandb_run: Any, run_dir: Path) -> None:
     for name in LIGHT_FILES:
         if (run_dir / name).exists():
             wandb_run.save(str(run_dir / name), base_path=str(run_dir), policy="now")
+
+
+def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in entry.items() if isinstance(value, int | float)}

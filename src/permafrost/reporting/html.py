@@ -19,7 +19,8 @@ from permafrost.reporting.run_files import (
     true_of,
 )
 from permafrost.reporting.tables import table
-from permafrost.tasks.base import asked_of
+from permafrost.tasks.base import asked_of, references_of
+from permafrost.tasks.text_scores import signatures
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -127,5 +128,10 @@ def _errors_of_part(predictions: Sequence[Mapping[str, Any]], named: str) -> Ite
         [row["where"], true_of(row)[:300], answer_of(row)[:300], asked_of(row)[:300]]
         for row in most_wrong(predictions, 20)
     ]
-    title = "Written for test rows" if "text" in predictions[0]["prediction"] else "Most wrong test rows"
+    are_written = "text" in predictions[0]["prediction"]
+    title = "Written for test rows" if are_written else "Most wrong test rows"
     yield f"<h2>{title}{named}</h2>" + table(["row", "true", "predicted", "text"], rows)
+    if are_written:
+        texts, references = zip(*((row["prediction"]["text"], references_of(row)) for row in predictions), strict=True)
+        signed = signatures(texts, references)
+        yield "".join(f"<p>{escape(f'{name} by sacrebleu: {how}')}</p>" for name, how in signed.items())

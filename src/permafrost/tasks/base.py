@@ -129,8 +129,9 @@ def in_part(part: str, name: str) -> str:
     return f"{part}/{name}" if part else name
 
 
-def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], list[int]]:
-    """Token ids of each row's `text` and, for pairs, `text_pair`; and how many tokens of each were left out.
+def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], list[int], list[int]]:
+    """Token ids of each row's `text` and, for pairs, `text_pair`; how many tokens of each were left out; and how many
+    stand there more than once, or for the end of a window that is not the last.
 
     Every row ends with the end-of-text token, and the two texts of a pair have one between them. It is the one place
     that a `last` head reads: always the same token, always the last, so that no padding can be taken for it. A long
@@ -141,12 +142,13 @@ def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], 
     if "text_pair" in rows.column_names:
         seconds = tokenizer(rows["text_pair"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
         ids = [[*first, end, *second] for first, second in zip(ids, seconds, strict=True)]
-    written, unread = [], []
+    written, unread, repeated = [], [], []
     for row in ids:
         parts = windows(len(row), limit, left_context=limit // OVERLAP)[: encoding.max_windows]
         written.append(np.array([token for part in parts for token in (*row[part.start : part.end], end)], np.int32))
         unread.append(len(row) - parts[-1].scored_to)
-    return written, unread
+        repeated.append(len(written[-1]) - parts[-1].scored_to - 1)
+    return written, unread, repeated
 
 
 def tokenized_split(
@@ -155,10 +157,11 @@ def tokenized_split(
     labels: np.ndarray | Sequence[np.ndarray] | None,
     *,
     unread: Sequence[int] = (),
+    repeated: Sequence[int] = (),
     source_rows: np.ndarray | None = None,
 ) -> TokenizedSplit:
     """`labels` is an array with an entry for each row, or for each row an array with an entry for each token; `unread`
-    the tokens of each row that there was no room for."""
+    the tokens of each row that there was no room for, `repeated` those that its windows have more than once."""
     offsets = np.cumsum([0, *(len(row) for row in ids)], dtype=np.int64)
     return TokenizedSplit(
         input_ids=RaggedArray(_end_to_end(ids), offsets),
@@ -169,6 +172,7 @@ def tokenized_split(
         source_rows=source_rows,
         truncated_rows=sum(count > 0 for count in unread),
         unread_tokens=sum(unread),
+        repeated_tokens=sum(repeated),
     )
 
 
@@ -177,6 +181,11 @@ def asked_of(row: Mapping[str, Any]) -> str:
     if "turns" in row:  # the last one is the answer, but where each has a label
         return " / ".join(row["turns"] if "acts" in row else row["turns"][:-1])
     return row.get("text") or row.get("source") or " ".join(row["tokens"])
+
+
+def references_of(row: Mapping[str, Any]) -> list[str]:
+    """The texts that a row may be answered with: its references, or the last turn."""
+    return row["references"] if "references" in row else row["turns"][-1:]
 
 
 def text_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -58,11 +58,11 @@ class Classification:
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number = {label: index for index, label in enumerate(self.labels)}
         for rows in slices:
-            ids, unread = encode_texts(rows, encoding)
+            ids, unread, repeated = encode_texts(rows, encoding)
             labels = None
             if "label" in rows.column_names:
                 labels = np.array([number[label] for label in rows["label"].to_pylist()], np.int64)
-            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread, repeated=repeated)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         channels: Any = backbone.config.n_embd  # type: ignore[union-attr]

@@ -17,7 +17,17 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, nearest
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split, with_column
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Stage,
+    Table,
+    references_of,
+    tokenized_split,
+    with_column,
+)
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.text_scores import SCORES, text_scores
@@ -80,7 +90,7 @@ class Dialogue:
         return [str(encoding.tokenizer.decode(tokens)).strip() for tokens in written]
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return text_scores(written, [[row["turns"][-1]] for row in rows])
+        return text_scores(written, [references_of(row) for row in rows])
 
     def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:
         """In place of each dialogue's last turn."""

@@ -12,7 +12,17 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, tokenized_split, with_column
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Stage,
+    Table,
+    references_of,
+    tokenized_split,
+    with_column,
+)
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.prompts import prompt_ids, read_template
@@ -67,7 +77,7 @@ class Generation:
         return [str(tokenizer.decode(tokens)).strip() for tokens in written]
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        scores = text_scores(written, [row["references"] for row in rows])
+        scores = text_scores(written, [references_of(row) for row in rows])
         return scores | ({"parses": sum(map(parses_as_python, written)) / len(written)} if self.parses else {})
 
     def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:

@@ -63,13 +63,13 @@ class MultiLabel:
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number = {label: index for index, label in enumerate(self.labels)}
         for rows in slices:
-            ids, unread = encode_texts(rows, encoding)
+            ids, unread, repeated = encode_texts(rows, encoding)
             labels = None
             if "labels" in rows.column_names:
                 labels = np.zeros((len(ids), len(number)), np.float32)
                 for row, given in zip(labels, rows["labels"].to_pylist(), strict=True):
                     row[[number[label] for label in given]] = 1
-            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread, repeated=repeated)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         channels: Any = backbone.config.n_embd  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
 """Rows to tokenised splits, each kept on disk under a hash of the rows, the tokenizer and the task."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -25,6 +25,8 @@ from permafrost.ragged import RaggedArray
 from permafrost.tasks.base import Encoding, Task
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.trust import check_model_directory
+
+SHOWN_TOKENS = 96
 
 
 def load_tokenizer(source: str):
@@ -70,14 +72,28 @@ def encode_splits(
 
 
 def first_row_shown(split: TokenizedSplit, tokenizer: Any) -> list[str]:
-    """The first row exactly as the model sees it, for tasks that score some of its tokens: those stand in brackets."""
+    """The first row exactly as the model sees it, for tasks that score some of its tokens: those stand in brackets, in
+    its text and token by token."""
     if not isinstance(split.labels, RaggedArray):
         return []
     ids, labels = split.input_ids[0].tolist(), split.labels[0].tolist()
     parts = [(scored, [i for i, _ in part]) for scored, part in groupby(zip(ids, labels, strict=True), _is_scored)]
-    shown = "".join(f"[{tokenizer.decode(part)}]" if scored else tokenizer.decode(part) for scored, part in parts)
+    text = "".join(f"[{tokenizer.decode(part)}]" if scored else tokenizer.decode(part) for scored, part in parts)
+    tokens = [
+        f"[{token}]" if scored else token for scored, part in parts for token in tokenizer.convert_ids_to_tokens(part)
+    ]
     count = sum(label != NOT_SCORED for label in labels)
-    return [f"first row, {len(ids)} tokens, with loss on the {count} in brackets: {shown!r}"]
+    return [
+        f"first row, {len(ids)} tokens, with loss on the {count} in brackets: {text!r}",
+        f"its tokens: {' '.join(shortened(tokens))}",
+    ]
+
+
+def shortened(tokens: Sequence[str]) -> list[str]:
+    """A long row's first and last ones: what leads to the answer, and the answer, stand at its end."""
+    if len(tokens) <= SHOWN_TOKENS:
+        return list(tokens)
+    return [*tokens[: SHOWN_TOKENS // 2], "...", *tokens[-SHOWN_TOKENS // 2 :]]
 
 
 def _is_scored(token: tuple[int, int]) -> bool:

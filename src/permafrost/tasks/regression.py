@@ -84,11 +84,11 @@ class Regression:
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         for rows in slices:
-            ids, unread = encode_texts(rows, encoding)
+            ids, unread, repeated = encode_texts(rows, encoding)
             labels = None
             if "target" in rows.column_names:
                 labels = self.scale.to_scaled(rows["target"].to_numpy()).astype(np.float32)
-            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread)
+            yield tokenized_split(ids, np.ones(len(ids)), labels, unread=unread, repeated=repeated)
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         channels: Any = backbone.config.n_embd  # type: ignore[union-attr]
