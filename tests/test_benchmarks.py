@@ -186,6 +186,7 @@ def test_overrides_take_the_place_of_the_commands_own(module):
     assert command == "python train.py store.dir=a seed=1 store=off trainer=cpu"
 
 
+@pytest.mark.slow
 def test_every_row_of_every_study_is_a_command_that_is_understood(module):
     from permafrost.config import read_settings
 

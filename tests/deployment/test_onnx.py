@@ -80,6 +80,7 @@ def writer(tiny_config, tmp_path_factory):
     return model, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "decoding",
     [

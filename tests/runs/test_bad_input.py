@@ -143,6 +143,7 @@ def test_35_the_command_explains_a_mistyped_name(arguments, code, message, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_3_on_bad_data(tiny, tmp_path):
     done = command(*tiny, f"data.train={tmp_path}/trian.csv", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 3

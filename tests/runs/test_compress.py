@@ -159,6 +159,7 @@ def scores_of_onnx_runtime(artefact, texts):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["mlp_width", "quantization"])
 def test_a_smaller_run_is_evaluated_and_served_as_a_run_is(trained, cheap, data_dir, option):
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
@@ -208,7 +209,10 @@ def test_another_run_teaches(trained, cheap):
 
 @pytest.mark.parametrize(
     ("teacher", "message"),
-    [("ner", "its kind is tagging.Tagging, and the run's classification.Classification"), ("int8", "quantized")],
+    [
+        ("ner", "its kind is tagging.Tagging, and the run's classification.Classification"),
+        pytest.param("int8", "quantized", marks=pytest.mark.slow),
+    ],
 )
 def test_a_teacher_that_cannot_teach_is_refused(trained, cheap, teacher, message):
     run_dir = trained()
@@ -289,6 +293,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(trained, cheap, overri
     assert not (run_dir / "compressed").exists()
 
 
+@pytest.mark.slow
 def test_the_dense_control_is_trained_once_for_all_that_recover_as_long(trained, cheap, monkeypatch):
     run_dir, trained_for, train_control = trained(), [], compressing.train_control
     monkeypatch.setattr(
@@ -340,6 +345,7 @@ def test_a_run_ends_smaller_and_is_measured(run_tiny):
     assert entry["block_parameters"] == entry["before"]["block_parameters"] / 2
 
 
+@pytest.mark.slow
 def test_a_grid_makes_each_combination(trained, cheap):
     run_dir = trained()
     compress(

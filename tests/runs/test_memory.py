@@ -79,6 +79,7 @@ def test_23_running_out_names_the_batch_and_what_to_set(run_tiny, room_for):
     assert raised.value.exit_code == 4
 
 
+@pytest.mark.slow
 def test_23_the_longest_batch_is_tried_first_and_cut(run_tiny, room_for, capsys):
     whole, _ = run_tiny(*SHORT, name="whole")
     seen = room_for(60)

@@ -54,6 +54,7 @@ def test_each_part_is_scored_by_its_own_metrics(finished):
     assert result["data"] == "files+files+files+files"
 
 
+@pytest.mark.slow
 def test_with_the_store_and_without_it_is_the_same_run(run_parts, finished):
     without, _ = run_parts("store=off")
     assert finished[0]["tokens"]["trunk"] > 0
@@ -85,12 +86,14 @@ def test_the_run_as_a_whole_answers_nothing_and_says_who_does(finished):
         Predictor(finished[1])
 
 
+@pytest.mark.slow
 def test_separate_branches_train_more_parameters(run_parts, finished):
     separate, run_dir = run_parts("task.branches=separate", "trainer.max_epochs=1")
     assert separate["parameters"]["trainable"] > 2 * finished[0]["parameters"]["trainable"]
     assert Predictor(run_dir / "model" / "names").predict(["snow and sunny days"])[0].keys() == {"spans"}
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed(tiny, parts, tmp_path):
     cfg = with_parts(compose_config(*tiny, *parts, "trainer.max_epochs=1"), CONF)
     run(cfg, tmp_path / "run")

@@ -83,6 +83,7 @@ def translators(tiny, of_task, tmp_path_factory) -> list[str]:
     return ["augmentation=back_translation", *both]
 
 
+@pytest.mark.slow
 def test_texts_come_back_as_the_two_runs_write_them(translators, tiny):
     from permafrost.deployment.predictor import Predictor
 
@@ -97,22 +98,26 @@ def test_texts_come_back_as_the_two_runs_write_them(translators, tiny):
         assert (row["text"], row["label"]) == (returned["text"], original["label"])
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_what_came_back(translators, run_tiny):
     result, run_dir = run_tiny(*translators, "trainer.max_epochs=1")
     assert result["status"] == "done"
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["augmentation"]["kind"] == "back_translation"
 
 
+@pytest.mark.slow
 def test_words_with_tags_do_not_come_back(translators, run_tiny, of_task):
     with pytest.raises(ConfigError, match="would lose the tags of the words"):
         run_tiny(*of_task("ner"), "data.allow_leaks=true", *translators)
 
 
+@pytest.mark.slow
 def test_more_copies_need_runs_that_draw(translators, run_tiny):
     with pytest.raises(ConfigError, match="translate a text alike each time"):
         run_tiny(*translators, "augmentation.copies=2")
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_translate_are_refused(translators, finished_run, run_tiny, tmp_path):
     kind, there, back = translators
     with pytest.raises(ConfigError, match=r"augmentation.there is not set: back-translation needs two runs"):

@@ -216,6 +216,7 @@ def result(directory: Path) -> dict:
     return json.loads((directory / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_its_table_and_one_failed_trial_fails_alone(sweep):
     done, directory = sweep
     assert done.returncode == 2, done.stderr
@@ -228,12 +229,14 @@ def test_a_sweep_ends_with_its_table_and_one_failed_trial_fails_alone(sweep):
     assert "trial 1 failed: freezing.blocks=7, but" in done.stdout
 
 
+@pytest.mark.slow
 def test_trials_side_by_side_tell_their_lines_apart(sweep):
     done, _ = sweep
     assert "0 | epoch 1/2" in done.stdout or "0 |   test: loss" in done.stdout
     assert done.stderr == "1 | error: freezing.blocks=7, but mini has 2 blocks; give 0 to 2, or all\n"
 
 
+@pytest.mark.slow
 def test_a_sweep_started_again_one_by_one_does_the_rest(sweep, small, tmp_path):
     _, first = sweep
     directory = tmp_path / "sweep"

@@ -39,7 +39,7 @@ def test_labels_become_ones_in_their_order(tiny_tokenizer):
 
 
 def test_thresholds_are_the_best_of_all():
-    logits, labels = drawn(0)
+    logits, labels = drawn(0, rows=80)
     probabilities = logits.sigmoid()
     thresholds = best_thresholds(probabilities, labels)
     for column in range(3):
