@@ -227,7 +227,7 @@ def test_report_shows_scores_and_errors(finished_run):
     assert "majority label" in page
     data = page[page.index("<h2>Data</h2>") : page.index("<h2>Configuration</h2>")]
     assert data.count("<svg") == 2  # classes and lengths
-    assert "<li>train classes: warm 20, cold 20; the commonest is 1.0 times the rarest</li>" in data
+    assert "<li>train classes: cold 20, warm 20; the commonest is 1.0 times the rarest</li>" in data
     assert "an example" in data
 
 
