@@ -5,6 +5,7 @@ N targets, K classes or values, C channels of the teacher. The loss of a target 
 section 2), over the targets that have a label and no others.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from permafrost.tasks.base import Answers, LossFunction, LossSum, Task
 from permafrost.tasks.chunked_loss import vocabulary_loss_sum
 from permafrost.tasks.next_token import states_and_labels
 from permafrost.tasks.positions import NOT_SCORED
-from permafrost.tasks.preparation import tokenizer_fingerprint
 
 Divergence = Callable[[Tensor, Tensor, float], Tensor]  # student's and teacher's outputs, temperature -> (N,)
 
@@ -149,12 +149,18 @@ DIVERGENCES: dict[str, Divergence] = {"multi_label": of_label_lists, "regression
 
 
 def check_same_tokens(student: Any, teacher: Any) -> None:
-    """Raises ConfigError where two tokenizers differ: the same id would be another word."""
-    if tokenizer_fingerprint(student) != tokenizer_fingerprint(teacher):
+    """Raises ConfigError where the two write a text in other tokens: the same id would be another word."""
+    if tokens_of(student) != tokens_of(teacher):
         raise ConfigError(
             f"the teacher has another tokenizer ({len(teacher):,} tokens) than the student ({len(student):,}): "
             "give a teacher that was fine-tuned from the same model"
         )
+
+
+def tokens_of(tokenizer: Any) -> list[Any]:
+    """What decides on them: not what stands around a text or pads it, which an exported tokenizer brings along."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    return [len(tokenizer), *(described[part] for part in ("normalizer", "pre_tokenizer", "model"))]
 
 
 def check_same_answers(student: Task, teacher: Task) -> None:
