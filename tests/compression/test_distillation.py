@@ -172,8 +172,8 @@ def test_a_student_begins_with_blocks_from_first_to_last(blocks, kept, expected)
 
 
 def test_another_tokenizer_is_refused(tiny_tokenizer):
-    from permafrost.data.tokenization import train_tokenizer
+    from permafrost.data.tokenization import train_tokenizer, with_end_of_text
 
-    check_same_tokens(tiny_tokenizer, copy.deepcopy(tiny_tokenizer))
+    check_same_tokens(tiny_tokenizer, with_end_of_text(tiny_tokenizer))  # as a run exports it
     with pytest.raises(ConfigError, match="another tokenizer"):
         check_same_tokens(tiny_tokenizer, train_tokenizer(["other words"], 280, 64))

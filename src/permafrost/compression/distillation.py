@@ -149,20 +149,18 @@ DIVERGENCES: dict[str, Divergence] = {"multi_label": of_label_lists, "regression
 
 
 def check_same_tokens(student: Any, teacher: Any) -> None:
-    """Raises ConfigError where two tokenizers differ: the same id would be another word.
-
-    What an exported one adds to the end of a text, for plain Transformers, is not asked of it here.
-    """
-    if _words(student) != _words(teacher):
+    """Raises ConfigError where the two write a text in other tokens: the same id would be another word."""
+    if tokens_of(student) != tokens_of(teacher):
         raise ConfigError(
             f"the teacher has another tokenizer ({len(teacher):,} tokens) than the student ({len(student):,}): "
             "give a teacher that was fine-tuned from the same model"
         )
 
 
-def _words(tokenizer: Any) -> dict[str, Any]:
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {key: content[key] for key in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
+def tokens_of(tokenizer: Any) -> list[Any]:
+    """What decides on them: not what stands around a text or pads it, which an exported tokenizer brings along."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    return [len(tokenizer), *(described[part] for part in ("normalizer", "pre_tokenizer", "model"))]
 
 
 def check_same_answers(student: Task, teacher: Task) -> None:
