@@ -111,7 +111,9 @@ def explain(
 
 @app.command()
 def average(
-    runs: Annotated[list[Path], typer.Argument(help="run directories that began alike, as a sweep's trials of one seed")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="run directories that began alike, as a sweep's trials of one seed")
+    ],
     output: Annotated[Path, typer.Option(help="a new directory")],
 ) -> None:
     """Write the mean of the weights of several runs: one model, which costs what one of them costs."""

@@ -70,7 +70,9 @@ def test_51_runs_that_began_apart_are_refused(run_tiny, tmp_path, other, told):
 
 def test_what_is_stored_of_a_shared_frozen_part_serves_the_mean(two, tmp_path):
     average(two, tmp_path / "mean")
-    trunks = [json.loads((path / "permafrost.json").read_text())["trunk"] for path in (tmp_path / "mean", two[1] / "model")]
+    trunks = [
+        json.loads((path / "permafrost.json").read_text())["trunk"] for path in (tmp_path / "mean", two[1] / "model")
+    ]
     assert trunks[0] == trunks[1]
 
 

@@ -33,7 +33,8 @@ def texts(count: int) -> list[str]:
 
 
 def token_ids(predictor: Predictor, text: str) -> torch.Tensor:
-    return torch.tensor([*predictor.encoding.tokenizer(text)["input_ids"], predictor.encoding.tokenizer.eos_token_id])
+    tokenizer = predictor.encoding.tokenizer
+    return torch.tensor([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
 
 
 def test_49_the_path_ends_at_the_models_own_output(predictor):
@@ -76,13 +77,16 @@ def deciding(tiny, tmp_path_factory):
             for has_it, words in rows:
                 if has_it:
                     words[rng.randrange(len(words))] = TRIGGER
-            lines = [[f"{' '.join(words)} {number}", "yes" if has_it else "no"] for number, (has_it, words) in enumerate(rows)]
+            lines = [
+                [f"{' '.join(words)} {number // 2}", "yes" if has_it else "no"]
+                for number, (has_it, words) in enumerate(rows)
+            ]
             csv.writer(file).writerows([["text", "label"], *lines])
     own = [f"data.{name}={directory}/{name}.csv" for name in ("train", "validation", "test")]
     own += ["freezing=none", "freezing.blocks=0", "optimizer.lr=3e-3", "trainer.max_epochs=12", "model.dropout=0"]
     result = run(compose_config(*tiny, *own), directory / "run")
     assert result["test"]["accuracy"] > 0.97
-    return Predictor(directory / "run")
+    return directory / "run"
 
 
 def by_word(found: dict) -> dict[str, float]:
@@ -104,7 +108,8 @@ def with_trigger(count: int) -> list[str]:
 
 @pytest.mark.slow
 def test_49_a_word_that_decides_has_the_largest_part(deciding):
-    found = [explain(deciding, text) for text in with_trigger(40)]
+    predictor = Predictor(deciding)
+    found = [explain(predictor, text) for text in with_trigger(40)]
     assert all(each["label"] == "yes" for each in found)
     first = [max(by_word(each), key=by_word(each).get) == TRIGGER for each in found]
     assert sum(first) >= 0.95 * len(first)
@@ -112,19 +117,15 @@ def test_49_a_word_that_decides_has_the_largest_part(deciding):
 
 @pytest.mark.slow
 def test_49_other_weights_give_other_parts(deciding):
-    """What is shown is the model's, and not the text's alone: with drawn weights the order of words is another."""
-    alike = []
-    drawn = Predictor(deciding_directory(deciding))
+    """What is shown is the model's, and not the text's alone: with drawn weights tokens come in another order."""
+    trained, drawn = Predictor(deciding), Predictor(deciding)
     torch.manual_seed(0)
     drawn.model.transformer.apply(drawn.model.transformer._init_weights)
+    alike = []
     for text in with_trigger(40):
-        ids = token_ids(deciding, text)
-        alike.append(spearmanr(*(attribute(each.model, ids, 1)[0].tolist() for each in (deciding, drawn)))[0])
+        ids = token_ids(trained, text)
+        alike.append(spearmanr(*(attribute(each.model, ids, 1)[0].tolist() for each in (trained, drawn)))[0])
     assert abs(sum(alike) / len(alike)) < 0.3
-
-
-def deciding_directory(predictor: Predictor) -> str:
-    return predictor.directory
 
 
 def test_the_command_prints_the_parts(finished_run):
@@ -135,16 +136,12 @@ def test_the_command_prints_the_parts(finished_run):
 
 
 def test_a_number_is_explained_in_its_units(run_tiny):
+    """Without what it gains by the words, it is what the model says of a text without any."""
     predictor = Predictor(run_tiny("task=regression", "data.columns.target=score", "trainer.max_epochs=1")[1])
     found = explain(predictor, "sunny and hot")
-    without = predictor.task.scale.unit * float(
-        outputs_of(predictor.model, torch.zeros(1, len(found["tokens"]), 32))[0, 0]
-    )
-    shift = explain(predictor, "cold")["value"] - explain(predictor, "cold")["gain"]
-    assert found["value"] - found["gain"] == pytest.approx(
-        without + (found["value"] - found["gain"] - without), abs=1e-6
-    )
-    assert shift == shift
+    output = outputs_of(predictor.model, torch.zeros(1, len(found["tokens"]), 32))[0].detach()
+    (without,) = predictor.answering.answers([[output]], [{"text": ""}])
+    assert found["value"] - found["gain"] == pytest.approx(without["value"], abs=1e-4)
 
 
 def test_what_is_not_explained_is_told(run_tiny, of_task):

@@ -71,7 +71,10 @@ def test_settings_are_compared_seed_by_seed_with_the_first_of_their_kind():
     assert rows[0][4:] == ["0.6000 ± 0.1414 (0.5000 to 0.7000)", ""]
     assert rows[1][5] == "+0.0000 ± 0.1414 (-0.1000 to +0.1000)"
     assert rows[2][2:] == ["1, 1 failed", "0.8000 (0.8000 to 0.8000)", "0.8000 (0.8000 to 0.8000)", ""]
-    assert rows[3][4:] == ["0.5000 ± 0.5657 (0.1000 to 0.9000)", "+0.1000 (+0.1000 to +0.1000)"]  # of the seed that both have
+    assert rows[3][4:] == [
+        "0.5000 ± 0.5657 (0.1000 to 0.9000)",
+        "+0.1000 (+0.1000 to +0.1000)",
+    ]  # of the seed that both have
 
 
 def test_seeds_alone_have_no_difference():
@@ -247,7 +250,7 @@ def test_what_broke_off_stays_for_resume_and_outside_the_sweep(cfg, directory):
 
 @pytest.mark.slow
 def test_22_a_sweep_over_seeds_ends_with_their_table(small, tmp_path):
-    """As experiment=augmentation_study sweeps: the seed first, what is compared last. All results have the same keys."""
+    """As experiment=augmentation_study sweeps: the seed first, what is compared last. Results have the same keys."""
     done = run_sweep(small, tmp_path / "sweep", "seed=0,1", "data.max_rows_per_label=4,8", "augmentation=none,typos")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "sweep" / "seeds.md").read_text().splitlines()

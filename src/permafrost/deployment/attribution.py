@@ -38,7 +38,9 @@ def explain(predictor: Predictor, text: str, pair: str | None = None) -> dict[st
     (answer,) = predictor.answer(rows)
     split = encode_table(task, pa.Table.from_pylist(predictor.cleaned(rows)), predictor.encoding)
     if len(split) > 1 or len(split.input_ids[0]) > model.window:
-        raise ConfigError(f"the text is longer than the {model.window:,} tokens that are seen at once; give a part of it")
+        raise ConfigError(
+            f"the text is longer than the {model.window:,} tokens that are seen at once; give a part of it"
+        )
     input_ids = torch.from_numpy(split.input_ids[0]).long()
     output = task.labels.index(answer["label"]) if isinstance(task, Classification) else 0
     unit = task.scale.unit if isinstance(task, Regression) else 1.0

@@ -41,7 +41,9 @@ def average(runs: Sequence[Path], directory: Path) -> None:
     with complete_or_absent(directory) as partial:
         shutil.copytree(models[0], partial, ignore=shutil.ignore_patterns("*.safetensors"))
         for path in models[0].glob("*.safetensors"):
-            save_file(mean_of([load_file(model / path.name) for model in models]), partial / path.name, {"format": "pt"})
+            save_file(
+                mean_of([load_file(model / path.name) for model in models]), partial / path.name, {"format": "pt"}
+            )
         write_description(models, partial)
         names = ", ".join(run.name for run in runs)
         (partial / "README.md").write_text(f"# The mean of {names}\n\nIts scores: `permafrost evaluate`.\n", "utf-8")
