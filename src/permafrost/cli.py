@@ -97,6 +97,33 @@ def review(
 
 
 @app.command()
+def explain(
+    run: Run,
+    text: Annotated[str, typer.Argument(help="the text to answer")],
+    pair: Annotated[str | None, typer.Option(help="the second text of a pair")] = None,
+) -> None:
+    """Answer one text, and say what part each token has in the answer: integrated gradients, as JSON."""
+    from permafrost.deployment.attribution import explain
+    from permafrost.deployment.predictor import Predictor
+
+    print(json.dumps(explain(Predictor(run), text, pair), ensure_ascii=False))
+
+
+@app.command()
+def average(
+    runs: Annotated[
+        list[Path], typer.Argument(help="run directories that began alike, as a sweep's trials of one seed")
+    ],
+    output: Annotated[Path, typer.Option(help="a new directory")],
+) -> None:
+    """Write the mean of the weights of several runs: one model, which costs what one of them costs."""
+    from permafrost.deployment.averaging import average
+
+    average(runs, output)
+    print(output)
+
+
+@app.command()
 def chat(run: Run) -> None:
     """Talk with a run of task=dialogue in the terminal; an empty line ends it."""
     from permafrost.deployment.chat import converse

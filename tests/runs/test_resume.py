@@ -8,7 +8,6 @@ import errno
 import itertools
 import json
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -550,7 +549,7 @@ def test_39_a_strangers_checkpoint_runs_nothing(go, tmp_path, kind):
     ran = tmp_path / "ran"
     content = {"state_dict": {}, "hyper_parameters": {"_instantiator": "os.system", "_class_path": "os.system"}}
     write_sealed(content | ({"extra": Payload(ran)} if kind == "a pickled call" else {}), gift)
-    with pytest.raises((DataError, pickle.UnpicklingError)):
+    with pytest.raises(DataError, match=r"holds (more than tensors|no state)"):
         go(*RECIPE, f"resume={gift}", name=f"of {kind}")
     assert not ran.exists()
 

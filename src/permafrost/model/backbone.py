@@ -6,6 +6,7 @@ rest and the final norm; running one after the other is the whole model, whateve
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,8 @@ def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GP
         loaded: Any = kind.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise ResourceError(_unreachable(source)) from error
+    except UnpicklingError:  # whose words are how to read it all the same
+        raise ResourceError(f"the weights of {source!r} hold more than tensors, so they are not read") from None
     except (RuntimeError, SafetensorError) as error:
         raise ResourceError(f"the weights of {source!r} are damaged or of another shape: {error}") from error
     model, info = loaded

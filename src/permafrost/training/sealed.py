@@ -8,6 +8,7 @@ rename, as one beside it can.
 import hashlib
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
@@ -110,9 +111,16 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     if fault := fault_of(path):
         raise DataError(f"{path} is damaged: {fault}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return _tensors_in(path)
 
 
 def peek(path: Path) -> dict[str, Any]:
     """Of a file that is known to be whole: its tensors are read from the disk as they are used, if they are."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return _tensors_in(path, mmap=True)
+
+
+def _tensors_in(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UnpicklingError:  # whose words are how to read it all the same
+        raise DataError(f"{path} holds more than tensors and plain values, so it is not read") from None

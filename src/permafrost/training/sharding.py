@@ -96,8 +96,10 @@ def gather_(module: LightningModule) -> None:
     module.reshard()  # type: ignore[operator]
     shares = {name: value for name, value in module.named_parameters() if isinstance(value, DTensor)}
     for name, share in shares.items():
-        owner, _, own_name = name.rpartition(".")
-        setattr(module.get_submodule(owner), own_name, nn.Parameter(share.full_tensor().detach()))
+        path, _, own_name = name.rpartition(".")
+        owner = module.get_submodule(path)
+        setattr(owner, own_name, nn.Parameter(share.full_tensor().detach()))
+        owner._load_state_dict_post_hooks.clear()  # which look for shares
     delattr(module, FORWARD)
     module.__class__ = type(module).__mro__[2]  # behind the class that was put before it, and FSDPModule
 
