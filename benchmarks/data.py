@@ -74,10 +74,11 @@ def check(line: str) -> dict[str, Any]:
         code = "from permafrost.cli import main; main()"
         command = [sys.executable, "-c", code, "check-data", *arguments, "--output", str(problems)]
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        told = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            told = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)  # which Popen cannot find out any more
         waited = time.perf_counter() - start
         seconds = usage.ru_utime + usage.ru_stime
         counts = Counter(json.loads(one)["code"] for one in problems.read_text("utf-8").splitlines())
@@ -85,7 +86,7 @@ def check(line: str) -> dict[str, Any]:
     print(f"{line}: {seconds:.1f} s, {dict(counts)}")
     return {
         "command": f"permafrost check-data {line.format(shared='../shared/data')}",
-        "exit_code": os.waitstatus_to_exitcode(status),
+        "exit_code": process.returncode,
         "seconds": round(seconds, 2),
         "waited": round(waited, 2),
         "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
