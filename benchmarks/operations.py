@@ -4,21 +4,16 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import materials
-import numpy as np
 import torch
 from pairs import spelled
 from stated import hardware, machine, publish
 
-from permafrost.compression.measure import resident_mb
 from permafrost.model import block
 from permafrost.model.backbone import load_backbone, load_config, trunk
-from permafrost.ragged import RaggedArray
 from permafrost.training.hardware import autocast, keep_freed_buffers, use_all_cores
 
 
@@ -119,45 +114,6 @@ def trunk_microseconds(tokens: int, precision: str, repeats: int = 5) -> list[fl
             trunk(backbone, input_ids, 10)
             times.append(1e6 * (time.perf_counter() - start) / input_ids.numel())
     return times[1:]
-
-
-def row_reads() -> None:
-    """What reading rows of a store in random order costs, by calls and by a mapped file: why ragged.py does not map."""
-    ways = {"read": RaggedArray.in_file, "mapped": mapped_rows}
-    count, tokens, channels = 4000, 50, 768
-    lines = ["# Rows of a store, read and mapped", ""]
-    lines += [
-        f"{hardware()}; {date.today()}; `python benchmarks/run.py row_reads`; {count:,} rows of {tokens} tokens of"
-    ]
-    lines += [
-        f"{channels} float16, each once in random order, from memory; of 5 processes each the median (smallest to"
-    ]
-    lines += ["largest).", "", "| | us a row | resident memory gained, MB |", "|---" * 3 + "|"]
-    figures = {}
-    with TemporaryDirectory(prefix="row_reads-") as directory:
-        path = Path(directory) / "states.bin"
-        np.ones((count * tokens, channels), np.float16).tofile(path)
-        offsets = np.arange(count + 1) * tokens
-        for name, way in ways.items():
-            measured = [materials.apart(cost_of_reading, way, path, offsets, channels) for _ in range(5)]
-            figures[name] = {key: round(statistics.median(each[key] for each in measured), 1) for key in measured[0]}
-            cells = [spelled([each[key] for each in measured], 1) for key in measured[0]]
-            lines.append("| " + " | ".join([name, *cells]) + " |")
-    publish("row_reads", lines, figures)
-
-
-def mapped_rows(path: Path, offsets: np.ndarray, dtype: Any, channels: int) -> RaggedArray:
-    return RaggedArray(np.memmap(path, dtype, "r", shape=(int(offsets[-1]), channels)), offsets)
-
-
-def cost_of_reading(
-    way: Callable[..., RaggedArray], path: Path, offsets: np.ndarray, channels: int
-) -> dict[str, float]:
-    rows = way(path, offsets, np.float16, channels)
-    before, start = resident_mb(), time.perf_counter()
-    for row in np.random.default_rng(0).permutation(len(rows)):
-        rows[row].sum()
-    return {"us": 1e6 * (time.perf_counter() - start) / len(rows), "mb": resident_mb() - before}
 
 
 def product_rates(rows: int, width: int, out: int, dtype: Any, repeats: int = 9) -> list[float]:

@@ -122,6 +122,7 @@ def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
     import launch
     import operations
     import padding
+    import row_reads
     import trials
 
     return {
@@ -145,7 +146,7 @@ def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
         "precision": operations.precision,
         "attention_types": operations.attention_types,
         "trunk_pass": operations.trunk_pass,
-        "row_reads": operations.row_reads,
+        "row_reads": row_reads.row_reads,
     }
 
 

@@ -13,7 +13,8 @@ class RaggedArray:
     """Row i is `values[offsets[i]:offsets[i + 1]]`; `values` (total, ...), `offsets` (rows + 1,) from 0.
 
     A file is read, not mapped: on recent Linux each touch of a mapped file keeps 2 MiB of it resident, so that reading
-    rows in random order soon holds all of it. It can be read on after another process has removed it.
+    rows in random order soon holds all of it (benchmarks/results/row_reads.md). It can be read on after another process
+    has removed it.
     """
 
     def __init__(self, values: np.ndarray, offsets: np.ndarray):

@@ -56,8 +56,8 @@ def usable_cores() -> int:
 
 def loader_workers(asked: int | str, accelerator: str) -> int:
     """Processes that collate. `auto` is none where a CPU trains, as each would take a core from the products, and else
-    one or two for each GPU, as far as there are cores: a GPU takes some milliseconds for a batch, and so does reading
-    it (benchmarks/results/row_reads.md)."""
+    one or two for each GPU, as far as there are cores: reading a batch takes about a millisecond, in which a GPU would
+    wait (benchmarks/results/row_reads.md); not measured on one."""
     if asked != "auto":
         return int(asked)
     if resolve_device(accelerator).type == "cpu":
