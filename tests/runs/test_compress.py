@@ -87,6 +87,11 @@ def test_blocks_are_dropped_and_what_is_left_learns_from_the_whole(trained, chea
     [
         ("mlp_width", [], "neurons kept"),
         ("pruning", ["compression.recover.epochs=0"], "heads kept"),
+        (
+            "distillation",
+            ["compression.narrow={mlp: 0.5, heads: 0.0, choose: activation}", "compression.recover.epochs=0"],
+            "neurons kept",
+        ),
         pytest.param(
             "distillation",
             ["compression.recover.epochs=1", "compression.recover.control=false"],
@@ -259,6 +264,17 @@ def test_weights_are_trained_in_four_bits(trained, cheap):
     compress(run_dir, "compression=qat", "compression.recover.control=false")
     assert entry_of(run_dir, "qat")["sqnr_db"] > 5
     assert Predictor(run_dir / "compressed" / "qat").predict(["warm"])[0].keys() == {"label", "score"}
+
+
+@pytest.mark.slow
+def test_a_run_that_writes_writes_with_weights_of_four_bits(trained, cheap):
+    pytest.importorskip("nncf", reason="the extra [int4] is not installed")
+    run_dir = trained("translation")
+    compress(run_dir, "compression=quantization", "compression.quantize.method=int4")
+    assert entry_of(run_dir, "quantization")["sqnr_db"] > 5
+    answers = Predictor(run_dir / "compressed" / "quantization").predict(["sunny snow the hot", "cold"])
+    assert [answer.keys() for answer in answers] == [{"text"}] * 2
+    assert any(answer["text"] for answer in answers)
 
 
 def test_a_damaged_artefact_is_refused(trained, cheap):

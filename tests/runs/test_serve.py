@@ -1,9 +1,11 @@
 """Runs behind an address: the same answers as by hand, one frozen part for all, and limits that are told by name."""
 
 import asyncio
+import gc
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,13 +65,23 @@ def test_the_frozen_part_is_kept_and_run_once(branches, monkeypatch):
     assert one.wte is two.wte
     assert one.h[0] is two.h[0]
     assert one.h[1] is not two.h[1]
-    own = two.h[1].mlp.c_fc.weight
-    assert own.untyped_storage().nbytes() == own.nbytes  # and not the whole file that it was loaded from
     passes = []
     whole = backbone.trunk
     monkeypatch.setattr("permafrost.model.gpt2.trunk", lambda *args: passes.append(1) or whole(*args))
     served.answers(TEXTS, None, list(both))
     assert len(passes) == 1
+
+
+def test_what_is_not_shared_lets_go_of_its_file(branches, tmp_path):
+    """Weights are parts of their file in memory: those that are shared of the first run's, and the second's is gone."""
+    for name in ("labels", "numbers"):
+        shutil.copytree(branches[name], tmp_path / name)
+    served = Branches({name: tmp_path / name for name in ("labels", "numbers")})
+    gc.collect()
+    mapped = Path("/proc/self/maps").read_text()
+    assert served.depth == 1
+    assert f"{tmp_path}/labels/model/model.safetensors" in mapped
+    assert f"{tmp_path}/numbers/model/model.safetensors" not in mapped
 
 
 def test_runs_of_other_weights_share_nothing(branches, run_tiny):
