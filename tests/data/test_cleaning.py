@@ -82,6 +82,12 @@ def test_white_space(text, expected):
     assert even_whitespace(text) == expected
 
 
+@given(st.text(alphabet=" a\t\n\r\u00a0\u2003\x1f", max_size=12))
+def test_white_space_by_the_shorter_way_is_as_by_the_patterns(text):
+    expected = re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\r?\n ?", "\n", re.sub(r"[^\S\n]+", " ", text))).strip()
+    assert even_whitespace(text) == expected
+
+
 def test_all_steps_in_their_order_and_counted():
     cleaner = Cleaner(ALL)
     text = "<p>cafÃ©\u200b&nbsp;e\u0301</p>\nSent from my phone"

@@ -19,7 +19,7 @@ from permafrost.data.rows import StoredRows
 
 Card = dict[str, Any]
 BINS, CLASSES_SHOWN, EXAMPLES, SCRIPT_ROWS = 30, 50, 8, 1_000
-EXAMPLE_CHARACTERS, ENCODED_AT_ONCE = 160, 500
+EXAMPLE_CHARACTERS, ENCODED_AT_ONCE = 160, 200
 BARS = " ▁▂▃▄▅▆▇█"
 MANY_LEAKS = 0.1  # of train
 
@@ -99,11 +99,10 @@ def token_figures(lengths: Mapping[str, np.ndarray], window: int) -> dict[str, A
 
 def token_lengths(rows: StoredRows, tokenizer: Any, max_rows: int | None = None) -> np.ndarray:
     """(rows,) tokens of what each row asks, of the first `max_rows`. `tokenizer` is a tokenizers.Tokenizer."""
-    counts: list[int] = []
     texts = islice(_texts(rows), max_rows)
-    while batch := list(islice(texts, ENCODED_AT_ONCE)):
-        counts += [len(one.ids) for one in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
-    return np.array(counts, np.int64)
+    batches = iter(lambda: list(islice(texts, ENCODED_AT_ONCE)), [])
+    encoded = (one for batch in batches for one in tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+    return np.fromiter((len(one.ids) for one in encoded), np.int64)
 
 
 def scripts_of(rows: StoredRows) -> dict[str, float]:

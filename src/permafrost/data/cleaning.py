@@ -121,6 +121,8 @@ def without_hidden(text: str) -> str:
 
 def even_whitespace(text: str) -> str:
     """One blank for several, none at the ends of lines, one empty line at most."""
+    if "  " not in text and text.isprintable():  # of white space this leaves single blanks
+        return text.strip()
     return MANY_LINES.sub("\n\n", LINE_ENDS.sub("\n", BLANKS.sub(" ", text))).strip()
 
 

@@ -37,6 +37,8 @@ class Copy:
 def asked_texts(rows: pa.Table) -> list[str]:
     """What each row is told by, as one text."""
     columns = [rows[name].to_pylist() for name in ASKED if name in rows.column_names]
+    if len(columns) == 1:
+        return [as_text(value) for value in columns[0]]
     return ["\n".join(as_text(value) for value in values) for values in zip(*columns, strict=True)]
 
 
