@@ -230,7 +230,8 @@ def gains(done: Sequence[dict]) -> str:
             for kind in ("as pretrained", "adapted")
         )
         gained = [of_after - of_before for of_before, of_after in zip(before, after, strict=False)]
-        told.append(f"{count} rows: test accuracy changes by {spread(gained, '+.4f') or '?'}; a seed, other rows.")
+        if gained:
+            told.append(f"{count} rows: test accuracy changes by {spread(gained, '+.4f')}; a seed, other rows.")
     return "\n".join(told)
 
 
