@@ -64,10 +64,20 @@ def check_hardware(settings: Settings) -> None:
             f"trainer.accelerator=gpu: torch finds no GPU here{needed}; set trainer.accelerator=cpu, with "
             "trainer.devices=2 for two processes"
         )
-    if options.strategy == "fsdp" and options.precision == "16-mixed":
+    if options.strategy == "fsdp":
+        check_sharing(settings)
+
+
+def check_sharing(settings: Settings) -> None:
+    """What needs whole weights or gradients, where each process has a share."""
+    if settings.trainer.precision == "16-mixed":
         raise ConfigError("trainer.precision=16-mixed scales whole gradients; with trainer.strategy=fsdp: bf16-mixed")
-    if options.strategy == "fsdp" and settings.model.compile:
+    if settings.model.compile:
         raise ConfigError("model.compile=true keeps the weights that trainer.strategy=fsdp exchanges; leave one out")
+    if settings.optimizer["_target_"] == "torch.optim.Adafactor":
+        raise ConfigError(
+            "optimizer=adafactor needs whole rows and columns; with trainer.strategy=fsdp: optimizer=adamw"
+        )
 
 
 def check_part(settings: Settings) -> None:

@@ -57,7 +57,7 @@ def test_51_plain_transformers_loads_it(two, tmp_path):
     ("other", "told"),
     [
         (["seed=1"], "seed is 1 there, and 0 here"),
-        (["head.init=xavier"], "head is .*xavier.* there"),
+        (["head.init=he"], "head is .*he.* there, and .*xavier.* here"),
         (["task=regression", "data.columns.target=score"], "task.name is regression there"),
     ],
 )

@@ -75,6 +75,7 @@ CONFIG_FAULTS = [
     (["trainer=slurm"], "give resume=auto"),
     (["trainer.strategy=fsdpp"], "trainer.strategy='fsdpp': should be 'auto', 'ddp' or 'fsdp'"),
     (["trainer.strategy=fsdp", "model.compile=true"], "leave one out"),
+    (["trainer.strategy=fsdp", "optimizer=adafactor"], "with trainer.strategy=fsdp: optimizer=adamw"),
     (["trainer=ddp_cpu", "compression=quantization"], "permafrost compress RUN compression=quantization"),
 ]
 

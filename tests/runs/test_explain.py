@@ -118,14 +118,15 @@ def test_49_a_word_that_decides_has_the_largest_part(deciding):
 @pytest.mark.slow
 def test_49_other_weights_give_other_parts(deciding):
     """What is shown is the model's, and not the text's alone: with drawn weights tokens come in another order."""
-    trained, drawn = Predictor(deciding), Predictor(deciding)
-    torch.manual_seed(0)
-    drawn.model.transformer.apply(drawn.model.transformer._init_weights)
-    alike = []
-    for text in with_trigger(40):
+    trained, drawn, alike = Predictor(deciding), Predictor(deciding), []
+    for seed, text in enumerate(with_trigger(40)):
+        torch.manual_seed(seed)
+        for weight in drawn.model.parameters():
+            if weight.ndim >= 2:
+                torch.nn.init.normal_(weight, std=0.1)
         ids = token_ids(trained, text)
         alike.append(spearmanr(*(attribute(each.model, ids, 1)[0].tolist() for each in (trained, drawn)))[0])
-    assert abs(sum(alike) / len(alike)) < 0.3
+    assert sum(alike) / len(alike) < 0.3
 
 
 def test_the_command_prints_the_parts(finished_run):

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from permafrost.model.freezing import frozen_parameters, trainable
@@ -105,8 +105,7 @@ def gather_(module: LightningModule) -> None:
 
 
 def share_of(value: Any, like: Tensor | None) -> Any:
-    """Of a whole tensor this process's share, where `like` is one; what has another shape is whole in each process."""
-    if not isinstance(value, Tensor) or not isinstance(like, DTensor) or not value.ndim:
+    """Of a whole tensor this process's share, where `like` is one; a count of steps is no such tensor."""
+    if not isinstance(value, Tensor) or not isinstance(like, DTensor) or value.shape != like.shape:
         return value
-    placements = like.placements if value.shape == like.shape else [Replicate()]
-    return distribute_tensor(value.to(like.device), like.device_mesh, placements, src_data_rank=None)
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
