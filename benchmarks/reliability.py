@@ -98,19 +98,20 @@ def kills(root: Path) -> list[str]:
     times = list(begun)
     mean_s = [spent / max(1, count) for spent, count in zip(spent_s, times, strict=True)]
     places, lost = Counter[str](), list[int]()
-    for number in range(STEPS + KILLS):
+    number = 0
+    while places.total() < STEPS + KILLS:
         aim = Aim(step=number + 1)
         if number >= STEPS and (place := number % len(STAGES)):
             aim = Aim(stage=place, entry=rng.randint(1, times[place]), after_s=rng.uniform(0, mean_s[place]))
         elif number >= STEPS:
             aim = Aim(after_s=rng.uniform(0, seconds))
         outcome = killed_and_resumed(root, overrides, whole, number, aim)
-        outcomes["identical" if outcome["identical"] else "different"] += 1
+        outcomes["identical" if outcome["identical"] else "different"] += outcome["killed"]
         outcomes["with something left behind"] += bool(outcome["left"])
-        outcomes["ended before"] += not outcome["killed"]
-        places[outcome["stage"]] += outcome["killed"]
+        places[outcome["stage"]] += outcome["killed"]  # and not where the run had ended before
         lost.append(outcome["lost"])
         print(number, outcome, flush=True)
+        number += 1
     return [
         f"A run of {STEPS} steps (dropout and shuffling on, two batches a step, `save_every={SAVE_EVERY}`, "
         f"{seconds:.1f} s) is killed by SIGKILL at each step, and {KILLS} runs at random moments, a fifth of them over "
@@ -118,8 +119,8 @@ def kills(root: Path) -> list[str]:
         "",
         "| | |",
         "|---|---|",
-        f"| runs killed | {STEPS + KILLS - outcomes['ended before']} |",
-        f"| runs that had ended as the kill came | {outcomes['ended before']} |",
+        f"| runs killed | {places.total()} |",
+        f"| other runs, that had ended as the kill came | {number - places.total()} |",
         *(f"| killed within {place} | {places[place]} |" for place in STAGES),
         f"| resumed, with losses and final weights identical to the last bit | {outcomes['identical']} |",
         f"| resumed, and different or failed | {outcomes['different']} |",

@@ -226,6 +226,20 @@ def test_8_to_10_the_newest_whole_checkpoint_is_gone_on_from(go, whole, stopped,
 
 
 @pytest.mark.slow
+def test_3_the_last_save_is_ended_by_the_next_start(go, whole):
+    run_dir = go(*RECIPE, name="killed in its last save")
+    (run_dir / "checkpoints" / "last.ckpt").replace(run_dir / "checkpoints" / "next.ckpt")
+    (run_dir / "result.json").unlink()
+    go(*RECIPE, "resume=auto", name=run_dir.name)
+    assert_same_run(run_dir, whole(*RECIPE))
+    assert {path.name for path in (run_dir / "checkpoints").glob("*.ckpt")} == {
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    }
+
+
+@pytest.mark.slow
 def test_12_other_settings_are_refused_and_allowed_by_name(go, stopped):
     name = str(stopped(5, *RECIPE))
     with pytest.raises(

@@ -15,7 +15,7 @@ from permafrost.errors import DataError
 from permafrost.training.checkpoints import NEXT, check_room, gathered, shift
 from permafrost.training.loggers import sizes_of_logs
 from permafrost.training.random_state import random_state, restore_random_state
-from permafrost.training.sealed import peek
+from permafrost.training.sealed import fault_of, peek
 from permafrost.training.stopping import REQUEUE, Stopped, StopRequests, requeue_job
 
 STATE = "resume_point"  # key in a checkpoint
@@ -75,6 +75,9 @@ class ResumePoint(Callback):
             epochs: Any = trainer.fit_loop.epoch_progress.current
             epochs.processed = epochs.completed = epochs.started
         self._restore(trainer)
+        unshifted = self.directory / NEXT  # of a start that was killed in its last save: nothing was saved since
+        if trainer.is_global_zero and unshifted.exists() and fault_of(unshifted) is None:
+            shift(self.directory)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         self.requests.stop_listening()
