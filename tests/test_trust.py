@@ -369,6 +369,7 @@ def test_pins_are_above_what_is_known_to_be_bad():
     """`make audit` asks the index of all of them."""
     from packaging.version import Version
 
-    pins = dict(line.split(" ;")[0].split("==") for line in (CONF.parent / "constraints.txt").open() if "==" in line)
+    lines = (CONF.parent / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split(" ;")[0].split("==") for line in lines if "==" in line)
     for name, first in SOUND_FROM.items():
         assert Version(pins[name].strip()) >= Version(first), name
