@@ -16,8 +16,6 @@ from permafrost.assembly import (
     console,
     is_first_process,
     make_models,
-    make_modules,
-    make_trainer,
     open_stores,
     prepare,
     seed_everything,
@@ -28,7 +26,7 @@ from permafrost.compress import check as check_compression
 from permafrost.compress import clear, compress
 from permafrost.config import Settings, read_settings
 from permafrost.errors import TrainingError
-from permafrost.fitting import fit, parts_that_fit, with_parts_counted
+from permafrost.fitting import fit, make_modules, make_trainer, parts_that_fit, with_parts_counted
 from permafrost.preflight import preflight
 from permafrost.redaction import redacted
 from permafrost.resuming import begin, notes_of

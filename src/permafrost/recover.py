@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from permafrost.assembly import console, make_modules, make_trainer, open_stores
+from permafrost.assembly import console, open_stores
 from permafrost.atomic import complete_or_absent
 from permafrost.config import CompressionSection, Settings
 from permafrost.errors import ConfigError
 from permafrost.finished import Finished, calibration
+from permafrost.fitting import fit, make_modules, make_trainer
 
 if TYPE_CHECKING:
     from permafrost.compression.sparsity import Sparsity
@@ -118,7 +119,6 @@ def learn(
     """Train on the run's data by its own recipe, and keep the best weights; `what` names the directory."""
     from permafrost.compression.gradual import keep_sparse
     from permafrost.experiment import evaluate_best
-    from permafrost.fitting import fit
 
     console.print(f"  {what}: {run.plan.recover.epochs} epochs{' with a teacher' if teacher else ''}")
     model.train()

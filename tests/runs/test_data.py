@@ -103,12 +103,12 @@ def test_words_of_sentences_are_widened_with_their_tags(run_tiny, of_task):
 
 
 def test_classes_are_evened_out_in_the_loss(run_tiny, monkeypatch):
-    from permafrost import assembly
+    from permafrost import fitting
 
     built = []
-    build = assembly.build
+    build = fitting.build
     monkeypatch.setattr(
-        assembly, "build", lambda node, *given, **known: built.append(node) or build(node, *given, **known)
+        fitting, "build", lambda node, *given, **known: built.append(node) or build(node, *given, **known)
     )
     run_tiny("data.balance=weights", "trainer.max_epochs=1")
     (loss,) = [node for node in built if node["_target_"].endswith("CrossEntropy")]

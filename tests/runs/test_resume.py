@@ -23,6 +23,7 @@ import torch
 from permafrost.errors import ConfigError, DataError, ResourceError
 from permafrost.launch import with_parts
 from permafrost.training.callbacks.throughput import Throughput
+from permafrost.training.checkpoints import newest_good
 from permafrost.training.sealed import peek, write_sealed
 from permafrost.training.stopping import Stopped
 from tests.runs.conftest import CONF, ROOT, SPLITS, compose_config
@@ -370,6 +371,14 @@ def test_weights_alone_are_nothing_to_go_on_from(go, whole):
         go(*RECIPE, f"resume={whole(*RECIPE)}/checkpoints/best.ckpt", name="of weights")
 
 
+def test_a_checkpoint_of_an_earlier_version_is_told_of(go, whole, tmp_path):
+    content = peek(whole(*RECIPE) / "checkpoints" / "last.ckpt")
+    del content["resume_point"]["logs"]
+    write_sealed(content, tmp_path / "old.ckpt")
+    with pytest.raises(DataError, match=r"old\.ckpt was written by an earlier version, without logs; go on with that"):
+        go(*RECIPE, f"resume={tmp_path}/old.ckpt", name="of an earlier version")
+
+
 @pytest.mark.slow
 def test_46_a_run_ends_when_its_time_is_over(go, monkeypatch):
     from lightning.pytorch.callbacks import timer
@@ -448,12 +457,13 @@ def test_2_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, 
     out, _ = first.communicate(timeout=60)
     assert first.returncode == code, out
     (run_dir,) = runs()
-    checkpoint = peek(run_dir / "checkpoints" / "last.ckpt")
+    newest, _ = newest_good(run_dir)  # next.ckpt, where it was killed between the two renames of a save
+    epochs = peek(newest)["epoch"] + 2
     which = run_dir if sent == "SIGINT" else "auto"  # by name, too
-    again = program(*own, f"resume={which}", f"trainer.max_epochs={checkpoint['epoch'] + 2}", cwd=tmp_path)
+    again = program(*own, f"resume={which}", f"trainer.max_epochs={epochs}", cwd=tmp_path)
     out, _ = again.communicate(timeout=120)
     assert again.returncode == 0, out
-    assert f"resuming from {run_dir}/checkpoints/last.ckpt" in out
+    assert f"resuming from {newest}" in out
     assert runs() == [run_dir]
     steps = [line["step"] for line in logged(run_dir) if "train/loss" in line]
     assert steps == list(range(len(steps)))

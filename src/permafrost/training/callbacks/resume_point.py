@@ -143,12 +143,18 @@ def state_in(checkpoint: Path) -> dict[str, Any]:
     """Of the run that wrote it: `notes` as they were given to it, and how long its `logs` were.
 
     Raises:
-        DataError: it is of a run that kept none, as `best.ckpt` holds weights alone.
+        DataError: it is of a run that kept none, as `best.ckpt` holds weights alone, or of an earlier version.
     """
-    state = peek(checkpoint)
-    if STATE not in state:
+    content = peek(checkpoint)
+    if STATE not in content:
         raise DataError(f"{checkpoint} holds no state to go on from; give a run directory, or its last.ckpt")
-    return state[STATE]
+    state = content[STATE]
+    if missing := {"notes", "logs"} - state.keys():
+        raise DataError(
+            f"{checkpoint} was written by an earlier version, without {' and '.join(sorted(missing))}; "
+            "go on with that version, or train again in another hydra.run.dir"
+        )
+    return state
 
 
 def interval(save_every: int | str) -> tuple[int | None, float | None]:
