@@ -38,7 +38,7 @@ check: install  ## format, lint and types
 
 audit:     ## look the pinned versions up among known vulnerabilities; needs the package index
 	test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit==2.10.1; }
-	.audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	.audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off --strict
 
 bench: install  ## measure again what benchmarks/results states: a day
 	$(BIN)/python benchmarks/run.py

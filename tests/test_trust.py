@@ -351,3 +351,25 @@ def test_39_a_model_with_code_of_its_own_is_refused(name, content, tmp_path):
     for load in (check_model_directory, lambda path: load_config(str(path)), lambda path: load_tokenizer(str(path))):
         with pytest.raises(ConfigError, match=f"{name}: .* names code to be run with the model"):
             load(tmp_path)
+
+
+# The first release without the faults that are known of the ones before: CVE-2026-58659 and malware, CVE-2026-24747,
+# CVE-2026-5241, CVE-2026-68508 with its bypass, and a licence.
+SOUND_FROM = {
+    "lightning": "2.6.6",
+    "pytorch-lightning": "2.6.6",
+    "torch": "2.10",
+    "transformers": "5.5.0",
+    "hydra-core": "1.3.8",
+    "cleanlab": "2.8.0",
+}
+
+
+def test_pins_are_above_what_is_known_to_be_bad():
+    """`make audit` asks the index of all of them."""
+    from packaging.version import Version
+
+    lines = (CONF.parent / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split(" ;")[0].split("==") for line in lines if "==" in line)
+    for name, first in SOUND_FROM.items():
+        assert Version(pins[name].strip()) >= Version(first), name

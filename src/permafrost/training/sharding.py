@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -26,22 +25,26 @@ class Sharded(DDPStrategy):
 
     broke_off = False
 
+    @property
+    def module(self) -> Any:
+        return self.lightning_module
+
     def configure_ddp(self) -> None:
-        shard_(self.lightning_module, init_device_mesh(self.root_device.type, (self.world_size,)))
+        shard_(self.module, init_device_mesh(self.root_device.type, (self.world_size,)))
 
     def on_validation_start(self) -> None:
-        if isinstance(self.lightning_module, FSDPModule):
-            self.lightning_module.unshard()
+        if isinstance(self.module, FSDPModule):
+            self.module.unshard()
 
     def on_validation_end(self) -> None:
-        if isinstance(self.lightning_module, FSDPModule):
-            self.lightning_module.reshard()
+        if isinstance(self.module, FSDPModule):
+            self.module.reshard()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return {name: self._to_write(value) for name, value in self.lightning_module.state_dict().items()}
+        return {name: self._to_write(value) for name, value in self.module.state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        state = super().optimizer_state(optimizer)
+        state: Any = super().optimizer_state(optimizer)
         moments = {
             number: {name: self._to_write(value) for name, value in of_parameter.items()}
             for number, of_parameter in state["state"].items()
@@ -49,12 +52,11 @@ class Sharded(DDPStrategy):
         return {**state, "state": moments}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        module = self.lightning_module
-        if isinstance(module, FSDPModule):
-            module.reshard()
-        here = dict(module.named_parameters(remove_duplicate=False))
+        if isinstance(self.module, FSDPModule):
+            self.module.reshard()
+        here = dict(self.module.named_parameters(remove_duplicate=False))
         state = {name: share_of(value, here.get(name)) for name, value in checkpoint["state_dict"].items()}
-        module.load_state_dict(state, strict=strict)
+        self.module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         super().load_optimizer_state_dict(checkpoint)
@@ -68,10 +70,10 @@ class Sharded(DDPStrategy):
 
     def teardown(self) -> None:
         """At the end of training all processes have the whole again; where one has failed, none waits for it."""
-        if isinstance(self.lightning_module, FSDPModule):
+        if isinstance(self.module, FSDPModule):
             self._reset_optimizers_and_schedulers()
             if not self.broke_off:
-                gather_(self.lightning_module)
+                gather_(self.module)
         super().teardown()
 
     def _to_write(self, value: Any) -> Any:
@@ -82,18 +84,18 @@ class Sharded(DDPStrategy):
         return whole.cpu() if self.is_global_zero else whole.new_empty(0)
 
 
-def shard_(module: LightningModule, mesh: DeviceMesh) -> None:
+def shard_(module: Any, mesh: DeviceMesh) -> None:
     """Keep this process's share of each trained weight, of those that the first process has."""
     for _, parameter in trainable(module):
         torch.distributed.broadcast(parameter.data, src=0)
     fully_shard(module, mesh=mesh, ignored_params={parameter for _, parameter in frozen_parameters(module)})
-    module.set_force_sum_reduction_for_comms(mesh.device_type == "cpu")  # type: ignore[operator] # gloo has no mean
+    module.set_force_sum_reduction_for_comms(mesh.device_type == "cpu")  # gloo has no mean
     register_fsdp_forward_method(module, FORWARD)
 
 
-def gather_(module: LightningModule) -> None:
+def gather_(module: Any) -> None:
     """Make it the module that it was before, with the weights whole."""
-    module.reshard()  # type: ignore[operator]
+    module.reshard()
     shares = {name: value for name, value in module.named_parameters() if isinstance(value, DTensor)}
     for name, share in shares.items():
         path, _, own_name = name.rpartition(".")
