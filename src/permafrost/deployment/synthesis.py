@@ -62,7 +62,7 @@ def check(writer: Predictor, judge: Predictor) -> None:
         raise ConfigError("the second run has to tell labels: task=classification")
 
 
-def new_texts(texts: Sequence[str], seen: dict[str, None], refused: Counter[str]) -> list[str]:
+def new_texts(texts: Sequence[str], seen: dict[str, Any], refused: Counter[str]) -> list[str]:
     """Those that are none of the `seen` and nearly none of them, which they join."""
     found: dict[str, str] = {}
     for text in texts:
