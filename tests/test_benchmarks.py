@@ -80,6 +80,12 @@ def test_tutorial_is_extrapolated_by_the_row(module, tmp_path):
     assert (figures["fit_seconds"], figures["process_seconds"]) == (3 * (2 * 2.0 + 2 * 0.5), 15.0 + 3.0)
 
 
+def test_every_fault_of_the_catalogue_has_a_test(module, tmp_path):
+    told, *_, last = module("reliability").catalogue(tmp_path)
+    assert told.endswith("No test has: none.")
+    assert last.startswith("| 54 |")
+
+
 @pytest.mark.parametrize("name", ["frozen", "default", "unfrozen_gpt2", "unfrozen_mini", "unfrozen_language_modeling"])
 def test_both_sides_are_told_the_same(module, name):
     from permafrost.config import read_settings
