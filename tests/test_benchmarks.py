@@ -82,6 +82,12 @@ def test_tutorial_is_extrapolated_by_the_row(module, tmp_path):
     assert (figures["fit_seconds"], figures["process_seconds"]) == (3 * (2 * 2.0 + 2 * 0.5), 15.0 + 3.0)
 
 
+def test_every_fault_of_the_catalogue_has_a_test(module, tmp_path):
+    told, *_, last = module("reliability").catalogue(tmp_path)
+    assert told.endswith("No test has: none.")
+    assert last.startswith("| 54 |")
+
+
 @pytest.mark.parametrize(
     "name", ["frozen", "frozen_mini", "default", "unfrozen_gpt2", "unfrozen_mini", "unfrozen_language_modeling"]
 )
