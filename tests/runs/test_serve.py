@@ -278,6 +278,7 @@ class Served:
             except OSError:
                 pass
             time.sleep(0.5)
+        self.__exit__()  # which nothing calls for what was not entered
         raise TimeoutError("the server did not start")
 
     def __exit__(self, *error):
