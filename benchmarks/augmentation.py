@@ -30,12 +30,14 @@ def augmentation() -> None:
 
 
 def agreed(changes: Mapping[tuple[str, ...], Sequence[float]]) -> list[str]:
-    """In words: a change counts where it has one sign with every seed."""
+    """In words: a change counts where it has one sign with every seed; and how many would if none did anything."""
     shown = {f"{kind} of {count}": values for (count, kind), values in changes.items() if values}
     gains = [name for name, values in shown.items() if min(values) > 0]
     losses = [name for name, values in shown.items() if max(values) < 0]
+    by_chance = sum(2.0 ** (1 - len(values)) for values in shown.values())
     return [
         f"Every seed gains by: {', '.join(gains) or 'nothing'}.",
         f"Every seed loses by: {', '.join(losses) or 'nothing'}.",
         f"For the other {len(shown) - len(gains) - len(losses)} of {len(shown)} the seeds disagree: no gain is shown.",
+        f"If no change did anything, the seeds would agree on {by_chance:.1f} of {len(shown)} by chance.",
     ]

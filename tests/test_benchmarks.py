@@ -254,10 +254,11 @@ def test_the_augmentation_study_says_on_which_changes_all_seeds_agree(module, mo
     lines = (written / "augmentation.md").read_text().splitlines()
     both = "0.6050 ± 0.0071 (0.6000 to 0.6100)"
     assert f"| 20 | eda | 2 | {both} | {both} | +0.0550 ± 0.0636 (+0.0100 to +0.1000) |" in lines
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "Every seed gains by: eda of 20.",
         "Every seed loses by: eda of 100.",
         "For the other 1 of 3 the seeds disagree: no gain is shown.",
+        "If no change did anything, the seeds would agree on 1.5 of 3 by chance.",
     ]
     assert len(json.loads((written / "augmentation.json").read_text())["trials"]) == 10
 
