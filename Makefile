@@ -23,10 +23,10 @@ train: install  ## the main job: fine-tune the shipped mini GPT-2 on pydocs
 	$(BIN)/python train.py
 
 test: install  ## the quick tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all: install  ## every test, the slow ones too
-	$(BIN)/python -m pytest -n auto -m ''
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ''
 
 test-gpu: install  ## what runs on a GPU alone
 	TEST_ON_GPU=1 $(BIN)/python -m pytest -m gpu
