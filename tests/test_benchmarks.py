@@ -83,7 +83,7 @@ def test_tutorial_is_extrapolated_by_the_row(module, tmp_path):
 
 
 def test_every_fault_of_the_catalogue_has_a_test(module, tmp_path):
-    told, *_, last = module("reliability").catalogue(tmp_path)
+    told, *_, last = module("faults.catalogue").catalogue(tmp_path)
     assert told.endswith("No test has: none.")
     assert last.startswith("| 54 |")
 
