@@ -34,11 +34,20 @@ def shown_in(page: str) -> str:
     return html.unescape(found[1])
 
 
+def answered(url: str, directory: Path) -> str:
+    """On a busy machine a window is closed before the server has answered: then it is asked again."""
+    for _ in range(3):
+        shown = shown_in(browse(url, directory, "--dump-dom"))
+        if shown.startswith("{"):
+            break
+    return shown
+
+
 def test_the_page_shows_the_runs_answer(run_tiny, tmp_path):
     _, run_dir = run_tiny("freezing.blocks=0", "optimizer.lr=1e-2")
     text = "sunny & <hot> day"
     with Served(str(run_dir)) as server:
-        answer = json.loads(shown_in(browse(f"{server.url}/?text={quote(text)}", tmp_path, "--dump-dom")))
+        answer = json.loads(answered(f"{server.url}/?text={quote(text)}", tmp_path))
         (expected,) = Predictor(run_dir).predict([text])
         assert answer == {"label": expected["label"], "score": pytest.approx(expected["score"], abs=1e-5)}
         browse(f"{server.url}/?text={quote(text)}", tmp_path, "--screenshot=page.png")
