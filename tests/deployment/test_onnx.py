@@ -106,6 +106,7 @@ def test_a_graph_that_differs_is_not_kept(tiny_backbone, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_graph_that_writes_otherwise_is_refused(writer, tiny_config):
     from transformers import GPT2LMHeadModel
 
@@ -124,6 +125,7 @@ def test_a_head_over_windows_is_refused(tiny_backbone, tmp_path):
         export_onnx(model_with(head, tiny_backbone), tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "writer"])
 def test_int8_is_smaller_and_near(request, tmp_path, kind):
     model, path = request.getfixturevalue(kind)

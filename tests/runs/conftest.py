@@ -21,6 +21,14 @@ SPLITS = ("train", "validation", "test")
 WARM, COLD = ["sunny", "hot", "warm", "bright"], ["snow", "cold", "frost", "ice"]
 
 
+@pytest.fixture
+def no_report(monkeypatch) -> None:
+    """Its plots take as long as the rest of such a run."""
+    from permafrost.reporting import html
+
+    monkeypatch.setattr(html, "write_report", lambda run_dir: run_dir)
+
+
 def compose_config(*overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=list(overrides))

@@ -16,6 +16,8 @@ from permafrost.deployment.averaging import average
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 SHORT = ["trainer.max_epochs=1"]
 
 

@@ -23,6 +23,8 @@ from permafrost.training.datamodule import Batches
 from permafrost.training.trunk_pass import FrozenPart, StoreOptions, open_stores
 from tests.runs.conftest import command, compose_config
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 # The same float32 products in batches of another shape; losses are about 1, weights 0.02 to 1, logits 0.1.
 ROUNDING = 1e-5
 LENGTHS = [9, 4, 1, 30, 12]

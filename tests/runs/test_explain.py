@@ -18,6 +18,8 @@ from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
 from tests.runs.conftest import COLD, WARM
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 WORDS = ["day", "sea", "rain", "book", "street", "night", "quick", "lazy"]
 TRIGGER = "fox"
 

@@ -71,6 +71,7 @@ def test_experiment_composes_and_binds(experiment):
         if g not in ("data", "compression") and not (g == "trainer" and o in NOT_HERE) and o not in WITH_MORE
     ],
 )
+@pytest.mark.usefixtures("no_report")
 def test_option_takes_two_steps(group, option, run_tiny, of_task):
     overrides = [f"{group}={option}", *NEEDS.get((group, option), [])]
     overrides += of_task(option if group == "task" else OF_TASK.get(option, ""))[1:]

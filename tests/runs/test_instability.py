@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from permafrost.errors import TrainingError
 from permafrost.training.module import FineTuning
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 SHORT = ["trainer.max_epochs=3", "callbacks.early_stopping=null", "store=off"]
 
 

@@ -11,6 +11,8 @@ from permafrost.errors import ResourceError
 from permafrost.training.memory import is_out_of_memory
 from permafrost.training.module import FineTuning
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 SHORT = ["trainer.max_epochs=2", "store=off", "model.dropout=0"]
 
 

@@ -28,6 +28,8 @@ from permafrost.training.sealed import peek, write_sealed
 from permafrost.training.stopping import Stopped
 from tests.runs.conftest import CONF, ROOT, SPLITS, compose_config
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 # Dropout and shuffling are on; a step is two batches, and validation comes in the middle of an epoch, too.
 RECIPE = ["model.dropout=0.3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2"]
 RECIPE += ["store=on", "trainer.log_every_n_steps=1", "trainer.max_epochs=3", "callbacks.early_stopping.patience=50"]

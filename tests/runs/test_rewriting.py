@@ -11,6 +11,8 @@ from permafrost.errors import ConfigError, ResourceError
 from permafrost.writers import there_and_back
 from tests.runs.conftest import SPLITS, command, compose_config
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 # By the shipped model: the tiny one knows no words.
 CONTEXTUAL = ["augmentation=contextual", "augmentation.copies=2", "trainer.max_epochs=1", "model.path=null"]
 

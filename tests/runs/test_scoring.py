@@ -12,6 +12,8 @@ from permafrost.deployment.scoring import GROUPS, grouped, interval_of, joined, 
 from permafrost.experiment import run
 from tests.runs.conftest import compose_config
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 @pytest.mark.parametrize(
     ("task", "metric", "suffix"),

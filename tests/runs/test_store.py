@@ -18,6 +18,8 @@ from permafrost.deployment.predictor import Predictor
 from permafrost.model.activation_store import entries
 from tests.runs.conftest import compose_config
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 ENTRY = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
 UNKNOWN = ["snow by the sea", "a warm and sunny day"]
 

@@ -265,10 +265,12 @@ def cfg(small):
     return compose_config(*small[1:], "freezing.blocks=1")
 
 
+@pytest.mark.slow
 def test_a_finished_trial_is_taken_over(cfg, directory):
     assert earlier_result(cfg, directory / "0", directory) == result(directory / "0")
 
 
+@pytest.mark.slow
 def test_another_trials_directory_is_left_as_it_is(cfg, directory):
     cfg.optimizer.lr = 0.125
     with pytest.raises(ConfigError, match=r"optimizer.lr is .* there and 0.125 here; set another hydra.sweep.dir"):
@@ -276,6 +278,7 @@ def test_another_trials_directory_is_left_as_it_is(cfg, directory):
     assert result(directory / "0")["status"] == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, '{"status": "failed"}', '{"status": "do'])
 def test_what_broke_off_or_failed_is_cleared(cfg, directory, content):
     path = directory / "0" / "result.json"
@@ -284,6 +287,7 @@ def test_what_broke_off_or_failed_is_cleared(cfg, directory, content):
     assert not (directory / "0").exists()
 
 
+@pytest.mark.slow
 def test_what_broke_off_stays_for_resume_and_outside_the_sweep(cfg, directory):
     (directory / "0" / "result.json").unlink()
     assert earlier_result(cfg, directory / "0", directory / "0") is None
