@@ -337,6 +337,7 @@ def test_what_broke_off_is_made_anew(trained, cheap):
     assert not (run_dir / "compressed" / "mlp_width-recovery").exists()
 
 
+@pytest.mark.slow
 def test_a_name_is_not_used_twice(trained, cheap):
     run_dir = trained()
     options = ["compression=mlp_width", "compression.recover.epochs=0"]

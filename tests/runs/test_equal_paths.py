@@ -39,7 +39,7 @@ RECIPES = {
     "adamw": ["optimizer=adamw", "optimizer.lr=1e-3", "trainer.max_epochs=1"],
 }
 
-SLOW = {"head only"}  # no way of its own through the code, but the one that many will take
+SLOW = {"head only", "not pretrained"}  # no way of its own through the code, but the one that many will take
 
 
 @pytest.fixture(scope="module")

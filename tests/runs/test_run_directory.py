@@ -172,7 +172,8 @@ def test_a_run_directory_is_not_reused(run_tiny):
         run_tiny("trainer.max_steps=1")
 
 
-@pytest.mark.parametrize("stop_at", [2, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 6, 8))])
+@pytest.mark.slow  # as test_resume.py does, of which one is quick
+@pytest.mark.parametrize("stop_at", [2, 4, 6, 8])
 def test_a_stopped_run_goes_on_where_it_was(run_tiny, stop_at):
     """In mid-epoch and between epochs: without dropout the figures are those of a run in one go."""
     options = ["model.dropout=0", "trainer.val_check_interval=2", "callbacks.early_stopping=null"]

@@ -115,7 +115,8 @@ def test_evaluate_gives_the_runs_own_figures(ner_run, data_dir):
     assert found["loss"] == pytest.approx(result["test"]["loss"], abs=1e-4)  # batches of another shape
 
 
-@pytest.mark.parametrize("freezing", [pytest.param("freezing.blocks=0", marks=pytest.mark.slow), "freezing.blocks=1"])
+@pytest.mark.slow
+@pytest.mark.parametrize("freezing", ["freezing.blocks=0", "freezing.blocks=1"])
 def test_a_model_that_looks_both_ways_sees_what_comes(run_tiny, of_task, tmp_path, freezing):
     """A word's tag depends on the one after it: a causal model cannot know, one that looks both ways can."""
     import random
