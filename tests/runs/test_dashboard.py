@@ -20,6 +20,8 @@ def records(path: Path) -> list[Record]:
             position += BLOCK - position % BLOCK  # the rest of a block that holds no more fragment
             continue
         _, length, kind = struct.unpack("<IHB", content[position : position + HEADER])
+        if position + HEADER + length > len(content):
+            break  # a fragment that is still being written
         parts += content[position + HEADER : position + HEADER + length]
         position += HEADER + length
         if kind in (1, 4):  # whole, or the last of several
