@@ -10,12 +10,14 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from permafrost.check import check_data, report_lines
 from permafrost.config import DataSettings, read_data_settings
+from permafrost.data.card import drawn_lines, token_figures
 from permafrost.data.problems import CODES
 from permafrost.tasks.binding import kind_of
 from permafrost.tasks.declared import declared_roles
@@ -183,6 +185,14 @@ def test_the_screen_has_languages_lengths_and_examples(tmp_path):
     assert bars[-1] != " "  # the longest row is the last bar
     assert sum(bar != " " for bar in bars) in (2, 3)
     assert drawn.endswith("the model's window is 512")
+
+
+def test_a_split_without_rows_draws_nothing():
+    lengths = {"train": np.array([0, 7, 5000]), "validation": np.array([], np.int64), "test": np.array([0])}
+    figures = token_figures(lengths, window=512)
+    assert {name: sum(of_split["histogram"]) for name, of_split in figures["splits"].items()} == {"train": 3, "test": 1}
+    lines = list(drawn_lines({"tokens": figures, "examples": []}))
+    assert [line.split()[0] for line in lines] == ["train", "test"]
 
 
 def test_declared_roles_are_those_of_the_classes():

@@ -177,7 +177,7 @@ def drawn_lines(card: Card) -> Iterator[str]:
     """What a report has plots and a table for: lengths in tokens, and an example of each class."""
     edges, window = card["tokens"]["edges"], card["tokens"]["window"]
     for name, of_split in card["tokens"]["splits"].items():
-        highest = max(1, *of_split["histogram"])  # a split may have lost all of its rows
+        highest = max(of_split["histogram"])
         bars = "".join(BARS[-(-(len(BARS) - 1) * count // highest)] for count in of_split["histogram"])
         yield f"{name} tokens of a row |{bars}| {edges[0]:,} to {edges[-1] - 1:,}, the model's window is {window:,}"
     for one in card["examples"]:
