@@ -189,7 +189,7 @@ def has_its_data(row: Row) -> bool:
 def measured_row(name: str, row: Row, jobs: int) -> dict:
     label, line, seeds = row
     runs = [train(f"{name}-{label}", line, seed, jobs) for seed in seeds]
-    return {"row": label, "command": command_of(line), "jobs": jobs, "runs": runs}
+    return {"row": label, "command": command_of(line), "jobs": jobs, "hardware": hardware(), "runs": runs}
 
 
 def earlier_rows(name: str) -> list[dict]:
@@ -240,7 +240,7 @@ def write(name: str, title: str, done: Sequence[dict], says: Says | None = None)
     at_a_time = f"{jobs} runs at a time; " if jobs > 1 else ""
     lines = [f"# {title}", "", *([says(done), ""] if says else [])]
     lines += [
-        f"{hardware()}; {at_a_time}{date.today()}; mean over the seeds ± standard deviation (smallest to largest).",
+        f"{machines(done)}; {at_a_time}{date.today()}; mean over the seeds ± standard deviation (smallest to largest).",
         "",
     ]
     lines += ["| | metric | test | validation | seeds | frozen blocks | fit, s | command |", "|---" * 8 + "|"]
@@ -258,6 +258,16 @@ def write(name: str, title: str, done: Sequence[dict], says: Says | None = None)
             line = f"| {row['row']}: {yardstick} | | {value:.4f} | | | | | printed by the same run |"
             lines.append(line)
     publish(name, lines, {row["row"]: means_of(row["runs"]) for row in done}, kept={"rows": done})
+
+
+def machines(done: Sequence[Mapping]) -> str:
+    """On which the rows were measured; where they were several, which rows on each but that of most."""
+    rows: dict[str, list[str]] = {}
+    for row in done:
+        rows.setdefault(row.get("hardware", hardware()), []).append(row["row"])
+    *others, (most, _) = sorted(rows.items(), key=lambda item: len(item[1]))
+    named = [f"{', '.join(labels)} on {machine}" for machine, labels in others]
+    return "; ".join([*named, f"all others on {most}" if named else most])
 
 
 def means_of(runs: Sequence[Mapping]) -> dict[str, float]:

@@ -38,6 +38,12 @@ def test_a_ratio_is_taken_within_each_pair(module):
     }
 
 
+def test_rows_of_another_machine_are_named(module):
+    rows = [{"row": "a", "hardware": "X"}, {"row": "b", "hardware": "Y"}, {"row": "c", "hardware": "X"}]
+    assert module("run").machines(rows) == "b on Y; all others on X"
+    assert module("run").machines(rows[:1]) == "X"
+
+
 def test_table_shows_what_each_side_measures(module):
     pairs = module("pairs")
     figures = [
