@@ -55,8 +55,8 @@ EXPERIMENTS = (
 )
 TASKS: list[Row] = [
     *((name, f"experiment={name}", (0,)) for name in EXPERIMENTS),
-    ("wnut17, causal", "experiment=wnut17 model.attention=causal", (0,)),
-    ("bc5cdr, causal", "experiment=bc5cdr model.attention=causal", (0,)),
+    ("wnut17, bidirectional", "experiment=wnut17 model.attention=bidirectional", (0,)),
+    ("bc5cdr, bidirectional", "experiment=bc5cdr model.attention=bidirectional", (0,)),
 ]
 METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity")
 METRICS += ("word_perplexity", "pearson", "spearman", "rmse")
