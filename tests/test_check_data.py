@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from permafrost.check import check_data, report_lines
+from permafrost.cli import app
 from permafrost.config import DataSettings, read_data_settings
 from permafrost.data.card import drawn_lines, token_figures
-from permafrost.data.problems import CODES
+from permafrost.data.problems import CODES, LEAKS_ALLOWED
+from permafrost.errors import ConfigError
 from permafrost.tasks.binding import kind_of
 from permafrost.tasks.declared import declared_roles
 from tests.planted import (
@@ -33,7 +36,9 @@ from tests.planted import (
     TARGETS,
     WHOLE,
     Fault,
+    as_csv,
     as_parquet,
+    labelled,
     texts,
 )
 from tests.runs.conftest import CONF, ROOT, compose_config
@@ -46,13 +51,13 @@ def settings_of(task: str) -> DataSettings:
     return read_data_settings(compose_config("data=files", f"task={task}", "data.train=train.csv"))
 
 
-def checked(directory: Path, task: str, files: dict[str, str | bytes], train: str | None = None, **data):
+def checked(directory: Path, task: str | DataSettings, files: dict[str, str | bytes], train: str | None = None, **data):
     """The card, all problems as check-data writes them down, and the log."""
     for name, content in files.items():
         (directory / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     paths = {name: str(next(directory.glob(f"{name}.*"), directory / name)) for name in SPLITS}
     paths["train"] = str(directory / train) if train else paths["train"]
-    asked = settings_of(task)
+    asked = settings_of(task) if isinstance(task, str) else task
     section = asked.data.model_copy(update=paths | {"cache_dir": str(directory / "cache")} | data)
     card, log = check_data(asked.model_copy(update={"data": section}), directory / "problems.jsonl")
     lines = (directory / "problems.jsonl").read_text("utf-8").splitlines()
@@ -160,6 +165,25 @@ def test_allowed_leaks_are_said_in_the_card(tmp_path):
     assert any("data.allow_leaks=true" in line for line in report_lines(card, log, tmp_path))
 
 
+def test_the_screen_has_what_was_decided_and_each_step_in_its_order(tmp_path):
+    rows = [*labelled(12), ("<b>so</b>  it is", "warm"), (texts(1)[0], "warm"), (" ", "warm"), ("three words here", "")]
+    asked = settings_of("classification")
+    missing = asked.cleaning.missing.model_copy(update={"text": "constant", "label": "most_frequent", "constant": "-"})
+    steps = {"whitespace": True, "html": True, "duplicates": "exact", "missing": missing}
+    asked = asked.model_copy(update={"cleaning": asked.cleaning.model_copy(update=steps)})
+    card, _, log = checked(tmp_path, asked, WHOLE["classification"] | {"train.csv": as_csv(rows)})
+    assert log.errors == 0
+    assert list(card["cleaned"].items()) == [("html", 1), ("whitespace", 1)]
+    assert card["decided"] == [
+        "data.columns.text=text, found by its name",
+        "data.columns.label=label, found by its name",
+        "train: filled in '-' for 1 rows without text, the first at train.csv:16",
+        "train: filled in 'warm' for 1 rows without a label",
+        "cleaning.duplicates=exact: 1 copies left out of train",
+    ]
+    assert card["decided"] == list(report_lines(card, log, tmp_path))[:5]
+
+
 def test_the_card_by_hand(tmp_path):
     rows = [("sun sun sun", "warm"), ("ice", "cold"), ("Sun  sun sun", "warm"), ("снег", "cold")]
     files = {"train.csv": "text,label\n" + "".join(f"{text},{label}\n" for text, label in rows)}
@@ -219,6 +243,29 @@ def test_the_command_needs_no_torch_and_ends_with_3(tmp_path):
     assert done.returncode == 3
     assert "train.csv:14: 1 columns, but the header has 2" in done.stdout
     assert done.stdout.splitlines()[-1] == f"1 errors, 0 warnings; all of them: {tmp_path}/out.jsonl"
+
+
+def test_each_part_of_several_tasks_is_checked_by_itself(tmp_path):
+    for name, content in (WHOLE["classification"] | {"test.csv": HELD_OUT.replace("cold", "hot")}).items():
+        (tmp_path / name).write_text(str(content))
+    (tmp_path / "texts.txt").write_text("\n".join(texts(12)))
+    files = " ".join(f"data.{name}={tmp_path}/{name}.csv" for name in SPLITS)
+    held_out = f"data.validation={tmp_path}/texts.txt data.test={tmp_path}/texts.txt"
+    texts_too = f"task=language_modeling data=files data.train={tmp_path}/texts.txt {held_out}"
+    parts = f'task.parts={{days: "data=files {files}", more: "{texts_too}"}}'
+    where = ["--output", f"{tmp_path}/out.jsonl", "--allow-leaks"]
+    done = CliRunner().invoke(app, ["check-data", "task=multi", f"data.cache_dir={tmp_path}/cache", parts, *where])
+    assert done.exit_code == 3
+    lines = done.stdout.splitlines()
+    assert {"days", "more"} <= set(lines)
+    assert "E502" in (tmp_path / "out-days.jsonl").read_text()
+    assert "W304" in (tmp_path / "out-more.jsonl").read_text()
+    assert lines.count(LEAKS_ALLOWED) == 2
+
+
+def test_several_tasks_need_parts():
+    with pytest.raises(ConfigError, match="task=multi has no parts"):
+        CliRunner().invoke(app, ["check-data", "task=multi"], catch_exceptions=False)
 
 
 FUZZED = {

@@ -126,6 +126,22 @@ def with_parts(cfg: DictConfig, config_dir: Path) -> DictConfig:
     return OmegaConf.create({**cfg, "parts": parts}) if parts else cfg
 
 
+def configs_by_part(cfg: DictConfig, config_dir: Path) -> dict[str, DictConfig]:
+    """Of several tasks each one's configuration, as if it were trained alone; else this one, under the name "".
+
+    Raises:
+        ConfigError: as `with_parts`, or task=multi has none.
+    """
+    from omegaconf import OmegaConf
+
+    from permafrost.preflight import NO_PARTS, SEVERAL
+
+    if cfg.task.kind == SEVERAL and not cfg.task.parts:
+        raise ConfigError(NO_PARTS)
+    cfg = with_parts(cfg, config_dir)
+    return {name: OmegaConf.create({**cfg, **part}) for name, part in cfg.parts.items()} or {"": cfg}
+
+
 def composed_part(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfig:
     for override in overrides:
         if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):

@@ -41,6 +41,9 @@ def read_splits(
     splits = sources.split_rows(given_rows(data), roles, columns, plan, notes, rows_dir, policy, cleaner or None)
     splits = fill_missing(splits, missing, notes, rows_dir)
     splits, notes.findings = examine(splits, examination(settings, splits, near=near), notes.log, Path(data.cache_dir))
+    if notes.findings.dropped_duplicates:
+        dropped = f"{notes.findings.dropped_duplicates:,} copies left out of train"
+        notes.add(f"cleaning.duplicates={cleaning.duplicates}: {dropped}")
     return judged(splits, cleaning.wrong_labels, notes, rows_dir)
 
 
@@ -95,5 +98,13 @@ def examination(settings: Settings | DataSettings, splits: Mapping[str, StoredRo
 def card_of(rows: Mapping[str, StoredRows], notes: Notes, lengths: Mapping[str, np.ndarray], window: int) -> Card:
     """The data card of examined rows; `lengths` in tokens, of all or of the first of each split."""
     assert notes.findings is not None, "the rows have been examined"
-    quarantined = len(notes.quarantined)
-    return data_card(rows, notes.findings, notes.log, lengths, window, cleaned=notes.cleaned, quarantined=quarantined)
+    return data_card(
+        rows,
+        notes.findings,
+        notes.log,
+        lengths,
+        window,
+        decided=notes.lines,
+        cleaned=notes.cleaned,
+        quarantined=len(notes.quarantined),
+    )

@@ -95,8 +95,10 @@ def test_a_file_that_breaks_off_is_told_after_its_rows():
 
 
 def test_no_text_can_be_given_one():
-    rows, _ = read(given(text=" "), RowPolicy(missing_text="(none)"))
+    rows, notes = read(given(text=" "), RowPolicy(missing_text="(none)"))
     assert rows[3]["text"] == "(none)"
+    assert notes.lines[-1] == "train: filled in '(none)' for 1 rows without text, the first at f:3"
+    assert not notes.log.counts
 
 
 def splits_of(rows, directory, **policy):

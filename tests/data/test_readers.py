@@ -188,12 +188,12 @@ def test_a_row_that_cannot_be_read_is_given_whole(name, content, whole, tmp_path
 
 def test_no_line_of_two_files_that_do_not_fit_is_lost(tmp_path):
     given = parallel(tmp_path, "one\n\nthree\nfour\n", "eins\nzwei\n")
-    told = [{name: row[name] for name in ("source", "target", "text") if name in row} for row in given]
+    told = [{name: row[name] for name in ("source", "target") if name in row} for row in given]
     assert told == [
         {"source": "one", "target": "eins"},
         {"source": "", "target": "zwei"},
-        {"text": "three"},
-        {"text": "four"},
+        {"source": "three"},
+        {"source": "four"},
     ]
     assert ["fault" in row for row in given] == [False, True, True, True]
 

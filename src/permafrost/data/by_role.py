@@ -98,13 +98,14 @@ def _checked_rows(
 ) -> Iterator[Fields]:
     """Rows by role; those without text are left out, counted and said."""
     names: dict[str, Names] = {}
+    filled: list[str] = []  # places of rows that had no text
     bad, types, left_out, seen = ProblemLog(), defaultdict[str, dict[str, str]](dict), [], 0
     for seen, row in enumerate(rows, 1):  # noqa: B007 - it counts
         try:
             if is_faulty(row):
                 raise DataError(row[FAULT])
             names = names or _names_by_role(roles, columns, row, present or row, notes)
-            made = _made(row, names, policy, change)
+            made = _made(row, names, policy, change, filled)
             _note_type(row, names, types)
         except DataError as error:
             problem = with_excerpt(problem_of(error), row)
@@ -123,15 +124,20 @@ def _checked_rows(
             elif not bad.errors or policy.on_bad_rows == "quarantine":
                 yield made
     _judge(bad, seen, split, policy)
+    if filled:
+        first = f"the first at {filled[0]}"
+        notes.add(f"{split}: filled in {policy.missing_text!r} for {len(filled):,} rows without text, {first}")
     _tell(left_out, types, split, notes)
 
 
-def _made(row: Row, names: Mapping[str, Names], policy: RowPolicy, change: Change) -> Fields | None:
-    """By role and changed; None of a row that has no text, or none left."""
+def _made(row: Row, names: Mapping[str, Names], policy: RowPolicy, change: Change, filled: list[str]) -> Fields | None:
+    """By role and changed; None of a row that has no text, or none left. `filled` gets the place of one that was given
+    its text."""
     if not _has_text(row, names):
         if policy.missing_text is None:
             return None
         row = _with_text(row, names, policy.missing_text)
+        filled.append(row[WHERE])
     return change(_by_role(row, names, policy))
 
 

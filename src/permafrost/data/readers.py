@@ -169,20 +169,17 @@ def read_parallel(paths: Sequence[Path]) -> Iterator[Row]:
     sides = [text_lines(_existing(path)) for path in paths]
     for number, (source, target) in enumerate(itertools.zip_longest(*sides), 1):
         where = {"where": f"{paths[0].name}:{number}"}
-        if source is None or target is None:
-            short, long, line = (*paths, target) if source is None else (paths[1], paths[0], source)
-            found = f"there is no such line, and {long.name} goes on"
-            fix = "lines of one number belong together; look for one that was left out"
-            problem = Problem(code="E205", where=f"{short}:{number}", message=found, fix=fix)
-            yield where | {FAULT: problem, "text": line.shown.strip()}
-            continue
-        texts = {"source": source.shown.strip(), "target": target.shown.strip()}
-        problem = _problem_of_pair(paths, (source, target))
+        problem = _problem_of_pair(paths, (source, target), number)
+        texts = {name: line.shown.strip() for name, line in (("source", source), ("target", target)) if line}
         yield where | texts | ({FAULT: problem} if problem else {})
 
 
-def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line]) -> Problem | None:
-    for path, line in zip(paths, lines, strict=True):
+def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line | None], number: int) -> Problem | None:
+    for path, other, line in zip(paths, reversed(paths), lines, strict=True):
+        if line is None:
+            found = f"there is no such line, and {other.name} goes on"
+            fix = "lines of one number belong together; look for one that was left out"
+            return Problem(code="E205", where=f"{path}:{number}", message=found, fix=fix)
         if line.problem:
             return line.problem
         if not line.text.strip():
