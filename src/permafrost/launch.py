@@ -60,6 +60,8 @@ def run_program(main: Callable[[], Any], config_dir: Path) -> None:
 def check_arguments(config_dir: Path, arguments: Sequence[str]) -> None:
     """Nothing that names code, and no secret: before any file is composed, and anything written."""
     try:
+        if "--allow-leaks" in arguments:
+            raise ConfigError("--allow-leaks is an option of permafrost check-data; a run has data.allow_leaks=true")
         check_start(config_dir, arguments)
         for argument in arguments:
             check_no_secret(argument)

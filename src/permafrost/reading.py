@@ -55,6 +55,8 @@ def given_rows(data: DataSection) -> Mapping[str, Any]:
     if data.source == "mixture":
         return given_mixture(data)
     if data.source == "hub":
+        if data.hub.name is None:
+            raise ConfigError("data=hub needs a data set: data.hub.name=NAME, as on the hub, or a directory")
         hub_splits = {"train": data.hub.train, "validation": data.hub.validation, "test": data.hub.test}
         return sources.read_hub(str(data.hub.name), data.hub.subset, hub_splits)
     return {"train": sources.installed_docstrings(data.source, Path(data.cache_dir))}
