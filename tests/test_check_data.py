@@ -123,6 +123,27 @@ def test_the_screen_has_the_first_of_each_code_and_the_file_has_all(tmp_path):
     assert card["rows"]["train"] == 12  # the others were looked at all the same
 
 
+def test_half_a_character_beside_the_text_can_be_shown(tmp_path):
+    train = "\n".join([JSONL, '{"text": "", "label": "\\ud83d"}', '{"text": "words", "more": "\\ud83d"}'])
+    card, _, log = checked(tmp_path, "classification", WHOLE["classification"] | {"train.jsonl": train}, "train.jsonl")
+    lines = [line for line in report_lines(card, log, tmp_path) if "[" in line]
+    assert [line.partition("[")[2] for line in lines] == ["words | \\ud83d]", " | \\ud83d]"]
+    assert "\n".join(lines).encode()
+
+
+def test_texts_too_long_to_read_or_to_write(tmp_path):
+    long = [{"source": "sun " * 700, "target": "short"}, {"source": "short", "target": ["one", "ice " * 700]}]
+    train = "\n".join([PAIRS, *map(json.dumps, long)])
+    _, problems, _ = checked(tmp_path, "generation", WHOLE["generation"] | {"train.jsonl": train})
+    told = [(problem["where"], problem["message"].partition("tokens ")[2]) for problem in problems]
+    kept = settings_of("generation").task.decoding.max_new_tokens
+    assert told == [
+        ("train.jsonl:13", f"to read, and there is room for {512 - kept}"),
+        ("train.jsonl:14", f"to write, and there is room for {kept - 1}"),
+    ]
+    assert all(problem["code"] == "W401" and "task.decoding.max_new_tokens=" in problem["fix"] for problem in problems)
+
+
 def test_parallel_files_that_do_not_fit(tmp_path):
     for name, content in {"a.en": "one\ntwo\n\nfour\n", "a.de": "eins\nzwei\ndrei\n"}.items():
         (tmp_path / name).write_text(content)
@@ -299,6 +320,7 @@ def survives(name: str, content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         rest = {file: of for file, of in WHOLE.get(task, {}).items() if not file.startswith("train")}
         card, problems, log = checked(Path(directory), task, rest | {name: content}, name)
+        assert "\n".join(report_lines(card, log, Path(directory))).encode()
     assert card is not None or log.errors
     assert all(problem["code"] in CODES for problem in problems)
 
