@@ -146,20 +146,23 @@ def _columns(line: str) -> list[str]:
 
 def _sentence(words: list[tuple[Line, list[str]]], path: Path) -> Row:
     first, num_columns = words[0][0].number, len(words[0][1])
-    sentence = "\n".join(line.shown for line, _ in words)
     for line, columns in words:
         if line.problem:
-            return _faulty(line.problem, path, sentence)
+            return _faulty(line.problem, path, _shown(words))
         if len(columns) != num_columns:
             found = f"{len(columns)} columns, but the sentence began with {num_columns}"
             fix = "a sentence ends with a blank line, and every word has all columns"
             problem = Problem(
                 code="E201", where=f"{path}:{line.number}", message=found, fix=fix, text=line.text.strip()
             )
-            return _faulty(problem, path, sentence)
+            return _faulty(problem, path, _shown(words))
     values = zip(*(columns for _, columns in words), strict=True)
     named: Row = {str(index): list(column) for index, column in enumerate(values)}
     return named | {"where": f"{path.name}:{first}", "first_line": first}
+
+
+def _shown(words: list[tuple[Line, list[str]]]) -> str:
+    return "\n".join(line.shown for line, _ in words)
 
 
 def read_parallel(paths: Sequence[Path]) -> Iterator[Row]:
