@@ -91,7 +91,7 @@ def check(line: str) -> dict[str, Any]:
         waited = time.perf_counter() - start
         seconds = usage.ru_utime + usage.ru_stime
         counts = Counter(json.loads(one)["code"] for one in problems.read_text("utf-8").splitlines())
-    rows = [line for line in told.splitlines() if line.startswith(("train:", "validation:", "test:"))]
+    rows = re.findall(r"^(?:train|validation|test): ([\d,]+) rows", told, re.MULTILINE)
     print(f"{line}: {seconds:.1f} s, {dict(counts)}")
     return {
         "command": f"permafrost check-data {line.format(shared='../shared/data')}",
@@ -99,7 +99,7 @@ def check(line: str) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "waited": round(waited, 2),
         "peak_memory_mb": round(int(re.findall(r"VmHWM:\s+(\d+)", told)[0]) / 1024, 1),
-        "rows": [int(row.split()[1].replace(",", "")) for row in rows],
+        "rows": [int(count.replace(",", "")) for count in rows],
         "problems": dict(sorted(counts.items())),
     }
 

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from permafrost.check import check_data, report_lines
+from permafrost.cli import app
 from permafrost.config import DataSettings, read_data_settings
 from permafrost.data.card import drawn_lines, token_figures
-from permafrost.data.problems import CODES
+from permafrost.data.problems import CODES, LEAKS_ALLOWED
+from permafrost.errors import ConfigError
 from permafrost.tasks.binding import kind_of
 from permafrost.tasks.declared import declared_roles
 from tests.planted import (
@@ -33,7 +36,9 @@ from tests.planted import (
     TARGETS,
     WHOLE,
     Fault,
+    as_csv,
     as_parquet,
+    labelled,
     texts,
 )
 from tests.runs.conftest import CONF, ROOT, compose_config
@@ -46,13 +51,13 @@ def settings_of(task: str) -> DataSettings:
     return read_data_settings(compose_config("data=files", f"task={task}", "data.train=train.csv"))
 
 
-def checked(directory: Path, task: str, files: dict[str, str | bytes], train: str | None = None, **data):
+def checked(directory: Path, task: str | DataSettings, files: dict[str, str | bytes], train: str | None = None, **data):
     """The card, all problems as check-data writes them down, and the log."""
     for name, content in files.items():
         (directory / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     paths = {name: str(next(directory.glob(f"{name}.*"), directory / name)) for name in SPLITS}
     paths["train"] = str(directory / train) if train else paths["train"]
-    asked = settings_of(task)
+    asked = settings_of(task) if isinstance(task, str) else task
     section = asked.data.model_copy(update=paths | {"cache_dir": str(directory / "cache")} | data)
     card, log = check_data(asked.model_copy(update={"data": section}), directory / "problems.jsonl")
     lines = (directory / "problems.jsonl").read_text("utf-8").splitlines()
@@ -92,7 +97,7 @@ def test_24_to_31_a_planted_fault_is_told_with_its_place_and_its_fix(fault, tmp_
     assert len(found) == 1, problems
     assert found[0]["where"].endswith(fault.place)
     assert bool(found[0]["where"]) == bool(fault.place)
-    assert fault.fix in found[0]["fix"] or fault.fix in found[0]["message"]
+    assert fault.fix in found[0]["fix"]
     if fault.place and fault.code not in ("E101", "E102", "E103"):  # which are of no row
         assert found[0]["excerpt"].strip()
     if fault.code.startswith("E"):
@@ -116,6 +121,27 @@ def test_the_screen_has_the_first_of_each_code_and_the_file_has_all(tmp_path):
     assert sum("no label in column" in line for line in lines) == 20
     assert "  and 10 more" in lines
     assert card["rows"]["train"] == 12  # the others were looked at all the same
+
+
+def test_half_a_character_beside_the_text_can_be_shown(tmp_path):
+    train = "\n".join([JSONL, '{"text": "", "label": "\\ud83d"}', '{"text": "words", "more": "\\ud83d"}'])
+    card, _, log = checked(tmp_path, "classification", WHOLE["classification"] | {"train.jsonl": train}, "train.jsonl")
+    lines = [line for line in report_lines(card, log, tmp_path) if "[" in line]
+    assert [line.partition("[")[2] for line in lines] == ["words | \\ud83d]", " | \\ud83d]"]
+    assert "\n".join(lines).encode()
+
+
+def test_texts_too_long_to_read_or_to_write(tmp_path):
+    long = [{"source": "sun " * 700, "target": "short"}, {"source": "short", "target": ["one", "ice " * 700]}]
+    train = "\n".join([PAIRS, *map(json.dumps, long)])
+    _, problems, _ = checked(tmp_path, "generation", WHOLE["generation"] | {"train.jsonl": train})
+    told = [(problem["where"], problem["message"].partition("tokens ")[2]) for problem in problems]
+    kept = settings_of("generation").task.decoding.max_new_tokens
+    assert told == [
+        ("train.jsonl:13", f"to read, and there is room for {512 - kept}"),
+        ("train.jsonl:14", f"to write, and there is room for {kept - 1}"),
+    ]
+    assert all(problem["code"] == "W401" and "task.decoding.max_new_tokens=" in problem["fix"] for problem in problems)
 
 
 def test_parallel_files_that_do_not_fit(tmp_path):
@@ -158,6 +184,25 @@ def test_allowed_leaks_are_said_in_the_card(tmp_path):
     assert card["rows"]["train"] == 13
     assert card["leaks"] == {"exact": 1, "near": 0, "removed": 0}
     assert any("data.allow_leaks=true" in line for line in report_lines(card, log, tmp_path))
+
+
+def test_the_screen_has_what_was_decided_and_each_step_in_its_order(tmp_path):
+    rows = [*labelled(12), ("<b>so</b>  it is", "warm"), (texts(1)[0], "warm"), (" ", "warm"), ("three words here", "")]
+    asked = settings_of("classification")
+    missing = asked.cleaning.missing.model_copy(update={"text": "constant", "label": "most_frequent", "constant": "-"})
+    steps = {"whitespace": True, "html": True, "duplicates": "exact", "missing": missing}
+    asked = asked.model_copy(update={"cleaning": asked.cleaning.model_copy(update=steps)})
+    card, _, log = checked(tmp_path, asked, WHOLE["classification"] | {"train.csv": as_csv(rows)})
+    assert log.errors == 0
+    assert list(card["cleaned"].items()) == [("html", 1), ("whitespace", 1)]
+    assert card["decided"] == [
+        "data.columns.text=text, found by its name",
+        "data.columns.label=label, found by its name",
+        "train: filled in '-' for 1 rows without text, the first at train.csv:16",
+        "train: filled in 'warm' for 1 rows without a label",
+        "cleaning.duplicates=exact: 1 copies left out of train",
+    ]
+    assert card["decided"] == list(report_lines(card, log, tmp_path))[:5]
 
 
 def test_the_card_by_hand(tmp_path):
@@ -221,6 +266,29 @@ def test_the_command_needs_no_torch_and_ends_with_3(tmp_path):
     assert done.stdout.splitlines()[-1] == f"1 errors, 0 warnings; all of them: {tmp_path}/out.jsonl"
 
 
+def test_each_part_of_several_tasks_is_checked_by_itself(tmp_path):
+    for name, content in (WHOLE["classification"] | {"test.csv": HELD_OUT.replace("cold", "hot")}).items():
+        (tmp_path / name).write_text(str(content))
+    (tmp_path / "texts.txt").write_text("\n".join(texts(12)))
+    files = " ".join(f"data.{name}={tmp_path}/{name}.csv" for name in SPLITS)
+    held_out = f"data.validation={tmp_path}/texts.txt data.test={tmp_path}/texts.txt"
+    texts_too = f"task=language_modeling data=files data.train={tmp_path}/texts.txt {held_out}"
+    parts = f'task.parts={{days: "data=files {files}", more: "{texts_too}"}}'
+    where = ["--output", f"{tmp_path}/out.jsonl", "--allow-leaks"]
+    done = CliRunner().invoke(app, ["check-data", "task=multi", f"data.cache_dir={tmp_path}/cache", parts, *where])
+    assert done.exit_code == 3
+    lines = done.stdout.splitlines()
+    assert {"days", "more"} <= set(lines)
+    assert "E502" in (tmp_path / "out-days.jsonl").read_text()
+    assert "W304" in (tmp_path / "out-more.jsonl").read_text()
+    assert lines.count(LEAKS_ALLOWED) == 2
+
+
+def test_several_tasks_need_parts():
+    with pytest.raises(ConfigError, match="task=multi has no parts"):
+        CliRunner().invoke(app, ["check-data", "task=multi"], catch_exceptions=False)
+
+
 FUZZED = {
     "train.csv": ("classification", CSV.encode()),
     "train.tsv": ("classification", CSV.replace(",", "\t").encode()),
@@ -252,6 +320,7 @@ def survives(name: str, content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         rest = {file: of for file, of in WHOLE.get(task, {}).items() if not file.startswith("train")}
         card, problems, log = checked(Path(directory), task, rest | {name: content}, name)
+        assert "\n".join(report_lines(card, log, Path(directory))).encode()
     assert card is not None or log.errors
     assert all(problem["code"] in CODES for problem in problems)
 

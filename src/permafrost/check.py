@@ -46,7 +46,8 @@ def examined(settings: DataSettings, notes: Notes) -> Card:
     tokenizer, window = tokenizer_and_window(settings.model)
     window = min(settings.data.max_length or window, window)
     lengths = {name: token_lengths(of_split, tokenizer) for name, of_split in rows.items()}
-    for problem in long_rows(rows, lengths, window):
+    max_new_tokens = settings.task.decoding.max_new_tokens
+    for problem in (*long_rows(rows, lengths, window), *long_pairs(rows, tokenizer, window, max_new_tokens)):
         notes.log.add(problem)
     return card_of(rows, notes, lengths, window)
 
@@ -97,6 +98,23 @@ def long_rows(splits: Mapping[str, StoredRows], lengths: Mapping[str, np.ndarray
                 message = f"{count:,} tokens, and the model reads {window - 1:,} of a row"
                 fix = "head=windows data.max_windows=8"
                 yield Problem(code="W401", where=row[WHERE], message=message, fix=fix, text=asked_text(row))
+
+
+def long_pairs(splits: Mapping[str, StoredRows], tokenizer: Any, window: int, max_new_tokens: int) -> Iterator[Problem]:
+    """Of tasks that write: what is read shares the window with what is written, and with a template's words."""
+    limits = {"source": window - max_new_tokens, "references": max_new_tokens - 1}
+    verbs = {"source": "to read", "references": "to write"}
+    fix = f"task.decoding.max_new_tokens={max_new_tokens} are kept for what is written: set it, or shorten the text"
+    for rows in splits.values():
+        for part in rows.slices() if "references" in rows.column_names else ():
+            sources, references = part["source"].to_pylist(), part["references"].to_pylist()
+            longest = [max(texts, key=len) for texts in references]
+            for name, texts in (("source", sources), ("references", longest)):
+                encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+                for row in [row for row, one in enumerate(encoded) if len(one.ids) > limits[name]]:
+                    message = f"{len(encoded[row].ids):,} tokens {verbs[name]}, and there is room for {limits[name]:,}"
+                    where = part[WHERE][row].as_py()
+                    yield Problem(code="W401", where=where, message=message, fix=fix, text=texts[row])
 
 
 def report_lines(card: Card | None, log: ProblemLog, output: Path) -> Iterator[str]:

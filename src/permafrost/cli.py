@@ -214,14 +214,18 @@ def check_data(
     """Say what is wrong with the data of a run, and what they are, before there is a model. Ends with 3 on errors."""
     from permafrost.check import check_data, report_lines
     from permafrost.config import read_data_settings
-    from permafrost.launch import CONFIG_DIR, compose_or_explain
+    from permafrost.launch import CONFIG_DIR, compose_or_explain, configs_by_part
 
-    allowed = ["data.allow_leaks=true"] if allow_leaks else []
-    settings = read_data_settings(compose_or_explain([*(overrides or []), *allowed], CONFIG_DIR))
-    card, log = check_data(settings, output)
-    for line in report_lines(card, log, output):
-        print(line)
-    if log.errors:
+    errors = 0
+    for part, cfg in configs_by_part(compose_or_explain(overrides or [], CONFIG_DIR), CONFIG_DIR).items():
+        if allow_leaks:
+            cfg.data.allow_leaks = True
+        path = output.with_stem(f"{output.stem}-{part}") if part else output
+        card, log = check_data(read_data_settings(cfg), path)
+        for line in [part] * bool(part) + list(report_lines(card, log, path)):
+            print(line)
+        errors += log.errors
+    if errors:
         raise SystemExit(DataError.exit_code)
 
 

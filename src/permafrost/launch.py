@@ -60,6 +60,8 @@ def run_program(main: Callable[[], Any], config_dir: Path) -> None:
 def check_arguments(config_dir: Path, arguments: Sequence[str]) -> None:
     """Nothing that names code, and no secret: before any file is composed, and anything written."""
     try:
+        if "--allow-leaks" in arguments:
+            raise ConfigError("--allow-leaks is an option of permafrost check-data; a run has data.allow_leaks=true")
         check_start(config_dir, arguments)
         for argument in arguments:
             check_no_secret(argument)
@@ -124,6 +126,22 @@ def with_parts(cfg: DictConfig, config_dir: Path) -> DictConfig:
         part.data.cache_dir = cfg.data.cache_dir
         parts[name] = {key: part[key] for key in OF_A_PART}
     return OmegaConf.create({**cfg, "parts": parts}) if parts else cfg
+
+
+def configs_by_part(cfg: DictConfig, config_dir: Path) -> dict[str, DictConfig]:
+    """Of several tasks each one's configuration, as if it were trained alone; else this one, under the name "".
+
+    Raises:
+        ConfigError: as `with_parts`, or task=multi has none.
+    """
+    from omegaconf import OmegaConf
+
+    from permafrost.preflight import NO_PARTS, SEVERAL
+
+    if cfg.task.kind == SEVERAL and not cfg.task.parts:
+        raise ConfigError(NO_PARTS)
+    cfg = with_parts(cfg, config_dir)
+    return {name: OmegaConf.create({**cfg, **part}) for name, part in cfg.parts.items()} or {"": cfg}
 
 
 def composed_part(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfig:

@@ -8,6 +8,10 @@ from permafrost.config import Settings, check_agreement, check_monitor
 from permafrost.errors import ConfigError, ResourceError
 
 SEVERAL = "multi"  # in place of a task's kind
+NO_PARTS = (
+    "task=multi has no parts; give each task a name and what you would type for it alone: "
+    """'task.parts={films: "experiment=sst5", names: "experiment=wnut17"}'"""
+)
 
 
 def preflight(settings: Settings, *, in_sweep: bool) -> None:
@@ -33,10 +37,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
             "trainer.requeue=true: the job that SLURM starts again runs the same command; give resume=auto"
         )
     if settings.task.kind == SEVERAL and not settings.parts:
-        raise ConfigError(
-            "task=multi has no parts; give each task a name and what you would type for it alone: "
-            """'task.parts={films: "experiment=sst5", names: "experiment=wnut17"}'"""
-        )
+        raise ConfigError(NO_PARTS)
     if settings.parts and settings.task.kind != SEVERAL:
         raise ConfigError(f"task.parts: only task=multi has parts; this is task={settings.task.name}")
     if settings.parts and settings.model.tokenizer == "train":

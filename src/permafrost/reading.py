@@ -41,6 +41,9 @@ def read_splits(
     splits = sources.split_rows(given_rows(data), roles, columns, plan, notes, rows_dir, policy, cleaner or None)
     splits = fill_missing(splits, missing, notes, rows_dir)
     splits, notes.findings = examine(splits, examination(settings, splits, near=near), notes.log, Path(data.cache_dir))
+    if notes.findings.dropped_duplicates:
+        dropped = f"{notes.findings.dropped_duplicates:,} copies left out of train"
+        notes.add(f"cleaning.duplicates={cleaning.duplicates}: {dropped}")
     return judged(splits, cleaning.wrong_labels, notes, rows_dir)
 
 
@@ -52,6 +55,8 @@ def given_rows(data: DataSection) -> Mapping[str, Any]:
     if data.source == "mixture":
         return given_mixture(data)
     if data.source == "hub":
+        if data.hub.name is None:
+            raise ConfigError("data=hub needs a data set: data.hub.name=NAME, as on the hub, or a directory")
         hub_splits = {"train": data.hub.train, "validation": data.hub.validation, "test": data.hub.test}
         return sources.read_hub(str(data.hub.name), data.hub.subset, hub_splits)
     return {"train": sources.installed_docstrings(data.source, Path(data.cache_dir))}
@@ -95,5 +100,13 @@ def examination(settings: Settings | DataSettings, splits: Mapping[str, StoredRo
 def card_of(rows: Mapping[str, StoredRows], notes: Notes, lengths: Mapping[str, np.ndarray], window: int) -> Card:
     """The data card of examined rows; `lengths` in tokens, of all or of the first of each split."""
     assert notes.findings is not None, "the rows have been examined"
-    quarantined = len(notes.quarantined)
-    return data_card(rows, notes.findings, notes.log, lengths, window, cleaned=notes.cleaned, quarantined=quarantined)
+    return data_card(
+        rows,
+        notes.findings,
+        notes.log,
+        lengths,
+        window,
+        decided=notes.lines,
+        cleaned=notes.cleaned,
+        quarantined=len(notes.quarantined),
+    )

@@ -66,6 +66,21 @@ def test_a_missing_column_ends_the_run_whatever_the_policy(policy):
         read([{"txt": "x", "label": "a", "where": "f:0"}], policy)
 
 
+def test_a_first_row_that_lacks_a_column_is_one_bad_row():
+    rows = [{"text": "text 0", "where": "f:0"}, *given()[1:]]
+    with pytest.raises(DataError, match=r"f:0: no label in column 'label'") as raised:
+        read(rows)
+    assert "\n" not in str(raised.value)
+    assert len(read(rows, RowPolicy(on_bad_rows="quarantine", max_bad_fraction=0.1))[0]) == 9
+
+
+def test_columns_of_later_rows_choose_nothing_that_the_first_has():
+    rows = [*given(), {"sentence1": "a", "sentence2": "b", "label": "a", "where": "f:10"}]
+    made, notes = read(rows)
+    assert "text_pair" not in made[0]
+    assert "data.columns.text=text, found by its name" in notes.lines
+
+
 def test_a_file_that_breaks_off_is_told_after_its_rows():
     def breaks_off():
         yield from given(label="")
@@ -80,8 +95,10 @@ def test_a_file_that_breaks_off_is_told_after_its_rows():
 
 
 def test_no_text_can_be_given_one():
-    rows, _ = read(given(text=" "), RowPolicy(missing_text="(none)"))
+    rows, notes = read(given(text=" "), RowPolicy(missing_text="(none)"))
     assert rows[3]["text"] == "(none)"
+    assert notes.lines[-1] == "train: filled in '(none)' for 1 rows without text, the first at f:3"
+    assert not notes.log.counts
 
 
 def splits_of(rows, directory, **policy):

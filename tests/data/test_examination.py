@@ -47,12 +47,15 @@ def test_leaks_can_be_allowed(look):
     assert len(left) == 4
     assert findings.leaks == {"exact": 1, "near": 1, "removed": 0}
     assert findings.allow_leaks
-    assert "data.allow_leaks keeps it in train" in str(log.first["W304"][0])
+    for code in ("W304", "W305"):
+        assert log.first[code][0].fix == "data.allow_leaks keeps it in train"
 
 
 def test_copies_in_train_are_dropped_if_that_is_wanted(look):
     assert look(duplicates="exact")[0] == ["train:1", "train:2"]
     assert look(duplicates="exact")[1].dropped_duplicates == 1
+    assert look(duplicates="exact")[2].first["W302"][0].fix == "it is left out of train"
+    assert look()[2].first["W302"][0].fix == "cleaning.duplicates=exact drops it"
     assert look()[1].copies["train"] == {"exact": 1, "near": 0}
 
 
@@ -63,9 +66,10 @@ def test_32_contradictions_are_told(look):
 
 
 def test_texts_of_a_language_model_keep_what_they_repeat(look):
-    left, findings, _ = look(columns=())
+    left, findings, log = look(columns=())
     assert len(left) == 4
     assert findings.leaks["removed"] == 0
+    assert log.first["W304"][0].fix == "language modelling keeps it in train"
 
 
 def test_near_copies_are_looked_for_once(look, monkeypatch):

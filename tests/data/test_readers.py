@@ -36,11 +36,28 @@ def test_every_text_format_gives_the_same_rows(name, tmp_path):
     assert rows[0]["where"] == f"rows.{name}:{FIRST_LINE[suffix]}"
 
 
-def test_parquet_gives_the_same_rows(tmp_path):
-    parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
-    rows = read_rows(tmp_path / "rows.parquet")
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.parquet.gz"])
+def test_parquet_gives_the_same_rows(name, tmp_path):
+    path = tmp_path / name
+    parquet.write_table(pa.Table.from_pylist(ROWS), path)
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    rows = read_rows(path)
     assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
-    assert rows[2]["where"] == "rows.parquet:3"
+    assert rows[2]["where"] == f"{name}:3"
+
+
+def test_half_a_gzipped_parquet_file_is_told(tmp_path):
+    parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    half = gzip.compress((tmp_path / "rows.parquet").read_bytes())[:100]
+    (tmp_path / "rows.parquet.gz").write_bytes(half)
+    with pytest.raises(DataError, match=r"rows.parquet.gz: not a complete gzip file"):
+        read_rows(tmp_path / "rows.parquet.gz")
+
+
+def test_a_directory_is_no_file(tmp_path):
+    with pytest.raises(DataError, match=r": a directory, not a file; give the path of a file in it"):
+        read_rows(tmp_path)
 
 
 def test_txt_is_a_text_a_line(tmp_path):
@@ -138,7 +155,7 @@ def test_parallel_files_are_pairs_of_lines(tmp_path):
         (
             "one\ntwo\n",
             "eins\n",
-            "t.de:2: the file ends here, and t.en goes on; "
+            "t.de:2: there is no such line, and t.en goes on; "
             "lines of one number belong together; look for one that was left out",
         ),
     ],
@@ -146,6 +163,39 @@ def test_parallel_files_are_pairs_of_lines(tmp_path):
 def test_parallel_files_that_do_not_fit_are_told_where(source, target, message, tmp_path):
     faults = [str(row["fault"]) for row in parallel(tmp_path, source, target) if "fault" in row]
     assert faults == [f"{tmp_path}/{message}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "whole"),
+    [
+        ("a.jsonl", b'{"text": "a long text that comes before the fault", "label": "a",}\n', None),
+        ("a.jsonl", b'{"text": "caf\xe9", "label": "a"}\n', '{"text": "caf\u00e9", "label": "a"}'),
+        ("a.jsonl", b"[" * 2_000 + b"\n", None),
+        ("a.json", b'[["text", null]]', '["text", null]'),
+        ("a.csv", b'text,label\n"one\ncaf\xe9\nthree",a\n', '"one\ncaf\u00e9\nthree",a'),
+        ("a.csv", b'text,label\n"one\ntwo",a,b\n', '"one\ntwo",a,b'),
+        ("a.conll", b"A\tB-X\nB\nC\tO\n", "A\tB-X\nB\nC\tO"),
+        ("a.conll", b"A\tB-X\ncaf\xe9\tO\n", "A\tB-X\ncaf\u00e9\tO"),
+        ("a.txt", b"caf\xe9 au lait\n", "caf\u00e9 au lait"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_given_whole(name, content, whole, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    (row,) = read_rows(tmp_path / name)
+    assert row["text"] == (whole or content.decode().strip())
+    assert "fault" in row
+
+
+def test_no_line_of_two_files_that_do_not_fit_is_lost(tmp_path):
+    given = parallel(tmp_path, "one\n\nthree\nfour\n", "eins\nzwei\n")
+    told = [{name: row[name] for name in ("source", "target") if name in row} for row in given]
+    assert told == [
+        {"source": "one", "target": "eins"},
+        {"source": "", "target": "zwei"},
+        {"source": "three"},
+        {"source": "four"},
+    ]
+    assert ["fault" in row for row in given] == [False, True, True, True]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FAULTS, ids=[f"{n}-{m[:20]}" for n, _, m in FAULTS])

@@ -2,7 +2,16 @@
 
 import pytest
 
-from permafrost.data.roles import as_text, columns_of, place_of, read_labels, read_tagged, read_turns, to_bio
+from permafrost.data.roles import (
+    as_text,
+    columns_of,
+    place_of,
+    read_label,
+    read_labels,
+    read_tagged,
+    read_turns,
+    to_bio,
+)
 from permafrost.data.sources import Notes, rows_by_role
 from permafrost.errors import DataError
 
@@ -39,6 +48,7 @@ def test_bio_of_iob1_is_what_seqeval_reads_in_both():
         (["one.", "two."], "one. two."),
         ([["a", "r", "b"], ["c", "s", "d"]], "a | r | b; c | s | d"),
         (None, ""),
+        (float("nan"), ""),  # as tables write it
     ],
 )
 def test_lists_become_texts(value, expected):
@@ -50,9 +60,26 @@ def test_labels_of_a_row_are_a_sorted_set(value):
     assert read_labels(AT | {"x": value}, ["x"]) == {"labels": ["a", "b"]}
 
 
-@pytest.mark.parametrize("value", [[], "", None])
+@pytest.mark.parametrize("value", [[], "", None, float("nan")])
 def test_no_label_of_several_is_no_fault(value):
     assert read_labels(AT | {"x": value}, ["x"]) == {"labels": []}
+
+
+def test_a_label_may_be_the_number_zero():
+    assert read_labels(AT | {"x": 0}, ["x"]) == {"labels": ["0"]}
+    assert read_label(AT | {"x": 0}, ["x"]) == {"label": "0"}
+
+
+@pytest.mark.parametrize("value", [["a", "b"], ["a"], {"name": "a"}])
+def test_one_label_is_no_list(value):
+    with pytest.raises(DataError, match=r"f.jsonl:3: no single label in column 'x'.*task=multi_label"):
+        read_label(AT | {"x": value}, ["x"])
+
+
+@pytest.mark.parametrize("value", [None, " ", [], float("nan")])
+def test_no_label_is_told(value):
+    with pytest.raises(DataError, match=r"f.jsonl:3: no label in column 'x'"):
+        read_label(AT | {"x": value}, ["x"])
 
 
 def test_turns_are_texts_or_objects():

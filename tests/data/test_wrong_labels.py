@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -48,10 +49,13 @@ def test_they_are_told_and_kept(splits, tmp_path):
     assert notes.log.counts["W404"] == 10
     assert notes.log.first["W404"][0].where == f"f:{np.flatnonzero(planted()[2])[0]}"
     assert notes.row_quality is None
+    assert "cleaning.wrong_labels=drop leaves such rows out" in notes.log.first["W404"][0].fix
 
 
 def test_they_are_dropped(splits, tmp_path):
-    left = judged(splits, "drop", Notes(), tmp_path)["train"]
+    notes = Notes()
+    left = judged(splits, "drop", notes, tmp_path)["train"]
+    assert notes.log.first["W404"][0].fix == "it is left out of train"
     assert left.num_rows == 190
     assert set(left["where"].to_pylist()) == {f"f:{row}" for row in np.flatnonzero(~planted()[2])}
 
@@ -61,6 +65,7 @@ def test_they_weigh_less(splits, tmp_path):
     judged(splits, "weigh", notes, tmp_path)
     assert (notes.row_quality[~planted()[2]] == 1).all()
     assert (notes.row_quality[planted()[2]] < 0.5).all()
+    assert re.fullmatch(r"it weighs 0\.\d\d of a row", notes.log.first["W404"][0].fix)
 
 
 def test_rows_without_one_label_each_are_refused(tmp_path):
@@ -70,7 +75,7 @@ def test_rows_without_one_label_each_are_refused(tmp_path):
 
 
 def test_a_class_of_one_row_is_refused():
-    with pytest.raises(ConfigError, match="two rows of each label"):
+    with pytest.raises(ConfigError, match="two rows of each label at least, and 'y' has one"):
         label_quality(["a b", "a c", "b c"], ["x", "x", "y"])
 
 

@@ -49,6 +49,7 @@ CONFIG_FAULTS = [
     (["+optimizer.lrr=1"], "unknown key optimizer.lrr; did you mean 'lr'"),
     (["+sed=1"], "unknown key sed; did you mean 'seed'"),
     (["data=mixture", "data.mixture={a: {train: a.csv, wieght: 1}}"], "mixture.a.wieght; did you mean 'weight'"),
+    (["data=hub"], "data.hub.name=NAME"),
     (["seed=1.5"], "seed=1.5"),
     (["trainer.max_epochs=0"], "greater than or equal to 1"),
     (["optimizer.lr=abc"], "optimizer.lr='abc': expected float"),
@@ -130,6 +131,7 @@ COMMANDS = [
     (["optimizer=adamW"], 2, "did you mean 'adamw'?"),
     (["trainer.max_epoch=5"], 2, "did you mean 'max_epochs'?"),
     (["optimzer=adam"], 2, "did you mean 'optimizer'?"),
+    (["--allow-leaks"], 2, "a run has data.allow_leaks=true"),
     (["experiment=pretrain_min"], 2, "did you mean 'pretrain_mini'?"),
 ]
 

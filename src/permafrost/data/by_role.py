@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Rows = Iterable[Row]
 Change = Callable[[Fields], Fields | None]  # None leaves the row out
 MISSING_NUMBERS = {"", "nan", "none", "null", "na", "n/a"}
+PEEKED = 100  # rows, to see which columns there are
 WHOLE_FILE = {"E101", "E102", "E103", "E301"}  # no row of it can be used
 
 
@@ -68,14 +69,26 @@ def rows_by_role(
     Raises:
         DataError: what is wrong with the rows, the first of each kind with their places.
     """
-    checked = _checked_rows(rows, roles, columns, split, notes, policy or RowPolicy(), change or dict)
+    rows, present = _with_columns(rows)
+    checked = _checked_rows(rows, present, roles, columns, split, notes, policy or RowPolicy(), change or dict)
     while part := list(itertools.islice(checked, SLICE_ROWS)):
         fields = {name: kind for role in roles for name, kind in ROLES[role].fields.items() if name in part[0]}
         yield pa.Table.from_pylist(part, pa.schema({WHERE: pa.string()} | fields))
 
 
+def _with_columns(rows: Rows) -> tuple[Rows, Row]:
+    """The rows, and one that has every column of the first PEEKED: an object may leave out what it has no value for."""
+    of_file = _until_damaged(rows)
+    first = list(itertools.islice(of_file, PEEKED))
+    present: Fields = {}
+    for row in first:
+        present |= {} if is_faulty(row) else {name: value for name, value in row.items() if name not in present}
+    return itertools.chain(first, of_file), present
+
+
 def _checked_rows(
     rows: Rows,
+    present: Row,
     roles: Sequence[str],
     columns: Mapping[str, Any],
     split: str,
@@ -85,13 +98,14 @@ def _checked_rows(
 ) -> Iterator[Fields]:
     """Rows by role; those without text are left out, counted and said."""
     names: dict[str, Names] = {}
+    filled: list[str] = []  # places of rows that had no text
     bad, types, left_out, seen = ProblemLog(), defaultdict[str, dict[str, str]](dict), [], 0
-    for seen, row in enumerate(_until_damaged(rows), 1):  # noqa: B007 - it counts
+    for seen, row in enumerate(rows, 1):  # noqa: B007 - it counts
         try:
             if is_faulty(row):
                 raise DataError(row[FAULT])
-            names = names or _names_by_role(roles, columns, row, notes)
-            made = _made(row, names, policy, change)
+            names = names or _names_by_role(roles, columns, row, present or row, notes)
+            made = _made(row, names, policy, change, filled)
             _note_type(row, names, types)
         except DataError as error:
             problem = with_excerpt(problem_of(error), row)
@@ -110,15 +124,20 @@ def _checked_rows(
             elif not bad.errors or policy.on_bad_rows == "quarantine":
                 yield made
     _judge(bad, seen, split, policy)
+    if filled:
+        first = f"the first at {filled[0]}"
+        notes.add(f"{split}: filled in {policy.missing_text!r} for {len(filled):,} rows without text, {first}")
     _tell(left_out, types, split, notes)
 
 
-def _made(row: Row, names: Mapping[str, Names], policy: RowPolicy, change: Change) -> Fields | None:
-    """By role and changed; None of a row that has no text, or none left."""
+def _made(row: Row, names: Mapping[str, Names], policy: RowPolicy, change: Change, filled: list[str]) -> Fields | None:
+    """By role and changed; None of a row that has no text, or none left. `filled` gets the place of one that was given
+    its text."""
     if not _has_text(row, names):
         if policy.missing_text is None:
             return None
         row = _with_text(row, names, policy.missing_text)
+        filled.append(row[WHERE])
     return change(_by_role(row, names, policy))
 
 
@@ -144,8 +163,10 @@ def with_excerpt(problem: Problem, row: Row) -> Problem:
 
 def put_aside(problem: Problem, row: Row, split: str) -> dict[str, Any]:
     """A line of quarantine.jsonl: the row with all it holds, or the text that could not be read as one."""
-    content = {"text": problem.text} if is_faulty(row) else dict(row)
-    return {"split": split, "code": problem.code, "problem": str(problem), "row": content}
+    content = (
+        {name: value for name, value in row.items() if name not in (WHERE, FAULT)} if is_faulty(row) else dict(row)
+    )
+    return {"split": split, "code": problem.code, "problem": str(problem), "row": content or {"text": problem.text}}
 
 
 def _judge(bad: ProblemLog, seen: int, split: str, policy: RowPolicy) -> None:
@@ -172,10 +193,16 @@ def _tell(left_out: Sequence[str], types: Mapping[str, Mapping[str, str]], split
             notes.log.add(Problem(code="W201", where=where, message=found, fix=fix, text=label))
 
 
-def _names_by_role(roles: Sequence[str], columns: Mapping[str, Any], row: Row, notes: Notes) -> dict[str, Names]:
+def _names_by_role(
+    roles: Sequence[str], columns: Mapping[str, Any], row: Row, present: Row, notes: Notes
+) -> dict[str, Names]:
+    """By the first row, or where that lacks one, by the rows after it."""
     names = {}
     for role in roles:
-        names[role], found = columns_of(role, columns, row)
+        try:
+            names[role], found = columns_of(role, columns, row)
+        except DataError:
+            names[role], found = columns_of(role, columns, present)
         if found:
             notes.add(found)
     return names

@@ -2,13 +2,14 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from permafrost.data.cleaning import OF_TEXTS
 from permafrost.data.duplicates import ASKED, asked_texts
 from permafrost.data.examination import Findings
 from permafrost.data.labels import class_counts, classes_by_row
@@ -31,11 +32,14 @@ def data_card(
     lengths: Mapping[str, np.ndarray],
     window: int,
     *,
+    decided: Sequence[str],
     cleaned: Mapping[str, int],
     quarantined: int,
 ) -> Card:
-    """`lengths` in tokens, of all rows of each split or of a sample; `cleaned` is the rows that each step changed."""
+    """`lengths` in tokens, of all rows of each split or of a sample; `decided` are the sentences said while reading,
+    `cleaned` the rows that each step changed."""
     return {
+        "decided": list(decided),
         "rows": {name: rows.num_rows for name, rows in splits.items()},
         "classes": counted_classes(splits),
         "targets": {name: spread(rows["target"].to_numpy()) for name, rows in splits.items() if _has_target(rows)},
@@ -47,7 +51,7 @@ def data_card(
         "dropped_duplicates": findings.dropped_duplicates,
         "scripts": {name: scripts_of(rows) for name, rows in splits.items()},
         "languages": {name: languages_of(islice(_fields(rows), SCRIPT_ROWS)) for name, rows in splits.items()},
-        "cleaned": dict(cleaned),
+        "cleaned": {step: cleaned[step] for step in OF_TEXTS if step in cleaned},
         "quarantined": quarantined,
         "problems": {
             code: {"count": log.counts[code], "meaning": CODES[code], "first": [as_json(one) for one in problems]}
@@ -147,6 +151,7 @@ def examples(train: StoredRows) -> list[dict[str, str]]:
 
 def card_lines(card: Card) -> Iterator[str]:
     """For the screen, but for the problems, which are told one by one."""
+    yield from card.get("decided", [])  # which cards of earlier runs have not
     for name, count in card["rows"].items():
         tokens = card["tokens"]["splits"].get(name)
         told = f", {tokens['median']:.0f} tokens in the middle, {tokens['longest']:,} at most" if tokens else ""
@@ -163,7 +168,7 @@ def card_lines(card: Card) -> Iterator[str]:
     for name, scripts in card["scripts"].items():
         if len(scripts) > 1:
             yield f"{name} letters: " + ", ".join(f"{script} {share:.1%}" for script, share in scripts.items())
-    for name, languages in card.get("languages", {}).items():  # which cards of earlier runs have not
+    for name, languages in card.get("languages", {}).items():  # nor have they these
         if languages:
             listed = ", ".join(f"{language} {share:.1%}" for language, share in languages.items())
             yield f"{name} languages, of the rows whose words tell one: {listed}"

@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,10 +98,10 @@ def _is_unclosed(record: Record, dialect: dict[str, Any]) -> bool:
 
 
 def _problem_of(record: Record, num_columns: int, path: Path) -> Problem | None:
-    number, text = record.lines[-1].number, "".join(line.text for line in record.lines).strip()
+    number, text = record.lines[-1].number, "\n".join(line.shown for line in record.lines).strip()
     for line in record.lines:
         if line.problem:
-            return line.problem
+            return replace(line.problem, text=text)
     if record.is_unclosed:
         message, fix = "a quote is opened here and not closed where the text ends", 'write "" for a quote in a text'
         return Problem(code="E202", where=f"{path}:{number}", message=message, fix=fix, text=text)

@@ -71,7 +71,7 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
     conflicts = list(conflicting(splits, digests))
     for problem in [*problems_of_copies(splits, [*exact, *near], wanted), *conflicts]:
         log.add(problem)
-    leaves_out = has_answers(splits["train"]) and not wanted.allow_leaks
+    leaves_out = keeps_leaks(splits, wanted) is None
     leaked = leaked_rows(copy for copy in [*exact, *near] if leaves_out and copy.similarity >= wanted.leak_similarity)
     doubles = {copy.row for copy in _droppable(exact, near, wanted.duplicates)} - leaked.keys()
     if leaked and len(leaked) == splits["train"].num_rows:
@@ -85,6 +85,13 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
         dropped_duplicates=len(doubles),
     )
     return splits | {"train": without(splits["train"], leaked.keys() | doubles, cache_dir / "rows")}, findings
+
+
+def keeps_leaks(splits: Splits, wanted: Examination) -> str | None:
+    """Why training rows that stand elsewhere stay in train; None where they are left out."""
+    if wanted.allow_leaks:
+        return "data.allow_leaks keeps it in train"
+    return None if has_answers(splits["train"]) else "language modelling keeps it in train"
 
 
 def has_answers(rows: StoredRows) -> bool:
@@ -119,8 +126,7 @@ def cached_near_copies(splits: Splits, digests: Mapping[str, np.ndarray], cache_
 
 
 def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examination) -> Iterator[Problem]:
-    told = _told(splits, copies)
-    kept = "data.allow_leaks keeps it in train" if wanted.allow_leaks else "it is left out of train"
+    told, kept, left_out = _told(splits, copies), keeps_leaks(splits, wanted), "it is left out of train"
     for copy in copies:
         within, exactly = copy.split == copy.of_split, copy.similarity == 1.0
         word = "the same as" if exactly else f"nearly ({copy.similarity:.0%} alike)"
@@ -128,9 +134,12 @@ def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examinati
         if copy.split != "train":
             fix = "remove one of them"
         elif within:
-            fix = f"cleaning.duplicates={'exact' if exactly else 'near'} drops it"
+            dropping = ("exact", "near") if exactly else ("near",)
+            fix = left_out if wanted.duplicates in dropping else f"cleaning.duplicates={dropping[0]} drops it"
+        elif kept is None and copy.similarity < wanted.leak_similarity:
+            fix = f"data.leak_similarity={SIMILARITY} removes it"
         else:
-            fix = kept if copy.similarity >= wanted.leak_similarity else f"data.leak_similarity={SIMILARITY} removes it"
+            fix = kept or left_out
         code = COPY_CODES[within or copy.split != "train", exactly]
         where, text = told[copy.split, copy.row]
         yield Problem(code=code, where=where, message=message, fix=fix, text=text)

@@ -19,6 +19,11 @@ class Line(NamedTuple):
     text: str  # with its end; odd bytes as U+FFFD
     problem: Problem | None = None
 
+    @property
+    def shown(self) -> str:
+        """Its text without its end; of odd bytes what they may be."""
+        return (self.problem.text if self.problem else self.text).rstrip("\r\n")
+
 
 def text_lines(path: Path) -> Iterator[Line]:
     """Lines that end with a line feed; a byte order mark at the start is no part of the first.
@@ -27,7 +32,7 @@ def text_lines(path: Path) -> Iterator[Line]:
         DataError: UTF-16, which has no lines of bytes, or a damaged gzip file.
     """
     offset = 0
-    with _opened(path) as file:
+    with opened(path) as file:
         for number, raw in enumerate(file, 1):
             if number == 1 and raw.startswith(UTF16_MARKS):
                 raise _not_utf8(path, 1, raw, 0, 0)
@@ -50,7 +55,12 @@ def whole_text(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Its bytes, unpacked.
+
+    Raises:
+        DataError: a damaged gzip file, or one that cannot be read.
+    """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield file  # type: ignore[misc]

@@ -133,6 +133,7 @@ class ProblemLog:
         for code in sorted(self.first):
             yield f"{code}  {self.counts[code]:,} x  {CODES[code]}"
             for problem in self.first[code]:
-                yield f"  {problem}{f'  [{problem.excerpt}]' if problem.excerpt else ''}"
+                told = f"  {problem}{f'  [{problem.excerpt}]' if problem.excerpt else ''}"
+                yield told.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character has no other form
             if self.counts[code] > SHOWN:
                 yield f"  and {self.counts[code] - SHOWN:,} more"

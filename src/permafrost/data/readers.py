@@ -1,16 +1,18 @@
 """One file -> rows: csv, tsv, jsonl, json, parquet, txt and column files, each also gzipped. Errors name file and line.
 
-A row that cannot be read has FAULT, a Problem, in place of its columns, so that all faults of a file can be told.
+A row that cannot be read has FAULT, a Problem, and what stands there as text, so that all faults of a file can be told
+and nothing of it is lost.
 """
 
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from permafrost.data.delimited import read_delimited
-from permafrost.data.lines import Line, text_lines, whole_text
+from permafrost.data.lines import Line, opened, text_lines, whole_text
 from permafrost.data.problems import Problem, fault, problem_of
 from permafrost.errors import DataError, nearest
 
@@ -25,11 +27,7 @@ def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
     Raises:
         DataError: no such file, an unknown format, no rows, a file that is damaged as a whole.
     """
-    path = path.expanduser()
-    if not path.is_file():
-        siblings = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        hint = nearest(path.name, siblings).removeprefix("; ") if siblings else "give the path as seen from here"
-        raise fault("E101", str(path), "no such file", hint)
+    path = _existing(path)
     chosen = file_format or _format_of(path)
     if chosen not in READERS:
         fix = f"set data.format={'|'.join(READERS)}"
@@ -41,20 +39,31 @@ def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
     return itertools.chain([first], rows)
 
 
+def _existing(path: Path) -> Path:
+    path = path.expanduser()
+    if path.is_dir():
+        raise fault("E101", str(path), "a directory, not a file", "give the path of a file in it")
+    if not path.is_file():
+        siblings = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        hint = nearest(path.name, siblings).removeprefix("; ") if siblings else "give the path as seen from here"
+        raise fault("E101", str(path), "no such file", hint)
+    return path
+
+
 def _format_of(path: Path) -> str:
     suffixes = [suffix.lstrip(".").lower() for suffix in path.suffixes]
     return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == "gz" else (suffixes or [""])[-1]
 
 
-def _faulty(problem: Problem, path: Path) -> Row:
-    """Its place as other rows have it, which is by the file's name alone."""
-    return {"where": path.name + problem.where.removeprefix(str(path)), FAULT: problem}
+def _faulty(problem: Problem, path: Path, text: str) -> Row:
+    """`text` is all of the row. Its place as other rows have it, which is by the file's name alone."""
+    return {"where": path.name + problem.where.removeprefix(str(path)), FAULT: problem, "text": text}
 
 
 def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
     def read(path: Path) -> Iterator[Row]:
         for row in read_delimited(path, delimiter):
-            yield _faulty(row, path) if isinstance(row, Problem) else row
+            yield _faulty(row, path, row.text) if isinstance(row, Problem) else row
 
     return read
 
@@ -62,12 +71,12 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
 def _json_lines(path: Path) -> Iterator[Row]:
     for line in text_lines(path):
         if line.problem:
-            yield _faulty(line.problem, path)
+            yield _faulty(line.problem, path, line.shown)
         elif line.text.strip():
             try:
                 yield _as_row(_parse(line.text.rstrip(), path, line.number), path, line.number)
             except DataError as error:
-                yield _faulty(problem_of(error), path)
+                yield _faulty(problem_of(error), path, line.text.strip())
 
 
 def _json_array(path: Path) -> Iterator[Row]:
@@ -81,7 +90,7 @@ def _json_array(path: Path) -> Iterator[Row]:
         try:
             yield _as_row(value, path, number)
         except DataError as error:
-            yield _faulty(problem_of(error), path)
+            yield _faulty(problem_of(error), path, json.dumps(value))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -89,7 +98,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as parquet
 
     try:
-        batches = parquet.ParquetFile(path).iter_batches()
+        batches = parquet.ParquetFile(_unpacked(path)).iter_batches()
         rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, 1):
             yield row | {"where": f"{path.name}:{number}"}
@@ -98,10 +107,18 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise fault("E103", str(path), f"not a parquet file ({error})", fix) from error
 
 
+def _unpacked(path: Path) -> Path | IO[bytes]:
+    """A parquet file is read from its end, which a gzipped one does not have before it is unpacked."""
+    if path.suffix != ".gz":
+        return path
+    with opened(path) as file:
+        return io.BytesIO(file.read())
+
+
 def _lines(path: Path) -> Iterator[Row]:
     for line in text_lines(path):
         if line.problem:
-            yield _faulty(line.problem, path)
+            yield _faulty(line.problem, path, line.shown)
         elif line.text.strip():
             yield {"text": line.text.strip(), "where": f"{path.name}:{line.number}"}
 
@@ -131,38 +148,41 @@ def _sentence(words: list[tuple[Line, list[str]]], path: Path) -> Row:
     first, num_columns = words[0][0].number, len(words[0][1])
     for line, columns in words:
         if line.problem:
-            return _faulty(line.problem, path)
+            return _faulty(line.problem, path, _shown(words))
         if len(columns) != num_columns:
             found = f"{len(columns)} columns, but the sentence began with {num_columns}"
             fix = "a sentence ends with a blank line, and every word has all columns"
-            return _faulty(problem_of(fault("E201", f"{path}:{line.number}", found, fix, line.text.strip())), path)
+            problem = Problem(
+                code="E201", where=f"{path}:{line.number}", message=found, fix=fix, text=line.text.strip()
+            )
+            return _faulty(problem, path, _shown(words))
     values = zip(*(columns for _, columns in words), strict=True)
     named: Row = {str(index): list(column) for index, column in enumerate(values)}
     return named | {"where": f"{path.name}:{first}", "first_line": first}
+
+
+def _shown(words: list[tuple[Line, list[str]]]) -> str:
+    return "\n".join(line.shown for line, _ in words)
 
 
 def read_parallel(paths: Sequence[Path]) -> Iterator[Row]:
     """Two files of one text each line -> rows of `source` and `target`."""
     if len(paths) != 2:
         raise fault("E101", "", f"{len(paths)} files of parallel text", "give two: data.train=[TRAIN.en,TRAIN.de]")
-    for path in paths:
-        if not path.expanduser().is_file():
-            raise fault("E101", str(path), "no such file", "give the path as seen from here")
-    sides = [text_lines(path.expanduser()) for path in paths]
+    sides = [text_lines(_existing(path)) for path in paths]
     for number, (source, target) in enumerate(itertools.zip_longest(*sides), 1):
         where = {"where": f"{paths[0].name}:{number}"}
-        if source is None or target is None:
-            short, long = (paths[0], paths[1]) if source is None else (paths[1], paths[0])
-            found = f"the file ends here, and {long.name} goes on"
+        problem = _problem_of_pair(paths, (source, target), number)
+        texts = {name: line.shown.strip() for name, line in (("source", source), ("target", target)) if line}
+        yield where | texts | ({FAULT: problem} if problem else {})
+
+
+def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line | None], number: int) -> Problem | None:
+    for path, other, line in zip(paths, reversed(paths), lines, strict=True):
+        if line is None:
+            found = f"there is no such line, and {other.name} goes on"
             fix = "lines of one number belong together; look for one that was left out"
-            yield where | {FAULT: Problem(code="E205", where=f"{short}:{number}", message=found, fix=fix)}
-            return
-        problem = _problem_of_pair(paths, (source, target))
-        yield where | ({FAULT: problem} if problem else {"source": source.text.strip(), "target": target.text.strip()})
-
-
-def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line]) -> Problem | None:
-    for path, line in zip(paths, lines, strict=True):
+            return Problem(code="E205", where=f"{path}:{number}", message=found, fix=fix)
         if line.problem:
             return line.problem
         if not line.text.strip():

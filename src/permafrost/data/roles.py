@@ -33,15 +33,18 @@ def read_text(row: Row, names: Names) -> Fields:
 
 def read_label(row: Row, names: Names) -> Fields:
     value = row.get(names[0])
-    if value is None or not str(value).strip():
+    if not as_text(value).strip():
         raise fault("E401", row["where"], f"no label in column {names[0]!r}", "fill it in or remove the row")
+    if isinstance(value, (list, Mapping)):
+        found = f"no single label in column {names[0]!r}, but several in one value"
+        raise fault("E401", row["where"], found, "give one; task=multi_label is for rows with a list of them", value)
     return {"label": _checked(str(value).strip(), row, names[0])}
 
 
 def read_labels(row: Row, names: Names) -> Fields:
     """A list of labels, or one text that holds them between `|`, `;` or `,`; none is no fault."""
     value = row.get(names[0])
-    given = value if isinstance(value, list) else re.split(r"[|;,]", str(value or ""))
+    given = value if isinstance(value, list) else re.split(r"[|;,]", as_text(value))
     return {"labels": sorted({_checked(str(label).strip(), row, names[0]) for label in given} - {""})}
 
 
@@ -187,7 +190,7 @@ def as_text(value: Any) -> str:
         return "; ".join(" | ".join(str(part) for part in member) for member in value)
     if isinstance(value, list):
         return " ".join(str(member) for member in value)
-    return "" if value is None else str(value)
+    return "" if value is None or value != value else str(value)  # NaN is how tables write that there is nothing
 
 
 def to_bio(tags: Sequence[str]) -> list[str]:
@@ -228,17 +231,16 @@ def columns_of(role: str, given: Mapping[str, Any], row: Row) -> tuple[Names, st
             return names, f"{written}, found by its name"
     if role == "tagged" and "first_line" in row:  # a column file: the word comes first and its tag last
         return [present[0], present[-1]], f"data.columns.token=0 data.columns.tag={present[-1]}, first and last column"
-    hint = nearest(keys[0], present)
-    found = f"no column looks like the {keys[0]}{hint} set data.columns.{keys[0]}=NAME"
-    raise fault("E301", row["where"], found, text=", ".join(present))
+    hint, found = nearest(keys[0], present).removeprefix("; "), f"no column looks like the {keys[0]}"
+    raise fault("E301", row["where"], found, f"{hint}; set data.columns.{keys[0]}=NAME", ", ".join(present))
 
 
 def _named(name: Any, key: str, row: Row, present: Sequence[str]) -> str:
     """Of a column file, which has numbers for names, -1 is the last."""
     found = present[name] if isinstance(name, int) and -len(present) <= name < 0 else str(name)
     if found not in present:
-        missing = f"no column {found!r} for data.columns.{key}{nearest(found, present)}"
-        raise fault("E301", row["where"], missing, text=", ".join(present))
+        hint, missing = nearest(found, present).removeprefix("; "), f"no column {found!r} for data.columns.{key}"
+        raise fault("E301", row["where"], missing, hint, ", ".join(present))
     return found
 
 

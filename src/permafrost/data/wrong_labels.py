@@ -18,6 +18,11 @@ from permafrost.errors import ConfigError
 
 Splits = dict[str, StoredRows]
 FOLDS = 5
+WHAT_TO_DO = {
+    "report": "look at it; cleaning.wrong_labels=drop leaves such rows out",
+    "drop": "it is left out of train",
+    "weigh": "it weighs {:.2f} of a row",
+}
 
 
 def judged(splits: Splits, what: Literal["none", "report", "drop", "weigh"], notes: Notes, directory: Path) -> Splits:
@@ -36,7 +41,7 @@ def judged(splits: Splits, what: Literal["none", "report", "drop", "weigh"], not
     quality, wrong, suggested = label_quality(texts, labels)
     for row in np.flatnonzero(wrong):
         message = f"label {labels[row]!r} is probably wrong, perhaps {suggested[row]!r} (quality {quality[row]:.2f})"
-        fix = "look at it; cleaning.wrong_labels=drop leaves such rows out"
+        fix = WHAT_TO_DO[what].format(quality[row])
         notes.log.add(Problem(code="W404", where=places[row], message=message, fix=fix, text=texts[row]))
     notes.add(f"cleaning.wrong_labels={what}: {wrong.sum():,} of {len(labels):,} training labels are probably wrong")
     if what == "drop":
@@ -54,7 +59,10 @@ def label_quality(texts: list[str], labels: list[str]) -> tuple[np.ndarray, np.n
     except ImportError:
         raise ConfigError("cleaning.wrong_labels needs cleanlab; pip install 'permafrost[labels]'") from None
 
-    classes, numbers = np.unique(labels, return_inverse=True)
+    classes, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if counts.min() < 2:
+        rarest = f"{str(classes[counts.argmin()])!r} has one"
+        raise ConfigError(f"cleaning.wrong_labels needs two rows of each label at least, and {rarest}; set it to none")
     probabilities = cross_validated(texts, numbers)
     quality = get_label_quality_scores(numbers, probabilities)
     wrong = find_label_issues(numbers, probabilities, filter_by="prune_by_noise_rate", n_jobs=1)
@@ -69,8 +77,6 @@ def cross_validated(texts: list[str], labels: np.ndarray) -> Any:
     from sklearn.pipeline import make_pipeline
 
     folds = min(FOLDS, int(np.bincount(labels).min()))
-    if folds < 2:
-        raise ConfigError("cleaning.wrong_labels needs two rows of each label at least; set it to none")
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=300)
     )
