@@ -168,7 +168,7 @@ def compress(
     from permafrost.compress import compress as compress_run
     from permafrost.compress import compress_each
     from permafrost.config import read_settings
-    from permafrost.launch import combinations, config_of_run
+    from permafrost.run_config import combinations, config_of_run
 
     if sweep:
         compress_each(run, [read_settings(config_of_run(run, each)) for each in combinations(overrides)])
