@@ -114,7 +114,7 @@ def measured_pair(number: int, runs: Sequence[Path]) -> dict[str, Any]:
 
 def of_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians of both sides, and of the ratios within each pair: of one server to two."""
-    found: dict[str, Any] = {"pairs": pairs, "number_of_pairs": len(pairs), "threads_of_each_server": THREADS}
+    found: dict[str, Any] = {"pairs": pairs, "times_by_turns": len(pairs), "threads_of_each_server": THREADS}
     for key in ("memory_mb", "request_ms"):
         found |= {f"{key}_together": statistics.median(values(pairs, "ours", key))}
         found |= {f"{key}_apart": statistics.median(values(pairs, "peer", key))}
