@@ -259,7 +259,12 @@ def speed_section(
         entry = before if side == AS_TRAINED else entries.get(side, {})
         cells += [of_dense(entry, before, key, 0) for key in ("rows_per_second", "block_parameters")]
         lines.append("| " + " | ".join(cells) + " |")
-    return [f"## {name}", "", *lines, "", *commands(run, entries, SPEED), ""]
+    said = (
+        f"On one thread; a request is of {rounds[0][AS_TRAINED]['tokens']} tokens. Medians of {len(rounds)} rounds "
+        "(smallest to largest), and ratios within a round. Megabytes resident are of the first round; rows a second, "
+        "in batches of 32, and parameters are as `permafrost compress` found them."
+    )
+    return [f"## {name}", "", said, "", *lines, "", *commands(run, entries, SPEED), ""]
 
 
 def of_dense(costs: Mapping[str, Any], dense: Mapping[str, Any], key: str, digits: int) -> str:

@@ -409,7 +409,13 @@ def test_versions_are_compared_within_a_round(module, monkeypatch, tmp_path):
         asked.append(directory.name)
         slow = 1 + (len(asked) > 8)
         own = {"model": 40.0, "onnx": 20.0}.get(directory.name, 10.0)
-        return {"size_mb": 10.0, "resident_mb": 99.0, "latency_ms": slow * own, "token_ms": slow * own / 10}
+        return {
+            "size_mb": 10.0,
+            "resident_mb": 99.0,
+            "tokens": 128,
+            "latency_ms": slow * own,
+            "token_ms": slow * own / 10,
+        }
 
     for name, value in {
         "RESULTS": tmp_path,
@@ -430,6 +436,26 @@ def test_versions_are_compared_within_a_round(module, monkeypatch, tmp_path):
     assert "| 10 (2.00x) | 55 (0.55x) |" in text
     ratios = json.loads((tmp_path / "compression_speed.json").read_text())["ratios"]["writer"]
     assert ratios["as trained, in ONNX Runtime"]["latency_ms"] == [2.0, 2.0]
+
+
+def test_a_server_under_load_is_told_by_the_middle_of_its_rounds(module):
+    serving = module("serving")
+
+    class Pretended:
+        def ask(self, text):
+            return (0.2, 503) if text == "bad" else (0.1, 200)
+
+        def memory_mb(self):
+            return 104.0
+
+    with serving.ThreadPoolExecutor(2) as clients:
+        one = serving.asked(Pretended(), clients, ["good"] * 9 + ["bad"])
+    assert (one["errors"], one["p50_ms"], one["p95_ms"]) == (1, pytest.approx(100), pytest.approx(200))
+    rounds = [one | {"p95_over_minimum": ratio, "memory_mb": 100.0 + ratio} for ratio in (1.0, 3.0, 2.0)]
+    found = serving.of_rounds(100.0, rounds)
+    assert (found["errors"], found["p95_over_minimum"], found["p95_over_minimum_spread"]) == (3, 2.0, "1.00 to 3.00")
+    assert found["memory_growth"] == pytest.approx(0.03)
+    assert "| threads | 2 |" in serving.table(found)
 
 
 def test_one_server_is_compared_with_two_within_a_pair(module, monkeypatch, tmp_path):

@@ -22,8 +22,8 @@ TIERS = [
     {"config", "overrides"},
     {"preflight", "reading"},
     {
-        *("assembly", "check", "claims", "cli", "compress", "experiment", "finished", "fitting"),
-        *("launch", "recover", "resuming", "trials", "weighing", "writers"),
+        *("assembly", "check", "claims", "cli", "compress", "compressible", "experiment", "finished", "fitting"),
+        *("launch", "recover", "resuming", "run_config", "trials", "weighing", "writers"),
     },
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
@@ -39,11 +39,20 @@ DOORS = {
         "trials.py",
         "claims.py",
         "resuming.py",
+        "run_config.py",
         "overrides.py",
         "cli.py",
         "reporting/sweep.py",
     ),
-    "hydra": ("config.py", "experiment.py", "launch.py", "overrides.py", "cli.py", "reporting/sweep.py"),
+    "hydra": (
+        "config.py",
+        "experiment.py",
+        "launch.py",
+        "run_config.py",
+        "overrides.py",
+        "cli.py",
+        "reporting/sweep.py",
+    ),
 }
 
 

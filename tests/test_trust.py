@@ -302,7 +302,7 @@ def test_39_a_models_pickled_weights_run_nothing(tiny_model_dir, tmp_path):
 
 @pytest.mark.parametrize("line", ["seed: ${oc.env:HOME}", "loss: {_target_: os.system}"])
 def test_39_a_strangers_run_is_not_gone_on_with_by_its_configuration(line, tmp_path):
-    from permafrost.launch import config_of_run
+    from permafrost.run_config import config_of_run
 
     (tmp_path / "config.yaml").write_text(line)
     with pytest.raises(ConfigError, match=r"config\.yaml"):

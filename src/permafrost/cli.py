@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,7 +169,7 @@ def compress(
     from permafrost.compress import compress as compress_run
     from permafrost.compress import compress_each
     from permafrost.config import read_settings
-    from permafrost.launch import combinations, config_of_run
+    from permafrost.run_config import combinations, config_of_run
 
     if sweep:
         compress_each(run, [read_settings(config_of_run(run, each)) for each in combinations(overrides)])
@@ -244,21 +245,17 @@ def serve(
 ) -> None:
     """Answer over HTTP: a page at /, POST /predict, /health, /metrics and /docs."""
     try:
-        from permafrost.deployment.server import Limits, make_server, named
+        from permafrost.deployment.server import Limits, check_free, make_server, named, run_until_stopped
     except ImportError as error:
         raise ConfigError(f"serving needs {error.name}; pip install 'permafrost[serve]'") from None
 
+    check_free(host, port)
     limits = Limits(max_characters=max_characters, max_waiting=max_waiting, max_seconds=max_seconds, batch=batch)
     server = make_server(named(runs), threads, limits)
     print(f"http://{host}:{port}", file=sys.stderr)
-    server.run(
-        host=host,
-        port=port,
-        log_level="warning",
-        generate_client_file=False,
-        num_api_servers=1,
-        api_server_worker_type="thread",
-    )
+    code = run_until_stopped(server, host, port)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @app.command()

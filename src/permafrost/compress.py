@@ -1,6 +1,7 @@
 """A finished run made smaller: what is cut out, learned again and quantized, and what that costs in quality."""
 
 import json
+import platform
 import shutil
 from collections.abc import Sequence
 from itertools import islice
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from permafrost.assembly import console, prepare, seed_everything
 from permafrost.atomic import complete_or_absent
+from permafrost.compressible import check, check_fits, check_sparsity
 from permafrost.config import CompressionSection, Settings
 from permafrost.errors import ConfigError
 from permafrost.finished import COMPRESSED, Finished, as_training, calibration
-from permafrost.preflight import check_buildable, monitor_mode
+from permafrost.preflight import monitor_mode
 from permafrost.recover import recover_, sparsity_asked, train_control
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
     student = run.load()
     before = parameter_counts(student)
     changes = cut(student, run)
-    entry: Entry = {"method": plan.name, "changes": changes, **parameter_counts(student)}
+    check_fits(student, plan)
+    entry: Entry = {"method": plan.name, **made_by(settings), "changes": changes, **parameter_counts(student)}
     if (plan.drop or plan.narrow) and entry["parameters"] >= before["parameters"]:
         raise ConfigError(f"compression={plan.name} took nothing out ({changes}); give a larger share")
     if plan.recover.epochs:
@@ -59,26 +62,9 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
     return entry
 
 
-def check(plan: CompressionSection, settings: Settings) -> None:
-    """What can be found wrong before anything is read."""
-    if plan.sparsify and plan.sparsify.method == "movement" and not plan.is_gradual:
-        raise ConfigError(
-            "compression.sparsify.method=movement goes by how weights move; give compression.sparsify.schedule=cubic"
-        )
-    if plan.quantize and plan.quantize.aware and not (plan.quantize.method == "int4" and plan.recover.epochs):
-        raise ConfigError(
-            "compression.quantize.aware=true trains with weights of 4 bits; give compression.quantize.method=int4 and "
-            "compression.recover.epochs=1"
-        )
-    if plan.is_gradual and not plan.recover.epochs:
-        raise ConfigError(
-            "compression.sparsify.schedule=cubic chooses while it trains; give compression.recover.epochs=2"
-        )
-    if settings.parts:
-        raise ConfigError("a run of task=multi is compressed part by part: give each task a run of its own")
-    if not (plan.drop or plan.narrow or plan.sparsify or plan.quantize):
-        raise ConfigError(f"compression={plan.name} changes nothing; give one of the options of conf/compression")
-    check_buildable(settings)
+def made_by(settings: Settings) -> Entry:
+    """What a version depends on beyond its run."""
+    return {"seed": settings.seed, "plan": settings.compression.model_dump(exclude={"name", "threads"})}
 
 
 def clear(run_dir: Path, plan: CompressionSection) -> None:
@@ -186,7 +172,7 @@ def compared(run: Finished) -> Entry:
     from permafrost.deployment.cost import cost_of
 
     threads = run.plan.threads
-    known = kept(run, "dense", threads)
+    known = kept(run, "dense", threads, platform.node())  # another machine takes other milliseconds
     if not known.exists():
         dense = {**quality(run.run_dir / "model", run), **cost_of(run.run_dir / "model", threads)}
         with complete_or_absent(known) as partial:
@@ -207,17 +193,6 @@ def parameter_counts(model: "GPT2WithHead") -> dict[str, int]:
     """Of all, and of the blocks: an embedding is a third of GPT-2 small, and most ways leave it as it is."""
     parts = {"parameters": model, "block_parameters": model.transformer.h}
     return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
-
-
-def check_sparsity(asked: float, model: "GPT2WithHead") -> None:
-    """Raises ConfigError where fewer weights are zero than were asked."""
-    from permafrost.compression.sparsity import matrices, sparsity_of
-
-    reached = sparsity_of(matrices(model.transformer))
-    if reached < asked - 0.01:
-        raise ConfigError(
-            f"compression.sparsify.sparsity={asked}: {reached:.1%} of the weights are zero, and {asked:.1%} were asked"
-        )
 
 
 def keep_curve(run: Finished) -> None:
@@ -254,13 +229,22 @@ def tell(entry: Entry, run: Finished) -> None:
 def compress_each(run_dir: Path, settings: Sequence[Settings]) -> list[Entry]:
     """One after the other; then which of them, and of what was made before, no other beats in size or in time."""
     for each in settings:
-        compress(run_dir, each)
+        if is_made(run_dir, each):
+            console.print(f"[bold]compression={each.compression.name}[/] of {run_dir} was made before")
+        else:
+            compress(run_dir, each)
     entries = json.loads((run_dir / "result.json").read_text("utf-8"))["compression"]
     console.print(f"[bold]{'':24}{entries[0]['metric_name']:>12}{'MB':>10}{'ms':>10}[/]  not beaten in")
     for entry, wins in zip(entries, not_beaten(entries), strict=True):
         figures = f"{entry['metric']:12.4f}{entry['size_mb']:10.2f}{entry['latency_ms']:10.2f}"
         console.print(f"{entry['method']:24}{figures}  {', '.join(wins)}")
     return entries
+
+
+def is_made(run_dir: Path, settings: Settings) -> bool:
+    """By the same plan, as of a sweep that broke off and is started again."""
+    path = run_dir / COMPRESSED / settings.compression.name / SUMMARY
+    return path.exists() and made_by(settings).items() <= json.loads(path.read_text("utf-8")).items()
 
 
 def not_beaten(entries: Sequence[Entry]) -> list[list[str]]:

@@ -246,6 +246,15 @@ class CompressionSection(Section):
     threads: Count
 
     @property
+    def takes_steps(self) -> bool:
+        return any(part is not None for part in (self.drop, self.narrow, self.sparsify, self.quantize))
+
+    @property
+    def is_asked(self) -> bool:
+        """By its name or by a step of its own."""
+        return self.name != "none" or self.takes_steps or self.recover.epochs > 0
+
+    @property
     def is_gradual(self) -> bool:
         """Whether what goes is chosen while it trains."""
         return self.sparsify is not None and self.sparsify.schedule == "cubic"

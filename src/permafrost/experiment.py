@@ -22,8 +22,8 @@ from permafrost.assembly import (
 )
 from permafrost.atomic import complete_or_absent
 from permafrost.claims import sole_run
-from permafrost.compress import check as check_compression
 from permafrost.compress import clear, compress
+from permafrost.compressible import check as check_compression
 from permafrost.config import Settings, read_settings
 from permafrost.errors import TrainingError
 from permafrost.fitting import fit, make_modules, make_trainer, parts_that_fit, with_parts_counted
@@ -68,7 +68,7 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
     with clock.stage("setup"):
         settings = read_settings(cfg)
         preflight(settings, in_sweep=sweep is not None)
-        if settings.compression.name != "none":
+        if settings.compression.is_asked:
             check_compression(settings.compression, settings)
         for part in settings.by_part().values():
             check_writer(part)
@@ -118,7 +118,7 @@ def train_and_test(
     if trainer.is_global_zero:
         say_what_was_read(data.tokens_read, tokens_computed)
         write_run(run_dir, settings, prepared, models, result, answers, stores)
-        if settings.compression.name != "none":
+        if settings.compression.is_asked:
             clear(run_dir, settings.compression)
             result["compression"] = [compress(run_dir, settings)]
         close_loggers(trainer, run_dir)

@@ -36,15 +36,15 @@ class Finished:
         """Where something is trained for it."""
         return self.directory.with_name(f"{self.plan.name}-{what}")
 
-    def load(self, *, cut: int = 0) -> "GPT2WithHead":
-        """Its model, all of it to be trained; or `cut` above so many blocks, whose output may be stored."""
+    def load(self) -> "GPT2WithHead":
+        """Its model, all of it to be trained."""
         from permafrost.deployment.predictor import load_model
         from permafrost.preflight import window_length
 
         return load_model(
             self.run_dir / "model",
             self.prepared.task,
-            {"depth": cut} if cut else None,
+            None,
             bidirectional=self.settings.model.attention == "bidirectional",
             window=window_length(self.settings),
         ).train()

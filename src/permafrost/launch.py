@@ -2,15 +2,14 @@
 
 import errno
 import gc
-import itertools
 import json
 import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError, PermafrostError, ResourceError, TrainingError
 from permafrost.redaction import check_no_secret, redacted_text
-from permafrost.trust import check_file, check_override, check_start
+from permafrost.trust import check_override, check_start
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -166,53 +165,27 @@ def compose_or_explain(overrides: Sequence[str], config_dir: Path) -> DictConfig
         check_override(override)
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+
+    is_at_work = GlobalHydra.instance().is_initialized()  # not in a sweep's worker
+    with (
+        explained(overrides, config_dir),
+        nullcontext() if is_at_work else initialize_config_dir(str(config_dir), version_base="1.3"),
+    ):
+        return compose("train", overrides=list(overrides))
+
+
+@contextmanager
+def explained(overrides: Sequence[str], config_dir: Path) -> Iterator[None]:
+    """What Hydra finds wrong with them, in our words: a ConfigError."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from permafrost.overrides import explain
 
-    is_at_work = GlobalHydra.instance().is_initialized()  # not in a sweep's worker
     try:
-        with nullcontext() if is_at_work else initialize_config_dir(str(config_dir), version_base="1.3"):
-            return compose("train", overrides=list(overrides))
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides, config_dir).removeprefix("error: ")) from None
-
-
-def config_of_run(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
-    """A finished run's own configuration, with these overrides and the groups that they choose.
-
-    Raises:
-        ConfigError: it has none, or an override is not understood.
-    """
-    from omegaconf import OmegaConf
-
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{run_dir}: no run directory (no config.yaml)")
-    if not CONFIG_DIR.is_dir():
-        raise ConfigError(f"no configurations at {CONFIG_DIR}; install the project from a clone: pip install -e .")
-    check_file(path)
-    of_run: Any = OmegaConf.load(path)
-    of_group = [override for override in overrides if override.split("=")[0].split(".")[0] == "compression"]
-    composed = compose_or_explain(of_group, CONFIG_DIR)
-    of_run.resume = "never"  # what the run was started with is nothing to what is done with it now
-    others = OmegaConf.from_dotlist([override for override in overrides if override not in of_group])
-    return OmegaConf.merge(of_run, {"compression": composed.compression}, others)  # type: ignore[return-value]
-
-
-def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Of values with commas between them each with each; what varies is in the name of what is made."""
-    keys = [override.partition("=")[0] for override in overrides]
-    values = [override.partition("=")[2].split(",") for override in overrides]
-    several = [key for key, of_key in zip(keys, values, strict=True) if len(of_key) > 1 and key != "compression"]
-    found = []
-    for chosen in itertools.product(*values):
-        by_key = dict(zip(keys, chosen, strict=True))
-        varied = [f"{key.rpartition('.')[2]}{by_key[key]}".replace("/", "_") for key in several]
-        name = ["-".join(["compression.name=" + by_key.get("compression", "none"), *varied])] if several else []
-        found.append([f"{key}={value}" for key, value in by_key.items()] + name)
-    return found
 
 
 def run_trial(cfg: DictConfig, job: "HydraConf") -> Result:

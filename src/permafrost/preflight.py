@@ -27,7 +27,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     check_hardware(settings)
     if options.precision == "16-mixed" and resolve_device(options.accelerator).type == "cpu":
         raise ConfigError("trainer.precision=16-mixed is for GPUs; a CPU has bf16-mixed and 32-true")
-    if settings.compression.name != "none" and are_several(settings):
+    if settings.compression.is_asked and are_several(settings):
         raise ConfigError(
             f"compression={settings.compression.name} is one process's work; leave it out here, and afterwards: "
             f"permafrost compress RUN compression={settings.compression.name}"

@@ -16,46 +16,43 @@ from permafrost.finished import Finished, calibration
 from permafrost.fitting import fit, make_modules, make_trainer
 
 if TYPE_CHECKING:
+    from permafrost.compression.distillation import Lesson
     from permafrost.compression.sparsity import Sparsity
     from permafrost.model.activation_store import ActivationStore
     from permafrost.model.gpt2 import GPT2WithHead
-    from permafrost.tasks.base import LossSum
 
 
-def teacher_of(run: Finished) -> "LossSum":
-    """The loss that is learned with the run's model as it was, or another run's, as teacher."""
-    from permafrost.compression.distillation import Lesson, check_same_answers, check_same_tokens, taught
+def teacher_of(run: Finished) -> "GPT2WithHead":
+    """The run's model as it was, or another run's. It is cut above all blocks, so that what they make of a row can be
+    stored; or below them where they look ahead, as no frozen part does."""
+    from permafrost.compression.distillation import check_same_answers, check_same_tokens
     from permafrost.deployment.predictor import Predictor
+    from permafrost.model.freezing import Freezing
     from permafrost.model.gpt2 import GPT2WithHead
 
-    plan = run.plan.recover
-    lesson = Lesson(alpha=plan.alpha, temperature=plan.temperature, hidden=plan.hidden)
-    if plan.teacher is None:
-        return taught(run.prepared.task, run.load(cut=teacher_depth(run)), lesson)
-    other = Predictor(plan.teacher)
-    if not isinstance(other.model, GPT2WithHead):
-        raise ConfigError(
-            f"compression.recover.teacher={plan.teacher}: its weights are quantized; give the run that it was made of"
-        )
-    check_same_tokens(run.prepared.encoding.tokenizer, other.encoding.tokenizer)
-    check_same_answers(run.prepared.task, other.task)
-    return taught(run.prepared.task, other.model, lesson)
+    if run.plan.recover.teacher is None:
+        teacher = run.load()
+    else:
+        other = Predictor(run.plan.recover.teacher)
+        if not isinstance(other.model, GPT2WithHead):
+            raise ConfigError(
+                f"compression.recover.teacher={run.plan.recover.teacher}: its weights are quantized; give the run that "
+                "it was made of"
+            )
+        check_same_tokens(run.prepared.encoding.tokenizer, other.encoding.tokenizer)
+        check_same_answers(run.prepared.task, other.task)
+        teacher = other.model
+    depth = 0 if teacher.bidirectional else len(teacher.transformer.h)
+    teacher.freezing = Freezing(embeddings=depth > 0, blocks=depth)
+    return teacher.eval()
 
 
-def teacher_depth(run: Finished) -> int:
-    """All blocks, so that a teacher is run once; none where they look ahead, as no frozen part does."""
-    from permafrost.preflight import architecture
-
-    return 0 if run.settings.model.attention == "bidirectional" else architecture(run.settings).n_layer
-
-
-def stored_teacher(run: Finished) -> "ActivationStore | None":
+def stored_teacher(run: Finished, teacher: "GPT2WithHead") -> "ActivationStore | None":
     """What the teacher makes of the training rows: computed once, as the frozen part of a run is."""
-    depth = teacher_depth(run)
-    if not depth or run.plan.recover.teacher is not None:
+    if not teacher.freezing.blocks:
         return None
     only_train = replace(run.prepared, splits={"train": run.prepared.splits["train"]})
-    stores = open_stores(run.settings, only_train, run.load(cut=depth), in_sweep=False)
+    stores = open_stores(run.settings, only_train, teacher, in_sweep=False)
     return stores.by_split.get("train")
 
 
@@ -63,7 +60,7 @@ def recover_(student: "GPT2WithHead", run: Finished) -> None:
     """By the run's recipe, with the teacher and under the constraints that the plan names."""
     plan = run.plan
     run = as_teacher_writes(run) if plan.recover.answers == "teacher" else run
-    teacher = teacher_of(run) if plan.recover.alpha else None
+    teacher = teacher_of(run) if plan.recover.alpha or plan.recover.hidden else None
     with rounded(student, plan):
         learn(student, run, "recovery", teacher=teacher, is_sparse=plan.sparsify is not None)
 
@@ -121,9 +118,10 @@ def written_by_teacher(run: Finished, rows: pa.Table) -> list[str]:
 
 
 def learn(
-    model: "GPT2WithHead", run: Finished, what: str, *, teacher: "LossSum | None" = None, is_sparse: bool = False
+    model: "GPT2WithHead", run: Finished, what: str, *, teacher: "GPT2WithHead | None" = None, is_sparse: bool = False
 ) -> None:
     """Train on the run's data by its own recipe, and keep the best weights; `what` names the directory."""
+    from permafrost.compression.distillation import taught
     from permafrost.compression.gradual import keep_sparse
     from permafrost.experiment import evaluate_best
 
@@ -131,8 +129,9 @@ def learn(
     model.train()
     run.beside(what).mkdir(parents=True, exist_ok=True)
     settings, prepared = run.settings, {"": run.prepared}
-    of_teacher = stored_teacher(run) if teacher else None
-    module, data = make_modules(settings, prepared, {"": model}, {}, taught=teacher, of_teacher=of_teacher)
+    of_teacher = stored_teacher(run, teacher) if teacher else None
+    loss = taught(run.prepared.task, teacher, lesson_of(run.plan)) if teacher else None
+    module, data = make_modules(settings, prepared, {"": model}, {}, taught=loss, of_teacher=of_teacher)
     accumulate = data.accumulate(settings.trainer.max_epochs)
     steps = data.total_steps(settings.trainer.max_epochs)
     sparse = (
@@ -149,6 +148,12 @@ def learn(
     )
     fit(trainer, module, data, settings)
     evaluate_best(module, data, trainer)
+
+
+def lesson_of(plan: CompressionSection) -> "Lesson":
+    from permafrost.compression.distillation import Lesson
+
+    return Lesson(alpha=plan.recover.alpha, temperature=plan.recover.temperature, hidden=plan.recover.hidden)
 
 
 def sparsity_asked(plan: CompressionSection) -> "Sparsity":

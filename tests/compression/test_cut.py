@@ -62,6 +62,12 @@ def test_what_is_worth_most_stays_in_its_order(dropped, kept):
     assert most_worth(torch.tensor([0.3, 0.8, 0.9, 0.1]), dropped).tolist() == kept
 
 
+@pytest.mark.parametrize("asked", [{"mlp": 0.001, "heads": 0.5}, {"mlp": 0.5, "heads": 0.1}])
+def test_a_share_of_which_nothing_goes_is_refused(model, batch, asked):
+    with pytest.raises(ConfigError, match=r"of \d+ all would be left; give a larger share"):
+        narrow_(model, worth_by_activation(model, [batch]), **asked)
+
+
 def test_a_writers_head_stays_its_embedding(model, batch, tiny_tokenizer, tmp_path):
     """Through all that takes something out, and through the file: in it there is one matrix for both."""
     drop_blocks_(model, [batch], share=0.5, choose="influence")

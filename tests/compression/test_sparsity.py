@@ -49,6 +49,13 @@ def test_two_of_each_four_inputs_stay():
         two_of_four(torch.rand(6, 2))
 
 
+def test_on_the_way_to_two_of_four_those_go_that_lose_least():
+    scores = torch.tensor([[4.0, 1.0, 3.0, 2.0, 9.0, 0.2, 8.0, 0.1]]).T
+    assert two_of_four(scores, 0.0).all()
+    assert two_of_four(scores, 0.25).flatten().tolist() == [True, True, True, True, True, False, True, False]
+    assert two_of_four(scores, 0.5).flatten().tolist() == [True, False, True, False, True, False, True, False]
+
+
 def test_a_models_matrices_are_its_blocks_and_nothing_else(tiny_backbone):
     before = {name: weight.clone() for name, weight in tiny_backbone.state_dict().items()}
     parameters = matrices(tiny_backbone)

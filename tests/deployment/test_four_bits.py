@@ -1,5 +1,6 @@
 """Weights of 4 bits: OpenVINO's graph beside the model that was trained as such, and Transformers' own classes."""
 
+import json
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ from permafrost.compression.quantization import largest_group, sqnr_db
 from permafrost.compression.rounding import rounded_weights
 from permafrost.data.batching import padded_batch
 from permafrost.deployment import quantized
-from permafrost.deployment.export import export_model
+from permafrost.deployment.export import copy_model, copy_onnx, export_model
 from permafrost.deployment.predictor import Predictor
 from permafrost.deployment.quantized import quantize_
 from permafrost.deployment.sessions import import_onnx
@@ -84,6 +85,20 @@ def test_transformers_own_four_bits_answer_alike(exported, batch, tiny_config, n
     quantize_(directory, model, "nf4")
     assert (directory / "model.safetensors").stat().st_size < 0.75 * size
     assert 5 < sqnr_db(exact, Predictor(directory).model, [batch]) < 40
+
+
+@pytest.mark.parametrize("sign", ["graph", "config"])
+def test_what_has_fewer_bits_is_not_exported_as_if_it_had_all(exported, tmp_path, sign):
+    _, directory = exported("classification")
+    if sign == "graph":
+        (directory / "model.onnx").write_bytes(b"")
+    else:
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | {"quantization_config": {}}))
+    for copy in (lambda new: copy_model(directory, new, "float16"), lambda new: copy_onnx(directory, new)):
+        with pytest.raises(ConfigError, match="give the run that it was made of"):
+            copy(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_transformers_has_no_class_for_is_refused(exported):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from permafrost import compress as compressing
 from permafrost.cli import app
 from permafrost.compression.measure import size_mb
 from permafrost.deployment.predictor import Predictor
-from permafrost.errors import ResourceError
+from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import entries, read_manifest
 from tests.runs.conftest import compose_config
 
@@ -200,16 +201,19 @@ def test_the_teachers_output_is_computed_once_and_kept(trained, cheap, tmp_path)
     run_dir = trained()
     options = ["compression=distillation", "compression.recover.epochs=2", "compression.recover.control=false"]
     store = tmp_path / "activations"
-    compress(run_dir, *options, "store.mode='on'", f"store.dir={store}")
+    compress(run_dir, *options, "store=on", f"store.dir={store}")
     (manifest,) = (read_manifest(entry) for entry in entries(store))
     assert (manifest.depth, manifest.rows) == (2, 40)  # all blocks of the teacher, for the training rows alone
 
 
-def test_another_run_teaches(trained, cheap):
+def test_another_run_teaches_and_its_output_is_kept_too(trained, cheap, tmp_path):
     run_dir, teacher = trained(), trained()
     options = ["compression=distillation", "compression.recover.epochs=1", "compression.recover.control=false"]
-    compress(run_dir, *options, f"compression.recover.teacher={teacher}")
+    stored = ["store.mode=on", f"store.dir={tmp_path}"]
+    compress(run_dir, *options, *stored, f"compression.recover.teacher={teacher}")
     assert entry_of(run_dir, "distillation")["changes"]["blocks kept"] == [0]
+    (manifest,) = (read_manifest(entry) for entry in entries(tmp_path))
+    assert (manifest.depth, manifest.rows) == (2, 40)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +296,18 @@ def test_a_damaged_artefact_is_refused(trained, cheap):
     ("overrides", "message"),
     [
         (["compression=none"], "changes nothing"),
+        (["compression.quantize={method: int8, aware: false}"], "give them a name, as compression.name=mine"),
+        (["compression=pruning", "compression.narrow.heads=0.1"], "of 2 all would be left"),
+        (["compression=sparse", "compression.sparsify.structure=2:4", "compression.sparsify.sparsity=0.7"], "give 0.5"),
+        (["compression=pipeline", "head.pooling=windows"], "which an ONNX graph cannot"),
+        (["compression=pipeline", "compression.quantize.method=nf4"], "nf4 takes 64 inputs together"),
+        (["compression=quantization", "compression.recover.hidden=1.0"], "recover.hidden is of training"),
+        (
+            ["compression=layer_drop", "compression.recover.alpha=0", "compression.recover.teacher=x"],
+            "nothing is learned",
+        ),
+        (["compression=layer_drop", "model.attention=bidirectional", "freezing.blocks=1"], "whose blocks are alike"),
+        (["compression=mlp_width", "compression.narrow.mlp=0.2,0.5"], "which --sweep tries one by one"),
         (["compression=sparse", "compression.sparsify.method=movement"], "give compression.sparsify.schedule=cubic"),
         (["compression=layer_drop", "compression.drop.share=0.1"], "of 2 blocks 2 would be left"),
         (["compression=nothing"], "compression"),
@@ -363,14 +379,35 @@ def test_a_run_ends_smaller_and_is_measured(run_tiny):
 
 
 @pytest.mark.slow
-def test_a_grid_makes_each_combination(trained, cheap):
+def test_a_grid_makes_each_combination_and_goes_on_where_it_broke_off(trained, cheap):
     run_dir = trained()
-    compress(
-        run_dir, "--sweep", "compression=mlp_width", "compression.narrow.mlp=0.25,0.5", "compression.recover.epochs=0"
-    )
+
+    def sweep(shares, *more):
+        options = ["compression=mlp_width", f"compression.narrow.mlp={shares}", "compression.recover.epochs=0"]
+        return compress(run_dir, "--sweep", *options, *more, code=2 if more else 0)
+
+    sweep("0.25,0.5")
     names = ["mlp_width-mlp0.25", "mlp_width-mlp0.5"]
     assert [entry["method"] for entry in json.loads((run_dir / "result.json").read_text())["compression"]] == names
     assert all((run_dir / "compressed" / name / "model.safetensors").is_file() for name in names)
+    made = (run_dir / "compressed" / names[0] / "model.safetensors").stat().st_mtime_ns
+    done = sweep("0.25,0.5,0.75")
+    assert done.stdout.count("was made before") == 2
+    assert (run_dir / "compressed" / names[0] / "model.safetensors").stat().st_mtime_ns == made
+    assert entry_of(run_dir, "mlp_width-mlp0.75")["plan"]["narrow"]["mlp"] == 0.75
+    assert "is there already" in str(sweep("0.25,0.5", "compression.narrow.choose=taylor").exception)
+
+
+def test_an_option_without_its_group_compresses_a_run_or_ends_it(run_tiny):
+    with pytest.raises(ConfigError, match=r"give them a name, as compression\.name=mine"):
+        run_tiny("compression.quantize={method: int8, aware: false}")
+
+
+@pytest.mark.parametrize(("option", "package"), [("quantization", "onnxruntime"), ("qat", "nncf")])
+def test_a_package_that_is_missing_is_told_before_a_run_is_trained(run_tiny, monkeypatch, option, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"needs {package}; pip install"):
+        run_tiny(f"compression={option}")
 
 
 def test_versions_that_are_beaten_in_nothing():
@@ -382,10 +419,47 @@ def test_versions_that_are_beaten_in_nothing():
 
 
 def test_combinations_are_named_by_what_varies():
-    from permafrost.launch import combinations
+    from permafrost.run_config import combinations
 
     assert combinations(["compression=a,b"]) == [["compression=a"], ["compression=b"]]
+    one_value = ["compression=a", "compression.narrow={mlp: 0.5, heads: 0.0}", "data.train=[a,b]"]
+    assert combinations(one_value) == [one_value]
     assert combinations(["compression=a", "compression.drop.share=0.2,0.5", "seed=1"]) == [
         ["compression=a", "compression.drop.share=0.2", "seed=1", "compression.name=a-share0.2"],
         ["compression=a", "compression.drop.share=0.5", "seed=1", "compression.name=a-share0.5"],
     ]
+
+
+def test_what_is_given_means_what_it_means_to_a_run(trained):
+    from permafrost.config import read_settings
+    from permafrost.run_config import config_of_run
+
+    run_dir = trained()
+
+    def settings(*overrides):
+        return read_settings(config_of_run(run_dir, ["compression=quantization", *overrides]))
+
+    before = settings()
+    assert settings("store=on").store.mode == settings("store.mode=on").store.mode == "on"
+    assert settings("store=off").store.mode == "off"
+    assert settings("store.mode=on").store.dir == before.store.dir
+    adam = settings("optimizer=adam", "optimizer.lr=2e-3").optimizer
+    assert (adam["_target_"], adam["lr"]) == ("torch.optim.Adam", 0.002)
+    assert settings("callbacks.early_stopping=null").callbacks["early_stopping"] is None
+    assert settings("seed=3").model_copy(update={"seed": before.seed}) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer=gd", "an option of more than one group"),
+        ("task=legal", "an option of more than one group"),
+        ("optimizer=adm", "did you mean 'adam'"),
+        ("stor.mode=on", "did you mean 'store'"),
+        ("~callbacks.early_stopping", "give KEY=VALUE"),
+        ("quantization", "give KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_given_is_told(trained, override, message):
+    done = compress(trained(), "compression=quantization", override, code=2)
+    assert message in str(done.exception)

@@ -177,6 +177,12 @@ def test_what_is_within_the_limits_or_malformed_goes_on_as_it_came(content):
     assert asyncio.run(ask(gate(Limits(max_characters=50)), content)) == (200, content)
 
 
+def test_bytes_that_are_no_text_are_malformed():
+    status, body = asyncio.run(ask(gate(Limits()), b'{"text": "\xff"}'))
+    error = {"code": "malformed", "message": "body: not UTF-8 at byte 10"}
+    assert (status, json.loads(body)) == (422, {"error": error})
+
+
 def test_47_requests_too_many_and_too_slow_are_refused():
     async def several():
         through = gate(Limits(max_waiting=2, max_seconds=0.2), answer_seconds=5)
@@ -282,7 +288,8 @@ class Served:
         raise TimeoutError("the server did not start")
 
     def __exit__(self, *error):
-        os.killpg(self.process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(self.process.pid, signal.SIGTERM)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
@@ -320,6 +327,9 @@ def test_47_and_48_a_server_answers_and_refuses(branches):
         assert 'permafrost_requests_total{status="200"} 48.0' in get(f"{server.url}/metrics")[1]
         assert PREDICT in json.loads(get(f"{server.url}/openapi.json")[1])["paths"]
         assert get(f"{server.url}/docs")[0] == 200
+        os.kill(server.process.pid, signal.SIGTERM)  # as a service manager does: to the first process alone
+        assert server.process.wait(60) == 143
+        assert resident_kb(server.process.pid) == 0
 
 
 def resident_kb(group: int) -> int:
@@ -360,6 +370,34 @@ def test_text_is_sent_as_it_is_written(tiny, of_task, tmp_path):
     assert status == 200
     assert last == {"text": Predictor(tmp_path / "run").predict(["sunny snow"])[0]["text"]}
     assert "".join(piece["piece"] for piece in pieces).strip() == last["text"]
+
+
+def serve(*arguments: str):
+    from typer.testing import CliRunner
+
+    from permafrost.cli import app
+
+    return CliRunner().invoke(app, ["serve", *arguments]).exception
+
+
+def test_where_nothing_can_listen_is_told_before_models_are_loaded(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        error = serve(str(tmp_path), f"--port={port}")
+    assert (error.exit_code, str(error)) == (4, f"--port {port}: Address already in use; give another")
+    error = serve(str(tmp_path), f"--port={port}", "--host=localhost")
+    assert (error.exit_code, str(error)) == (2, "--host localhost: 127.0.0.1, 0.0.0.0 or ::")
+
+
+def test_a_damaged_run_is_refused_before_a_process_is_started_for_it(branches, tmp_path):
+    shutil.copytree(branches["labels"], tmp_path / "run")
+    path = tmp_path / "run" / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    error = serve(str(tmp_path / "run"), f"--port={free_port()}")
+    assert error.exit_code == 4
+    assert f"{path} is damaged" in str(error)
 
 
 def test_a_writer_is_served_by_itself(branches, tiny, of_task, tmp_path):

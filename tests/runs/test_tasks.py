@@ -138,6 +138,13 @@ def test_a_model_that_looks_both_ways_sees_what_comes(run_tiny, of_task, tmp_pat
     assert "Predictor" in (run_dir / "model" / "README.md").read_text()
 
 
+def test_without_a_store_too_what_is_frozen_looks_back_alone(run_tiny, of_task):
+    """The rest sees the whole row, and a loaded model has to know where that begins."""
+    _, run_dir = run_tiny(*of_task("ner"), "model.attention=bidirectional", "store=off", "trainer.max_epochs=1")
+    predictor = Predictor(run_dir)
+    assert (predictor.trunk, predictor.model.freezing.blocks) == (None, 1)
+
+
 # Texts
 
 

@@ -39,15 +39,25 @@ def most_influential(model: GPT2WithHead, batches: Iterable[Batch], count: int) 
 
 def narrow_(model: GPT2WithHead, worth: Sequence[Worth], *, mlp: float | None, heads: float | None) -> dict[str, int]:
     """Without the `mlp` share of every block's neurons and the `heads` share of its heads, those worth least; gives how
-    many of each a block keeps. All blocks keep as many, as GPT2Config has one number for all."""
+    many of each a block keeps. All blocks keep as many, as GPT2Config has one number for all.
+
+    Raises:
+        ConfigError: a share is asked of which all would be left.
+    """
     kept = dict[str, int]()
     if mlp:
         keep_neurons_(model.transformer, neurons := [most_worth(block.neurons, mlp) for block in worth])
-        kept["neurons kept"] = len(neurons[0])
+        kept["neurons kept"] = fewer("mlp", mlp, len(worth[0].neurons), len(neurons[0]))
     if heads:
         keep_heads_(model.transformer, of_blocks := [most_worth(block.heads, heads) for block in worth])
-        kept["heads kept"] = len(of_blocks[0])
+        kept["heads kept"] = fewer("heads", heads, len(worth[0].heads), len(of_blocks[0]))
     return kept
+
+
+def fewer(what: str, share: float, before: int, after: int) -> int:
+    if after == before:
+        raise ConfigError(f"compression.narrow.{what}={share}: of {before} all would be left; give a larger share")
+    return after
 
 
 def most_worth(scores: Tensor, dropped: float) -> Tensor:

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,21 @@ from permafrost.data.batching import Batch
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.backbone import real_tokens
 
+PACKAGES = {
+    "int8": ("onnx", "onnxruntime", "onnxscript"),
+    "int4": ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf"),
+    "nf4": ("bitsandbytes", "accelerate"),
+}
+EXTRAS = {"int8": "onnx", "int4": "int4", "nf4": "nf4"}
 INT4_GROUP = 64  # inputs that share a scale
 LEAST_SHARE = 0.9  # of the weights; below it, something was passed over in silence
+
+
+def check_packages(method: str) -> None:
+    """Raises ConfigError where one is missing; none is imported."""
+    for package in PACKAGES[method]:
+        if find_spec(package) is None:
+            raise ConfigError(f"{method} needs {package}; pip install 'permafrost[{EXTRAS[method]}]'")
 
 
 def quantize_int8(source: Path, target: Path) -> None:

@@ -71,17 +71,25 @@ def mask_of(scores: Tensor, sparsity: float, structure: Structure, *, by_output:
     """True for what stays: all but the `sparsity` share with the smallest scores, of each output or of the matrix;
     or in 2:4 the two largest of each four inputs that follow one another."""
     if structure == "2:4":
-        return two_of_four(scores)
+        return two_of_four(scores, sparsity)
     if by_output:
         return _largest(scores, sparsity, dim=0)
     return _largest(scores.flatten(), sparsity, dim=0).view_as(scores)
 
 
-def two_of_four(scores: Tensor) -> Tensor:
-    """Raises ConfigError where the inputs are no multiple of four."""
+def two_of_four(scores: Tensor, sparsity: float = 0.5) -> Tensor:
+    """At a sparsity of a half in each four; below it in those fours that lose least by it, and the others are whole.
+
+    Raises:
+        ConfigError: the inputs are no multiple of four.
+    """
     if scores.shape[0] % 4:
         raise ConfigError(f"2:4 sparsity needs a multiple of four inputs; a matrix has {scores.shape[0]}")
-    return _largest(scores.unflatten(0, (-1, 4)), 0.5, dim=1).flatten(0, 1)
+    fours = scores.unflatten(0, (-1, 4))  # (in / 4, 4, out)
+    stays = _largest(fours, 0.5, dim=1)
+    lost = (fours * ~stays).sum(1, keepdim=True)
+    is_whole = _largest(lost.flatten(), min(1.0, 2 * sparsity), dim=0).view_as(lost)
+    return (stays | is_whole).flatten(0, 1)
 
 
 def _largest(scores: Tensor, sparsity: float, dim: int) -> Tensor:

@@ -57,6 +57,7 @@ def export_model(
     attention = "bidirectional" if model.bidirectional else "causal"
     description = task.describe() | {"max_length": encoding.max_length, "max_windows": encoding.max_windows}
     description |= {"trunk": trunk, "attention": attention, "cleaning": dict(encoding.cleaning)}
+    description["causal_blocks"] = model.freezing.blocks if model.bidirectional else None  # what is frozen looks back
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
     write_checksums(directory)
@@ -116,7 +117,7 @@ def copy_model(source: Path, directory: Path, dtype: str) -> None:
     """A copy of an exported model with its weights in another type; float16 and bfloat16 halve the file.
 
     Raises:
-        ConfigError: the directory is not empty, or `dtype` is no floating-point type.
+        ConfigError: the directory is not empty, `dtype` is no floating-point type, or the weights are quantized.
     """
     from safetensors.torch import load_file, save_file
 
@@ -124,6 +125,7 @@ def copy_model(source: Path, directory: Path, dtype: str) -> None:
         raise ConfigError(f"--dtype {dtype}: float32, float16 or bfloat16")
     check_new(directory)
     check_files(source)
+    check_whole(source)
     shutil.copytree(source, directory, dirs_exist_ok=True)
     for path in directory.glob("*.safetensors"):
         weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
@@ -137,18 +139,29 @@ def copy_onnx(source: Path, directory: Path) -> None:
     """An exported model with an ONNX graph in place of its weights, checked against them.
 
     Raises:
-        ConfigError: the directory is not empty, or the head is none that a graph can have.
+        ConfigError: the directory is not empty, the head is none that a graph can have, or the weights are quantized.
     """
     from permafrost.deployment.onnx_graph import export_onnx
     from permafrost.deployment.predictor import Predictor
     from permafrost.deployment.sessions import ONNX
 
     check_new(directory)
+    check_whole(source)
     model = Predictor(source).model
     with complete_or_absent(directory / ONNX) as partial:
         export_onnx(model, partial)
     shutil.copytree(source, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
     write_checksums(directory)
+
+
+def check_whole(source: Path) -> None:
+    """Raises ConfigError where the model is a graph already, or its weights are of fewer bits."""
+    from permafrost.deployment.sessions import graph_in
+
+    graph, config = graph_in(source), json.loads((source / "config.json").read_text("utf-8"))
+    if graph or "quantization_config" in config:
+        what = f"its model is {graph.name}" if graph else "its weights are quantized"
+        raise ConfigError(f"{source}: {what}, and can be copied as it is; to export, give the run that it was made of")
 
 
 def check_new(directory: Path) -> None:

@@ -183,6 +183,8 @@ def load_described(directory: Path, task: Task, description: Mapping[str, Any], 
         return load_stock_model(directory)
     bidirectional = description["attention"] == "bidirectional"
     window, trunk = description["max_length"], description.get("trunk")
+    if trunk is None and (causal := description.get("causal_blocks")):
+        trunk = {"depth": causal}
     return load_model(directory, task, trunk, bidirectional=bidirectional, window=window)
 
 

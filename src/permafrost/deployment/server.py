@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import multiprocessing
+import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +19,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from permafrost.checksums import check_files
 from permafrost.deployment.branches import Branches
-from permafrost.deployment.predictor import Predictor
+from permafrost.deployment.predictor import Predictor, described, model_directory
+from permafrost.errors import ConfigError, ResourceError
 from permafrost.tasks.base import Writes
 
 PAGE = Path(__file__).with_name("page.html")
 PREDICT = "/predict"
+HOSTS = ("127.0.0.1", "0.0.0.0", "::")
 
 
 class Ask(BaseModel):
@@ -202,6 +208,8 @@ class Gate:
             return over(413, "too_long", "bytes", most, len(body))
         try:
             asked = json.loads(body)
+        except UnicodeDecodeError as error:
+            return failed(422, "malformed", f"body: not UTF-8 at byte {error.start}")
         except ValueError:
             return None
         texts = [asked.get(key) for key in ("text", "pair")] if isinstance(asked, dict) else []
@@ -241,11 +249,55 @@ def make_server(runs: Mapping[str, Path], threads: int, limits: Limits) -> litse
     return server
 
 
+def run_until_stopped(server: litserve.LitServer, host: str, port: int) -> int:
+    """The exit code: 143 after SIGTERM, 130 after Ctrl-C. LitServe ends its workers at the second alone, and its thread
+    that listens at neither: who calls this ends the process.
+
+    Raises:
+        ResourceError: a worker could not load the models, or has died.
+    """
+    signals: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        options = {"log_level": "warning", "generate_client_file": False, "num_api_servers": 1}
+        server.run(host=host, port=port, api_server_worker_type="thread", **options)
+    except KeyboardInterrupt:  # before it listens
+        pass
+    except RuntimeError as error:
+        raise ResourceError(f"the models were not loaded ({error}); what is wrong stands above") from None
+    finally:
+        for child in multiprocessing.active_children():
+            child.terminate()
+    return 128 + signals[0] if signals else ResourceError.exit_code
+
+
+def check_free(host: str, port: int) -> None:
+    """Before the models are loaded, which takes longer.
+
+    Raises:
+        ConfigError: LitServe does not listen there.
+        ResourceError: another program does.
+    """
+    if host not in HOSTS:
+        raise ConfigError(f"--host {host}: {', '.join(HOSTS[:-1])} or {HOSTS[-1]}")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a server that has just ended is in the way
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ResourceError(f"--port {port}: {error.strerror}; give another") from None
+
+
 def api_of(runs: Mapping[str, Path], threads: int, limits: Limits) -> litserve.LitAPI:
     """Raises ConfigError where several runs are given and one of them writes."""
-    from permafrost.deployment.predictor import described
-    from permafrost.errors import ConfigError
-
+    for run in runs.values():  # else a process is started for what is refused then
+        check_files(model_directory(run))
     writers = [name for name, run in runs.items() if isinstance(described(run), Writes)]
     if not writers:
         return Answering(runs, threads, limits)
