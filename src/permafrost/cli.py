@@ -245,7 +245,8 @@ def serve(
 ) -> None:
     """Answer over HTTP: a page at /, POST /predict, /health, /metrics and /docs."""
     try:
-        from permafrost.deployment.server import Limits, check_free, make_server, named, run_until_stopped
+        from permafrost.deployment.gate import Limits
+        from permafrost.deployment.server import check_free, make_server, named, run_until_stopped
     except ImportError as error:
         raise ConfigError(f"serving needs {error.name}; pip install 'permafrost[serve]'") from None
 

@@ -22,8 +22,9 @@ import pytest
 pytest.importorskip("litserve", reason="the extra [serve] is not installed")
 
 from permafrost.deployment.branches import Branches
+from permafrost.deployment.gate import PREDICT, Figures, Gate, Limits
 from permafrost.deployment.predictor import Predictor
-from permafrost.deployment.server import PREDICT, Answering, Ask, Figures, Gate, Limits, named
+from permafrost.deployment.server import Answering, Ask, named
 from permafrost.model import backbone
 from tests.runs.conftest import compose_config
 
