@@ -129,7 +129,13 @@ def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
         "pydocs": partial(study, "pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
         "real_data": partial(study, "real_data", "Public data sets with `model=mini`", REAL),
         "tasks": partial(
-            study, "tasks", "Every task on public data with `model=mini`", TASKS, missing=missing, jobs=jobs
+            study,
+            "tasks",
+            "Every task on public data with `model=mini`",
+            TASKS,
+            missing=missing,
+            jobs=jobs,
+            says=behind,
         ),
         "store": partial(
             study, "store", "What the stored type does to the metric, four blocks of `mini` frozen", STORE, says=changes
@@ -233,6 +239,23 @@ def gains(done: Sequence[dict]) -> str:
         if gained:
             told.append(f"{count} rows: test accuracy changes by {spread(gained, '+.4f')}; a seed, other rows.")
     return "\n".join(told)
+
+
+def behind(done: Sequence[dict]) -> str:
+    """The rows whose test score is worse than a yardstick of theirs, `METRIC of ...`."""
+    told = []
+    for row in done:
+        run = row["runs"][0]
+        for yardstick, value in run.get("yardsticks", {}).items():
+            metric, _, other = yardstick.partition(" of ")
+            scores = [score for name, score in run["test"].items() if name == metric]
+            is_error = metric.rpartition("/")[2] in ("rmse", "perplexity")
+            told += [
+                f"{row['row']} ({metric} {score:.3f}, {other} {value:.3f})"
+                for score in scores
+                if (score > value if is_error else score < value)
+            ]
+    return f"Behind what needs no GPT-2: {', '.join(told) or 'none'}."
 
 
 def write(name: str, title: str, done: Sequence[dict], says: Says | None = None) -> None:

@@ -44,6 +44,17 @@ def test_rows_of_another_machine_are_named(module):
     assert module("run").machines(rows[:1]) == "X"
 
 
+def test_what_a_yardstick_beats_is_told(module):
+    run = {"test": {"accuracy": 0.7, "rmse": 1.5}, "yardsticks": {"accuracy of TF-IDF": 0.8, "rmse of the mean": 1.6}}
+    worse = {"test": {"a/perplexity": 30.0}, "yardsticks": {"a/perplexity of token frequencies": 20.0}}
+    said = module("run").behind([{"row": "one", "runs": [run]}, {"row": "other", "runs": [worse]}])
+    assert said == (
+        "Behind what needs no GPT-2: one (accuracy 0.700, TF-IDF 0.800), "
+        "other (a/perplexity 30.000, token frequencies 20.000)."
+    )
+    assert module("run").behind([]) == "Behind what needs no GPT-2: none."
+
+
 def test_table_shows_what_each_side_measures(module):
     pairs = module("pairs")
     figures = [
