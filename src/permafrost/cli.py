@@ -223,7 +223,9 @@ def check_data(
             cfg.data.allow_leaks = True
         path = output.with_stem(f"{output.stem}-{part}") if part else output
         card, log = check_data(read_data_settings(cfg), path)
-        for line in [part] * bool(part) + list(report_lines(card, log, path)):
+        if part:
+            print(part)
+        for line in report_lines(card, log, path):
             print(line)
         errors += log.errors
     if errors:
