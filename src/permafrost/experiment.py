@@ -26,7 +26,7 @@ from permafrost.compress import clear, compress
 from permafrost.compressible import check as check_compression
 from permafrost.config import Settings, read_settings
 from permafrost.errors import TrainingError
-from permafrost.fitting import fit, make_modules, make_trainer, parts_that_fit, with_parts_counted
+from permafrost.fitting import fit, leave_group, make_modules, make_trainer, parts_that_fit, with_parts_counted
 from permafrost.preflight import preflight
 from permafrost.redaction import redacted
 from permafrost.resuming import begin, notes_of
@@ -115,6 +115,7 @@ def train_and_test(
     tokens_computed = sum(of_part.tokens_computed for of_part in stores.values())
     result = describe(settings, module, trainer, scores, clock, tokens_computed)
     answers = answers_to_test_rows(trainer, prepared)  # of all processes, so that all must be here
+    leave_group()
     if trainer.is_global_zero:
         say_what_was_read(data.tokens_read, tokens_computed)
         write_run(run_dir, settings, prepared, models, result, answers, stores)

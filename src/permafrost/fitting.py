@@ -176,6 +176,15 @@ def fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
 
+def leave_group() -> None:
+    """End what the processes of a run are joined by, where there are several. A process that ends with it still open
+    can be aborted: a thread of gloo's lets go of its last message while Python is on its way out."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def parts_that_fit(settings: Settings, module: "FineTuning", data: "DataModule") -> int:
     from permafrost.training.hardware import resolve_device
     from permafrost.training.memory import fit_in_memory_

@@ -117,7 +117,7 @@ def test_17_one_process_then_two_then_one(small, tmp_path):
         run([*own, *part], tmp_path, **watched("changing-run", tmp_path))
     run([*own, f"hydra.run.dir={tmp_path}/constant"], tmp_path, **watched("constant-run", tmp_path))
     ours, theirs = (steps_of(notes(name, tmp_path)) for name in ("changing-run", "constant-run"))
-    assert len(notes("changing-run", tmp_path)) == 2
+    assert [of_process[-1] for of_process in notes("changing-run", tmp_path)] == [{"leaves_open": False}] * 2
     assert list(ours) == list(theirs) == list(range(result(changing)["steps"]))
     for step, (rows, loss) in theirs.items():
         assert ours[step] == (rows, pytest.approx(loss, abs=1e-6))

@@ -330,6 +330,9 @@ def test_47_and_48_a_server_answers_and_refuses(branches):
         assert get(f"{server.url}/docs")[0] == 200
         os.kill(server.process.pid, signal.SIGTERM)  # as a service manager does: to the first process alone
         assert server.process.wait(60) == 143
+        left_by = time.monotonic() + 30  # the others of its group see that it has gone, and go
+        while resident_kb(server.process.pid) and time.monotonic() < left_by:
+            time.sleep(0.1)
         assert resident_kb(server.process.pid) == 0
 
 

@@ -2,10 +2,12 @@
 
 Each appends to WATCHED-RANK.jsonl: of each training batch its step, rows and loss; the count of numbers in each sum
 over the processes (`summed`), in each sending of weights (`sent`), and in what it keeps of the trained weights (`kept`)
-and of their moments (`moments`) where each process has a share. With RAISES=RANK:STEP that process fails there; with
-SPOILS=RANK:STEP its loss is not a number there, and each step has the sum of the weights, where they are whole.
+and of their moments (`moments`) where each process has a share; and last whether what joins it to the others is still
+open when it ends (`leaves_open`). With RAISES=RANK:STEP that process fails there; with SPOILS=RANK:STEP its loss is not
+a number there, and each step has the sum of the weights, where they are whole.
 """
 
+import atexit
 import json
 import os
 import time
@@ -58,6 +60,7 @@ def watched_step(self, batch, batch_idx):
 
 
 if "WATCHED" in os.environ:
+    atexit.register(lambda: note(leaves_open=torch.distributed.is_initialized()))
     DistributedDataParallel.__init__ = watched_make
     torch.distributed._broadcast_coalesced = watched_send
     FineTuning.training_step = watched_step
