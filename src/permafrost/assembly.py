@@ -14,6 +14,7 @@ from permafrost.preflight import architecture, model_source, right_context, wind
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import GPT2Model, PreTrainedTokenizerBase
 
     from permafrost.data.card import Card
     from permafrost.data.rows import StoredRows
@@ -144,6 +145,8 @@ def make_models(settings: Settings, prepared: Mapping[str, Prepared]) -> dict[st
     config, tokenizer = architecture(settings), next(iter(prepared.values())).encoding.tokenizer
     config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     backbone = load_backbone(model_source(settings), config, pretrained=settings.model.init == "pretrained")
+    if settings.model.tokenizer and settings.model.init == "pretrained":
+        read_by_another_(backbone, settings, tokenizer)
     blocks = config.n_layer if settings.freezing.blocks == "all" else settings.freezing.blocks
     embeddings = blocks > 0 if settings.freezing.embeddings == "with_blocks" else settings.freezing.embeddings
     freezing = Freezing(embeddings=embeddings, blocks=blocks, final_norm=settings.freezing.final_norm)
@@ -158,6 +161,18 @@ def make_models(settings: Settings, prepared: Mapping[str, Prepared]) -> dict[st
             window=window_length(of_part),
         )
     return models
+
+
+def read_by_another_(backbone: "GPT2Model", settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> None:
+    from permafrost.model.vocabulary import pieces_of, read_by_
+    from permafrost.tasks.preparation import load_tokenizer
+
+    own, other = load_tokenizer(model_source(settings)).backend_tokenizer, tokenizer.backend_tokenizer
+    pieces = pieces_of(own, other)
+    read_by_(backbone, pieces)
+    if split := sum(len(of_token) > 1 for of_token in pieces):
+        new = f"{split:,} of {len(pieces):,} tokens are new to {settings.model.name}"
+        console.print(f"  {new}, and begin as the mean of their pieces")
 
 
 def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *, in_sweep: bool) -> "Stores":

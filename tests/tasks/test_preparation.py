@@ -8,7 +8,13 @@ from permafrost.data.tokenization import TokenizedSplit, joined, train_tokenizer
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.language_modeling import LanguageModeling
-from permafrost.tasks.preparation import encode_splits, encode_table, load_tokenizer, tokenizer_fingerprint
+from permafrost.tasks.preparation import (
+    encode_splits,
+    encode_table,
+    load_tokenizer,
+    texts_read,
+    tokenizer_fingerprint,
+)
 
 ROWS = pa.table(
     {
@@ -53,3 +59,17 @@ def test_a_tokenizer_is_told_by_what_it_does(tiny_tokenizer, tmp_path):
     assert tokenizer_fingerprint(load_tokenizer(str(tmp_path))) == tokenizer_fingerprint(tiny_tokenizer)
     other = train_tokenizer(["other words than those, of the same number"], vocab_size=300, max_length=64)
     assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tiny_tokenizer)
+
+
+def test_a_tokenizer_learns_from_all_that_is_read_or_written():
+    rows = pa.table(
+        {
+            "where": ["f:1", "f:2"],
+            "text": ["a", "b"],
+            "text_pair": ["c", None],
+            "references": [["d e", "f"], ["g"]],
+            "tokens": [["h", "i"], []],
+            "label": ["not", "these"],
+        }
+    )
+    assert [text for text in texts_read(rows) if text] == ["a", "b", "c", "d e f", "g", "h i"]

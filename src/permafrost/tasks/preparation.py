@@ -27,6 +27,7 @@ from permafrost.tasks.positions import NOT_SCORED
 from permafrost.trust import check_model_directory
 
 SHOWN_TOKENS = 96
+READ = ("text", "text_pair", "source", "references", "turns", "tokens")  # fields of a row
 
 
 def load_tokenizer(source: str):
@@ -45,10 +46,17 @@ def trained_tokenizer(rows: StoredRows, vocab_size: int, max_length: int, cache_
     """A tokenizer trained on the rows' texts, or the one trained on the same rows before."""
     directory = cache_dir / "tokenizers" / fingerprint(rows.fingerprint, vocab_size, max_length)
     if not directory.exists():
-        texts = (text for part in rows.slices() for text in part["text"].to_pylist())
+        texts = (text for part in rows.slices() for text in texts_read(part))
         with complete_or_absent(directory) as partial:
             train_tokenizer(texts, vocab_size, max_length).save_pretrained(partial)
     return load_tokenizer(str(directory))
+
+
+def texts_read(rows: pa.Table) -> Iterator[str]:
+    """All that a model reads or writes of these rows."""
+    for name in READ:
+        values = rows[name].to_pylist() if name in rows.column_names else []
+        yield from (value if isinstance(value, str) else " ".join(value or ()) for value in values)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
