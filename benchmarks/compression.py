@@ -30,7 +30,8 @@ Ways = Mapping[str, str]  # name -> what is typed after `permafrost compress RUN
 OUTPUTS = Path("outputs/benchmarks/compression")
 QUIET = "logger=none yardsticks=false"
 TAUGHT, ALONE = "half the blocks, distilled", "half the blocks, without a teacher"
-QUALITY_RUNS = {name: f"experiment={name} {QUIET}" for name in ("sst2", "ag_news")}
+PLAIN = "head=last model.attention=causal model.dropout=0 model.tokenizer=null"  # mini as it is, in both
+QUALITY_RUNS = {name: f"experiment={name} {PLAIN} {QUIET}" for name in ("sst2", "ag_news")}
 QUALITY = {
     "int8": "compression=quantization",
     "int4": "compression=quantization compression.quantize.method=int4",
