@@ -29,6 +29,7 @@ Entry = Mapping[str, Any]  # a version's compression.json
 Ways = Mapping[str, str]  # name -> what is typed after `permafrost compress RUN`
 OUTPUTS = Path("outputs/benchmarks/compression")
 QUIET = "logger=none yardsticks=false"
+TOGETHER = "all together"
 TAUGHT, ALONE = "half the blocks, distilled", "half the blocks, without a teacher"
 PLAIN = "head=last model.attention=causal model.dropout=0 model.tokenizer=null"  # mini as it is, in both
 QUALITY_RUNS = {name: f"experiment={name} {PLAIN} {QUIET}" for name in ("sst2", "ag_news")}
@@ -89,8 +90,9 @@ def quality(seeds: int, jobs: int) -> None:
                 continue
             of_runs[name][seed] = future.result()
             done = {name: by_way(of_seeds) for name, of_seeds in of_runs.items() if 0 in of_seeds}
-            compared = {name: difference(of_way[TAUGHT], of_way[ALONE]) for name, of_way in done.items()}
+            compared = taught_less_alone(done)
             sections = [quality_section(name, of_way, compared[name]) for name, of_way in done.items()]
+            sections += [[f"## {TOGETHER}", "", said_of(compared[TOGETHER]), ""]] if TOGETHER in compared else []
             write("quality", command, sections, {"taught_less_alone": compared}, {"runs": done})
     if any(len(of_seeds) < seeds for of_seeds in of_runs.values()):
         raise SystemExit("not all of it is done; what failed stands above, and the same command goes on")
@@ -133,10 +135,19 @@ def by_way(of_seeds: Mapping[int, Mapping[str, Entry]]) -> dict[str, list[Entry]
     return {way: [of_seeds[seed][way] for seed in sorted(of_seeds) if way in of_seeds[seed]] for way in of_seeds[0]}
 
 
+def taught_less_alone(done: Mapping[str, Mapping[str, Sequence[Entry]]]) -> dict[str, dict[str, Any]]:
+    """Of each data set, and of all together where there are several."""
+    compared = {name: difference(of_way[TAUGHT], of_way[ALONE]) for name, of_way in done.items()}
+    if len(done) > 1:
+        taught, alone = ([entry for of_way in done.values() for entry in of_way[way]] for way in (TAUGHT, ALONE))
+        compared[TOGETHER] = difference(taught, alone)
+    return compared
+
+
 def difference(these: Sequence[Entry], those: Sequence[Entry]) -> dict[str, Any]:
     """Of two ways' scores, seed by seed: the mean, and where its 95 % interval by Student's t begins and ends."""
     changes = [one["metric"] - other["metric"] for one, other in zip(these, those, strict=True)]
-    found: dict[str, Any] = {"seeds": len(changes), "mean": statistics.mean(changes), "changes": changes}
+    found: dict[str, Any] = {"pairs": len(changes), "mean": statistics.mean(changes), "changes": changes}
     if len(changes) > 1:
         from scipy.stats import t
 
@@ -174,8 +185,8 @@ def quality_row(way: str, entries: Sequence[Entry], kept: float) -> str:
 
 
 def said_of(compared: Mapping[str, Any]) -> str:
-    seeds = compared["seeds"]
-    over = f"{seeds} seed{'s' * (seeds > 1)}"
+    pairs = compared["pairs"]
+    over = f"{pairs} pair{'s' * (pairs > 1)} of runs"
     text = f"With a teacher less without one, seed by seed: {compared['mean']:+.4f} over {over}"
     if "interval" in compared:
         low, high = compared["interval"]
