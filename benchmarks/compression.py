@@ -31,8 +31,7 @@ OUTPUTS = Path("outputs/benchmarks/compression")
 QUIET = "logger=none yardsticks=false"
 TOGETHER = "all together"
 TAUGHT, ALONE = "half the blocks, distilled", "half the blocks, without a teacher"
-PLAIN = "head=last model.attention=causal model.dropout=0 model.tokenizer=null"  # mini as it is, in both
-QUALITY_RUNS = {name: f"experiment={name} {PLAIN} {QUIET}" for name in ("sst2", "ag_news")}
+QUALITY_RUNS = {name: f"experiment={name} model.tokenizer=null {QUIET}" for name in ("sst2", "ag_news")}
 QUALITY = {
     "int8": "compression=quantization",
     "int4": "compression=quantization compression.quantize.method=int4",

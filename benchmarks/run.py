@@ -53,14 +53,12 @@ EXPERIMENTS = (
     *("multi30k", "webnlg", "scitldr", "conala", "mbpp", "poems", "wikitext2", "dailydialog", "dailydialog_acts"),
     *("clause_writing", "films_and_names"),
 )
-OWN = "model.tokenizer=null"
-AS_IT_IS = f"head=last model.attention=causal model.dropout=0 {OWN}"
+OWN_TOKENS = "model.tokenizer=null"
 TASKS: list[Row] = [
     *((name, f"experiment={name}", (0,)) for name in EXPERIMENTS),
-    *((f"{name}, mini as it is", f"experiment={name} {AS_IT_IS}", (0,)) for name in ("sst2", "sst5")),
     *(
-        (f"{name}, mini as it is", f"experiment={name} {OWN}", (0,))
-        for name in ("cfimdb", "ag_news", "cuad_clauses", "unfair_tos")
+        (f"{name}, by mini's own tokens", f"experiment={name} {OWN_TOKENS}", (0,))
+        for name in ("sst2", "cfimdb", "ag_news", "cuad_clauses", "unfair_tos")
     ),
     ("wnut17, bidirectional", "experiment=wnut17 model.attention=bidirectional", (0,)),
     ("bc5cdr, bidirectional", "experiment=bc5cdr model.attention=bidirectional", (0,)),
@@ -69,9 +67,8 @@ METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge
 METRICS += ("word_perplexity", "pearson", "spearman", "rmse")
 
 # Each seed draws other rows; both kinds have the same ones.
-FEW = (
-    f"experiment=sst2 {AS_IT_IS} " + "data.max_train_rows={} 'data.split_seed=${{seed}}' callbacks.early_stopping=null "
-)
+FEW = "experiment=sst2 model.tokenizer=null data.max_train_rows={} 'data.split_seed=${{seed}}' "
+FEW += "callbacks.early_stopping=null "
 FEW += "yardsticks=false trainer.max_epochs=10"
 ADAPTED = " init_from=outputs/benchmarks/adaptation-texts-0"
 LABELLED_ROWS, ADAPTATION_SEEDS = (200, 1000), range(3)
@@ -133,6 +130,7 @@ def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
     import padding
     import row_reads
     import trials
+    import words
 
     return {
         "pydocs": partial(study, "pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
@@ -155,6 +153,7 @@ def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
         "augmentation": augmentation.augmentation,
         "freeze_curve": freeze_curve.freeze_curve,
         "padding": padding.padding,
+        "words": words.words,
         "launch": launch.launch,
         "trials": trials.trials,
         "known_rows": known_rows.known_rows,
