@@ -60,6 +60,7 @@ TASKS: list[Row] = [
         (f"{name}, by mini's own tokens", f"experiment={name} {OWN_TOKENS}", (0,))
         for name in ("sst2", "cfimdb", "ag_news", "cuad_clauses", "unfair_tos")
     ),
+    *((f"{name}, from random weights", f"experiment={name} model.init=random", (0,)) for name in ("sst2", "ag_news")),
     ("wnut17, bidirectional", "experiment=wnut17 model.attention=bidirectional", (0,)),
     ("bc5cdr, bidirectional", "experiment=bc5cdr model.attention=bidirectional", (0,)),
 ]

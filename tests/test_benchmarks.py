@@ -386,9 +386,11 @@ def test_what_compression_costs_is_told_seed_by_seed(module, monkeypatch, tmp_pa
     assert f"| {compression.TAUGHT} | 3 | 0.7800 | 97.5% | 0.7700 to 0.7900 | 0.8100 | 4.0 (0.40x) |" in lines
     # changes of 0.01, 0.02 and 0.03: a deviation of 0.01, and Student's t of 2 degrees of freedom is 4.3027
     assert lines.count(
-        "With a teacher less without one, seed by seed: +0.0200 over 3 seeds (95 % interval by Student's t -0.0048 to "
-        "+0.0448)."
+        "With a teacher less without one, seed by seed: +0.0200 over 3 pairs of runs (95 % interval by Student's t "
+        "-0.0048 to +0.0448)."
     ) == len(compression.QUALITY_RUNS)
+    # each of them twice: a deviation of sqrt(4e-4 / 5), and Student's t of 5 degrees of freedom is 2.5706
+    assert "over 6 pairs of runs (95 % interval by Student's t +0.0106 to +0.0294)." in lines[-1]
     found = json.loads((tmp_path / "compression_quality.json").read_text())
     assert found["taught_less_alone"]["sst2"]["changes"] == pytest.approx([0.01, 0.02, 0.03])
     assert len(found["runs"]["ag_news"]["int8"]) == 1
