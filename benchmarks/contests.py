@@ -59,7 +59,8 @@ CONTESTS = {
         is_default=True,
     ),
     "frozen_mini": Contest(
-        title="mini, 4 of 6 blocks frozen, ag_news, 3 epochs",
+        title="mini, 4 of 6 blocks frozen, no dropout, ag_news, 3 epochs",
+        dropout=0.0,  # which Trainer leaves on in frozen blocks: with 0.1 its test scores were 0.2 lower
         model="mini",
         data="ag_news",
         frozen_blocks=4,
