@@ -29,7 +29,7 @@ def words() -> None:
         return
     lines = ["# Bags of words, and of tokens", ""]
     lines += [f"{date.today()}; `python benchmarks/run.py words`: validation accuracy of TF-IDF + logistic regression"]
-    lines += ["over single units, and how many tokens a word of the validation texts takes.", ""]
+    lines += ["over single units, C the better of 3 and 30 there, and how many tokens a word of these texts takes.", ""]
     lines += ["| | words | mini's tokens | trained tokens | mini's tokens a word | trained tokens a word |"]
     lines += ["|---" * 6 + "|"]
     figures = {}

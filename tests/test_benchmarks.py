@@ -361,6 +361,15 @@ def test_a_seed_of_the_synthesis_study_from_end_to_end(module, monkeypatch, writ
     assert (written / "synthesis.md").read_text() == before
 
 
+def test_a_bag_of_units_by_hand(module):
+    words = module("words")
+    halves = lambda text: [half for word in text.split() for half in (word[:2], word[2:])]  # noqa: E731
+    assert words.per_word(["aabb aacc", "bbaa"], halves) == 2
+    train, asked = (["aabb", "ccdd"] * 4, ["x", "y"] * 4), (["bbaa", "ddcc"], ["x", "y"])
+    assert words.accuracy(train, asked, halves) == 1
+    assert words.accuracy(train, asked, None) == 0.5  # no word that was seen
+
+
 def version(metric: float, **more: float) -> dict:
     """An entry of compression.json."""
     dense = {"metric": 0.8, "interval": [0.78, 0.82], "size_mb": 10.0, "rows_per_second": 5.0, "block_parameters": 100}

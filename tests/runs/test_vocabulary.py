@@ -30,9 +30,11 @@ def test_of_tasks_without_a_column_named_text(run_tiny, of_task, task):
     assert "sunny" in (run_dir / "model" / "tokenizer.json").read_text()
 
 
-def test_a_run_goes_on_from_such_a_run(run_tiny):
+def test_a_run_goes_on_from_such_a_run(run_tiny, capsys):
     """By its tokens: nothing is exchanged a second time."""
     _, first = run_tiny("model.tokenizer=train", name="first")
+    capsys.readouterr()
     _, second = run_tiny(f"init_from={first}", name="second")
+    assert "are new to" not in capsys.readouterr().out
     ours, theirs = ((path / "model" / "tokenizer.json").read_text() for path in (first, second))
     assert ours == theirs

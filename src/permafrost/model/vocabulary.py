@@ -30,8 +30,8 @@ def pieces_of(before: "Tokenizer", after: "Tokenizer") -> list[list[int]]:
     Raises:
         ConfigError: a token that the old tokenizer has no way to write; both have to be byte-level BPE.
     """
-    known, count = before.get_vocab(), before.get_vocab_size()
-    pieces = [list(range(count))] * (1 + max(after.get_vocab().values()))  # an id of no token is never read
+    known = before.get_vocab()
+    pieces = [[0]] * (1 + max(after.get_vocab().values()))  # an id of no token is never read, so that any row does
     for name, index in after.get_vocab().items():
         pieces[index] = [known[name]] if name in known else spelled(before.model, name)
     return pieces

@@ -44,7 +44,7 @@ def load_tokenizer(source: str):
 
 def trained_tokenizer(rows: StoredRows, vocab_size: int, max_length: int, cache_dir: Path):
     """A tokenizer trained on the rows' texts, or the one trained on the same rows before."""
-    directory = cache_dir / "tokenizers" / fingerprint(rows.fingerprint, vocab_size, max_length)
+    directory = cache_dir / "tokenizers" / fingerprint(READ, rows.fingerprint, vocab_size, max_length)
     if not directory.exists():
         texts = (text for part in rows.slices() for text in texts_read(part))
         with complete_or_absent(directory) as partial:
