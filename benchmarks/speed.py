@@ -40,6 +40,8 @@ from pairs import Figure, order, summary, table
 from stated import RESULTS, ROOT, hardware, machine
 from timed import run_side_by_side, run_stamped
 
+from permafrost.model.flat_rows import onednn_has_bfloat16
+
 Figures = dict[str, Any]
 # Tried one after the other before the first pair, each on top of those that paid. torch.compile is not among them: the
 # padded lengths vary, and it compiles anew for most of them (peers.py --compile).
@@ -159,7 +161,7 @@ def best_settings(contest: Contest, material: Mapping[str, Any]) -> str:
         return min(json.loads(lines[-1][1])["epoch_seconds"][1:])
 
     chosen, tried = "", {"": epoch_seconds("")}
-    for option in TRAINER_OPTIONS:
+    for option in TRAINER_OPTIONS if onednn_has_bfloat16() else TRAINER_OPTIONS[1:]:
         together = joined(chosen, option)
         tried[together] = epoch_seconds(together)
         if tried[together] < tried[chosen] * (1 - WORTHWHILE):

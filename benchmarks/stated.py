@@ -33,14 +33,16 @@ def hardware() -> str:
 
 
 def cpu() -> str:
-    """Its name, and whether it has AMX, which its name does not always say."""
+    """Its name, and whether it has AMX or no AVX-512, which its name does not always say."""
     import torch  # here, as processes that are measured have none
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} with AMX" if torch.cpu._is_amx_tile_supported() else name
+    if torch.cpu._is_amx_tile_supported():
+        return f"{name} with AMX"
+    return name if torch.cpu._is_avx512_supported() else f"{name} without AVX-512"
 
 
 def machine() -> str:

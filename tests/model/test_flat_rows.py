@@ -47,7 +47,8 @@ def test_rows_are_filled_up_to_a_multiple_and_come_back_whole():
 @pytest.mark.parametrize(
     ("dtype", "enabled", "pays"), [("bfloat16", True, True), ("bfloat16", False, False), ("float16", True, False)]
 )
-def test_only_bfloat16_on_a_cpu_keeps_code_by_shape(dtype, enabled, pays):
+def test_only_bfloat16_on_a_cpu_keeps_code_by_shape(monkeypatch, dtype, enabled, pays):
+    monkeypatch.setattr(flat_rows, "onednn_has_bfloat16", lambda: True)
     hidden = torch.zeros(2, 5, 4)
     with torch.autocast("cpu", dtype=getattr(torch, dtype), enabled=enabled):
         assert (flat_where_it_pays(hidden, None) is not None) is pays
@@ -56,6 +57,7 @@ def test_only_bfloat16_on_a_cpu_keeps_code_by_shape(dtype, enabled, pays):
 
 
 def test_products_of_many_batches_have_few_shapes(tiny_backbone, monkeypatch):
+    monkeypatch.setattr(flat_rows, "onednn_has_bfloat16", lambda: True)
     seen = set()
     addmm = torch.addmm
     monkeypatch.setattr(torch, "addmm", lambda bias, left, right: seen.add(left.shape[0]) or addmm(bias, left, right))

@@ -4,10 +4,16 @@ import pytest
 import torch
 from torch.nn import functional
 
+from permafrost.model import flat_rows
 from permafrost.model.backbone import trunk
 from permafrost.model.onednn import is_inference_by_onednn, onednn_linear
 
+needs_bfloat16 = pytest.mark.skipif(
+    not flat_rows.onednn_has_bfloat16(), reason="oneDNN does not multiply bfloat16 on this CPU"
+)
 
+
+@needs_bfloat16
 @pytest.mark.parametrize("gelu", [False, True])
 def test_it_is_the_product_in_float32_to_bfloat16s_eight_bits(gelu):
     torch.manual_seed(0)
@@ -20,16 +26,19 @@ def test_it_is_the_product_in_float32_to_bfloat16s_eight_bits(gelu):
     torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-8)
 
 
-def test_it_is_for_inference_in_bfloat16_alone():
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_it_is_for_inference_in_bfloat16_alone(monkeypatch, has_bfloat16):
+    monkeypatch.setattr(flat_rows, "onednn_has_bfloat16", lambda: has_bfloat16)
     hidden = torch.zeros(2, 3, 4)
     with torch.no_grad():
         assert not is_inference_by_onednn(hidden)
         with torch.autocast("cpu", torch.bfloat16):
-            assert is_inference_by_onednn(hidden)
+            assert is_inference_by_onednn(hidden) is has_bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_inference_by_onednn(hidden)
 
 
+@needs_bfloat16
 def test_states_without_gradients_are_those_with(tiny_backbone):
     """Within 1 % by the norm, and not the same: both round to bfloat16, at other places."""
     backbone, ids = tiny_backbone.eval(), torch.arange(2, 14).view(2, 6)

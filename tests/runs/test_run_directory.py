@@ -146,7 +146,7 @@ def test_frozen_parameters_are_bitwise_unchanged(finished_run, tiny_model_dir):
     assert not any(torch.equal(before[name], after[name]) for name in trained)
 
 
-@pytest.mark.parametrize("store", ["on", "off"])  # auto decides by measuring: on a busy machine now so, now so
+@pytest.mark.parametrize("store", ["on", "off"])  # auto decides by measuring, now so, now so
 def test_the_same_command_gives_the_same_figures(run_tiny, store):
     first, _ = run_tiny(f"store={store}", name="a")
     second, _ = run_tiny(f"store={store}", name="b")

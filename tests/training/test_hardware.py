@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from permafrost.model.flat_rows import onednn_has_bfloat16
 from permafrost.training import hardware
 from permafrost.training.hardware import loader_workers, resolve_precision, use_all_cores
 
@@ -33,8 +34,15 @@ def test_what_onednn_compiled_is_forgotten_over_the_limit(limit, compiled):
 
 @pytest.mark.parametrize(("speedup", "precision"), [(0.5, "32-true"), (1.9, "32-true"), (4.0, "bf16-mixed")])
 def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_faster(monkeypatch, speedup, precision):
+    monkeypatch.setattr(hardware, "onednn_has_bfloat16", lambda: True)
     monkeypatch.setattr(hardware, "_bf16_speedup_of_products", lambda: speedup)
     assert resolve_precision("auto", "auto") == resolve_precision("auto", "cpu") == precision
+
+
+def test_where_onednn_has_no_bfloat16_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(hardware, "onednn_has_bfloat16", lambda: False)
+    monkeypatch.setattr(hardware, "_bf16_speedup_of_products", lambda: pytest.fail("seconds of products"))
+    assert resolve_precision("auto", "cpu") == "32-true"
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -50,6 +58,7 @@ def test_a_precision_that_was_chosen_stays():
     assert resolve_precision("16-mixed", "gpu") == "16-mixed"
 
 
+@pytest.mark.skipif(not onednn_has_bfloat16(), reason="oneDNN does not multiply bfloat16 on this CPU")
 def test_a_measured_speedup_leaves_the_threads_as_they_were():
     threads = torch.get_num_threads()
     assert 0.05 < hardware._bf16_speedup_of_products() < 50

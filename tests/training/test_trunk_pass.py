@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -298,6 +299,13 @@ def test_it_pays_where_building_and_reading_take_less_than_computing(rates, miss
     assert decided is pays
     assert f"about {totals[0]:.0f} s with it and {totals[1]:.0f} s without" in why
     assert f"{rates.compute * 1e6:.1f} us to compute, {rates.read * 1e6:.1f} us to read" in why
+
+
+def test_what_takes_less_than_a_second_is_not_stored():
+    """Chance would decide, and two runs of one command would differ in their last bits."""
+    rates = Rates(compute=0.99 / 570, write=0.0, read=0.0)
+    assert weigh(rates, lengths_only(), READS, [])[0] is False
+    assert weigh(replace(rates, compute=1.01 / 570), lengths_only(), READS, [])[0] is True
 
 
 @pytest.mark.parametrize(("rates", "word", "splits"), [(CHEAP_READS, "on", 3), (DEAR_READS, "off", 0)])

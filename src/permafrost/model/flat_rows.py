@@ -5,6 +5,7 @@ that takes time and memory (benchmarks/results/speed.md). B rows, T tokens in th
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -52,4 +53,11 @@ def keeps_code_by_shape(hidden: Tensor) -> bool:
     """Where oneDNN multiplies: bfloat16 on a CPU. Its float32 goes to MKL, which keeps nothing by shape."""
     if hidden.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    is_bfloat16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return is_bfloat16 and onednn_has_bfloat16()
+
+
+@cache
+def onednn_has_bfloat16() -> bool:
+    """Not on a CPU without AVX-512: there torch multiplies bfloat16 by itself, seventy times slower than float32."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

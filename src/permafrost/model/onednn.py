@@ -12,7 +12,7 @@ from permafrost.model.flat_rows import filled_up, keeps_code_by_shape
 
 def is_inference_by_onednn(hidden: Tensor) -> bool:
     """In bfloat16 on a CPU, where no gradient is wanted. In float32 MKL is the faster one."""
-    return not torch.is_grad_enabled() and keeps_code_by_shape(hidden) and torch.backends.mkldnn.is_available()
+    return not torch.is_grad_enabled() and keeps_code_by_shape(hidden)
 
 
 def onednn_linear(hidden: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:

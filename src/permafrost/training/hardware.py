@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from permafrost.model.flat_rows import onednn_has_bfloat16
+
 PROBE_ROWS, PROBE_CHANNELS = 512, 768
 # Autocast pays for its casts out of it. CPUs that were measured are at a half, or at four and more.
 WORTHWHILE_SPEEDUP = 2.0
@@ -101,7 +103,7 @@ def peak_memory_mb() -> float:
 def _bf16_pays(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return _bf16_speedup_of_products() > WORTHWHILE_SPEEDUP
+    return onednn_has_bfloat16() and _bf16_speedup_of_products() > WORTHWHILE_SPEEDUP
 
 
 @cache

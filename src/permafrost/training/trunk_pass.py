@@ -38,6 +38,7 @@ from permafrost.training.hardware import autocast
 # tenth, and 8,192 are hardly faster for twice the memory (benchmarks/results/trunk_pass.md).
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}
 SAMPLED_BATCHES, SAMPLED_TOKENS = 3, 1024
+WORTH_SECONDS = 1.0  # of computing in all: with less, chance would decide, and with it the last bits of a score
 SHARED_READS = 1000.0  # a sweep's trials read on: what one pass costs is of no matter
 
 
@@ -193,14 +194,17 @@ def measure(part: FrozenPart, split: TokenizedSplit, options: StoreOptions) -> R
 def weigh(
     rates: Rates, splits: Mapping[str, TokenizedSplit], reads: Mapping[str, float], missing: list[str]
 ) -> tuple[bool, str]:
-    """Whether reading beats computing over all that is to come, and the figures."""
+    """Whether reading beats computing over all that is to come, and the figures.
+
+    What is computed in less than `WORTH_SECONDS` is not stored, so that the same small run goes the same way each time.
+    """
     tokens = {name: int(split.lengths.sum()) for name, split in splits.items()}
     computing = sum(tokens[name] * reads[name] for name in splits) * rates.compute
     building = sum(tokens[name] for name in missing) * (rates.compute + rates.write)
     reading = building + sum(tokens[name] * reads[name] for name in splits) * rates.read
     per_token = f"a token takes {rates.compute * 1e6:.1f} us to compute, {rates.read * 1e6:.1f} us to read"
     total = f"about {reading:.0f} s with it and {computing:.0f} s without" if computing < 1e6 else "read by a sweep"
-    return reading < computing, f"{per_token}; {total}"
+    return computing >= WORTH_SECONDS and reading < computing, f"{per_token}; {total}"
 
 
 def _write(path: Path, states: list[np.ndarray]) -> None:
