@@ -273,6 +273,23 @@ def test_who_waits_for_another_run_says_so(open_all, part, said, tmp_path):
     holder.join(30)
 
 
+def test_what_another_run_builds_comes_last(tmp_path):
+    directories = {name: tmp_path / name for name in SPLITS}
+    is_held, is_seen = (multiprocessing.get_context("fork").Event() for _ in range(2))
+
+    def hold() -> None:
+        with sole_builder(directories["train"]):
+            is_held.set()
+            is_seen.wait(30)
+
+    holder = begun(hold)
+    assert is_held.wait(30)
+    assert list(trunk_pass.unclaimed_first(directories)) == ["validation", "test", "train"]
+    is_seen.set()
+    holder.join(30)
+    assert list(trunk_pass.unclaimed_first(directories)) == ["train", "validation", "test"]
+
+
 # Whether it pays
 
 

@@ -274,6 +274,7 @@ def abandoned(root: Path) -> list[Path]:
 
 
 def being_built(directory: Path) -> bool:
+    """By another process, at this moment."""
     from filelock import FileLock, Timeout
 
     try:
@@ -281,6 +282,8 @@ def being_built(directory: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # nowhere to write: nobody builds there
+        return False
 
 
 def remove(directory: Path) -> None:

@@ -21,6 +21,7 @@ from permafrost.model.activation_store import (
     Dtype,
     Manifest,
     as_stored,
+    being_built,
     entry_directory,
     make_room,
     open_entry,
@@ -126,7 +127,8 @@ def open_stores(
             say(f"store {'on' if pays else 'off'}: {why}")
             if not pays:
                 return stores
-        for name, directory in directories.items():
+        for name in unclaimed_first(directories):
+            directory = directories[name]
             with sole_builder(directory, partial(say, f"store: another run computes {name}; waiting for it")):
                 store = sound_entry(directory)
                 if store is None:
@@ -141,6 +143,17 @@ def open_stores(
         say(f"store off: {error}")
         stores.by_split.clear()
     return stores
+
+
+def unclaimed_first(directories: Mapping[str, Path]) -> Iterator[str]:
+    """What another run is building comes last, so that runs that start at once share the work split by split."""
+    others = []
+    for name, directory in directories.items():
+        if being_built(directory):
+            others.append(name)
+        else:
+            yield name
+    yield from others
 
 
 def build(
