@@ -119,6 +119,15 @@ def test_one_request_that_fails_does_not_fail_the_others(branches, monkeypatch):
     assert "no such thing" in json.loads(bad.body)["error"]["message"]
 
 
+def test_a_pair_that_a_run_cannot_read_is_the_requests_fault(branches):
+    api = answering(branches)
+    good, bad = api.predict([Ask(text="snow", pair="ice", runs=["labels"]), Ask(text="snow", pair="ice")])
+    assert good["answers"]["labels"] == nearly(Predictor(branches["labels"]).predict(["snow"], ["ice"])[0])
+    refused = api.encode_response(bad)
+    assert refused.status_code == 422
+    assert json.loads(refused.body)["error"]["message"].startswith("task=ner reads one text")
+
+
 def test_48_a_batch_of_requests_for_several_runs(branches):
     api = answering(branches)
     first, second = api.predict([Ask(text="snow"), Ask(text="sunny", runs=["numbers"])])
@@ -248,6 +257,12 @@ def test_a_text_that_cannot_be_written_is_told_and_the_next_one_is_written(writi
             {"error": {"code": "failed", "message": "KeyError: 'no such thing'"}}
         ]
     assert list(api.predict(Ask(text="sunny")))[-1].keys() == {"text"}
+
+
+def test_what_writes_refuses_a_pair(writing):
+    (last,) = writing(1).predict(Ask(text="sunny", pair="snow"))
+    assert last["error"]["code"] == "malformed"
+    assert "reads one text, not a pair" in last["error"]["message"]
 
 
 # The real server

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from permafrost.deployment.predictor import batches
+from permafrost.errors import ConfigError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.acts import Acts
@@ -81,6 +82,12 @@ def test_a_pair_may_lack_either_text(answered, name):
     for pair, answer in zip(zip(firsts, seconds, strict=True), answered(name, firsts, seconds), strict=True):
         (alone,) = answered(name, [pair[0]], [pair[1]])
         assert figures(answer) == pytest.approx(figures(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ner", "acts"])
+def test_what_reads_single_texts_refuses_a_pair(answered, name):
+    with pytest.raises(ConfigError, match=f"task={name} reads one text, not a pair"):
+        answered(name, ["x"], ["y"])
 
 
 @pytest.mark.parametrize("evaluates", [False, True])

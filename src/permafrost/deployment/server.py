@@ -18,7 +18,7 @@ from permafrost.checksums import check_files
 from permafrost.deployment.branches import Branches
 from permafrost.deployment.gate import PREDICT, Figures, Gate, Limits, failed, malformed
 from permafrost.deployment.predictor import Predictor, described, model_directory
-from permafrost.errors import ConfigError, ResourceError
+from permafrost.errors import ConfigError, PermafrostError, ResourceError
 from permafrost.tasks.base import Writes
 
 PAGE = Path(__file__).with_name("page.html")
@@ -59,6 +59,8 @@ class Answering(litserve.LitAPI):
             return [self._alone(ask) for ask in asked]
 
     def encode_response(self, output: Any) -> Response:  # which LitServe takes for the route's; a dict is JSON
+        if isinstance(output, PermafrostError):
+            return failed(422, "malformed", str(output))
         if isinstance(output, Exception):
             return failed(500, "failed", f"{type(output).__name__}: {output}")
         return output
@@ -107,12 +109,14 @@ class Writing(litserve.LitAPI):
 
         task: Any = self.predictor.task
         streamer = TextIteratorStreamer(self.predictor.encoding.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        rows = task.rows_of([ask.text], None)
         answers: list[dict[str, Any]] = []
 
         def write() -> None:
             try:
+                rows = task.rows_of([ask.text], None if ask.pair is None else [ask.pair])
                 answers.extend(self.predictor.answer(rows, streamer=streamer))
+            except PermafrostError as error:
+                answers.append({"error": {"code": "malformed", "message": str(error)}})
             except Exception as error:
                 answers.append({"error": {"code": "failed", "message": f"{type(error).__name__}: {error}"}})
             finally:

@@ -16,7 +16,17 @@ from permafrost.data.batching import Batch
 from permafrost.data.labels import acts_of
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.heads import Initialization, TokenHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Outputs,
+    Stage,
+    Table,
+    refuse_pairs,
+    tokenized_split,
+)
 from permafrost.tasks.classification import label_metrics
 from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
 from permafrost.tasks.turns import Turn, encode_turns, turn_windows
@@ -86,6 +96,7 @@ class Acts:
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
         """A text is a dialogue of one turn."""
+        refuse_pairs(pairs, self.name)
         return [{"speakers": ["A"], "turns": [text]} for text in texts]
 
     def describe(self) -> dict[str, Any]:

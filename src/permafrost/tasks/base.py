@@ -13,6 +13,7 @@ from permafrost.data.batching import Batch
 from permafrost.data.rows import Table
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
+from permafrost.errors import ConfigError
 from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
@@ -116,7 +117,11 @@ class Task(Protocol):
         ...
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        """Texts that come without a file, as rows of its roles but for what it answers."""
+        """Texts that come without a file, as rows of its roles but for what it answers.
+
+        Raises:
+            ConfigError: there are pairs, and it reads single texts.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -186,6 +191,11 @@ def asked_of(row: Mapping[str, Any]) -> str:
 def references_of(row: Mapping[str, Any]) -> list[str]:
     """The texts that a row may be answered with: its references, or the last turn."""
     return row["references"] if "references" in row else row["turns"][-1:]
+
+
+def refuse_pairs(pairs: Sequence[str] | None, task: str) -> None:
+    if pairs is not None:
+        raise ConfigError(f"task={task} reads one text, not a pair: leave the second out")
 
 
 def text_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:

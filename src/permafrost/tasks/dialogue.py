@@ -25,6 +25,7 @@ from permafrost.tasks.base import (
     Stage,
     Table,
     references_of,
+    refuse_pairs,
     tokenized_split,
     with_column,
 )
@@ -98,6 +99,7 @@ class Dialogue:
         return with_column(rows, "turns", [[*turns[:-1], text or turns[-1]] for turns, text in dialogues])
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        refuse_pairs(pairs, self.name)
         return [self.to_answer([self.person()], [text]) for text in texts]
 
     def person(self) -> str:

@@ -20,6 +20,7 @@ from permafrost.tasks.base import (
     Stage,
     Table,
     references_of,
+    refuse_pairs,
     tokenized_split,
     with_column,
 )
@@ -87,6 +88,7 @@ class Generation:
         return with_column(rows, "references", references)
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        refuse_pairs(pairs, self.name)
         return [{"source": text} for text in texts]
 
     def describe(self) -> dict[str, Any]:

@@ -11,7 +11,17 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.model.heads import TiedHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Stage, Table, text_rows, tokenized_split
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Stage,
+    Table,
+    refuse_pairs,
+    text_rows,
+    tokenized_split,
+)
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
 
@@ -66,6 +76,7 @@ class LanguageModeling:
         return of_tokens | ({"word_perplexity": (loss * num_targets / words).exp()} if words else {})
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        refuse_pairs(pairs, self.name)
         return text_rows(texts, None)
 
     def describe(self) -> dict[str, Any]:

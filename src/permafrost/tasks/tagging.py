@@ -18,7 +18,17 @@ from permafrost.data.labels import tags_of
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.model.heads import Initialization, TokenHead
-from permafrost.tasks.base import LOSS, Encoding, LossFunction, Mode, Outputs, Stage, Table, tokenized_split
+from permafrost.tasks.base import (
+    LOSS,
+    Encoding,
+    LossFunction,
+    Mode,
+    Outputs,
+    Stage,
+    Table,
+    refuse_pairs,
+    tokenized_split,
+)
 from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
 from permafrost.tasks.spans import SpanF1, best_paths, spans_of
 
@@ -89,6 +99,7 @@ class Tagging:
         return [{"spans": described(tags, row)} for tags, row in zip(decoded, rows, strict=True)]
 
     def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+        refuse_pairs(pairs, self.name)
         return [split_words(text) for text in texts]
 
     def describe(self) -> dict[str, Any]:
