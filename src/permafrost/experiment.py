@@ -75,7 +75,11 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
         seed_everything(settings.seed)
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
     with sole_run(run_dir) if is_first_process() else nullcontext():
-        return train_and_test(cfg, settings, prepared, run_dir, clock, sweep)
+        try:
+            return train_and_test(cfg, settings, prepared, run_dir, clock, sweep)
+        except BaseException:  # a signal, too
+            leave_group(only="gloo")
+            raise
 
 
 def train_and_test(

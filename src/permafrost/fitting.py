@@ -176,12 +176,13 @@ def fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
 
-def leave_group() -> None:
+def leave_group(only: str | None = None) -> None:
     """End what the processes of a run are joined by, where there are several. A process that ends with it still open
-    can be aborted: a thread of gloo's lets go of its last message while Python is on its way out."""
+    can be aborted: a thread of gloo's lets go of its last message while Python is on its way out. After a failure
+    `only` gloo's, which does not wait for the others."""
     from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized():
+    if distributed.is_available() and distributed.is_initialized() and only in (None, distributed.get_backend()):
         distributed.destroy_process_group()
 
 

@@ -255,7 +255,7 @@ def was_started_as_second(process: int) -> bool:
 def training(small, tmp_path):
     """Two processes that train, each with one that loads: the first, and the one it has started."""
     own = [*small, *LONG, "data.num_workers=1", *of_processes(2), f"hydra.run.dir={tmp_path}/run"]
-    process = start(own, tmp_path)
+    process = start(own, tmp_path, **watched("training", tmp_path))
     log = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: process.poll() is not None or (log.exists() and log.read_text().count("train/loss") > 5))
     assert process.poll() is None, process.stdout.read()
@@ -289,6 +289,7 @@ def test_15_an_error_in_one_process_ends_the_whole_job(small, tmp_path, fails):
     assert time.time() - raised < TO_END_S
     assert job.returncode not in (0, None)
     assert "RuntimeError: planted" in out
+    assert notes("failing", tmp_path)[fails][-1] == {"leaves_open": False}
 
 
 @pytest.mark.parametrize("asked", ["first", "second"])
@@ -298,6 +299,7 @@ def test_16_a_signal_to_one_process_stops_all_with_one_checkpoint(training, smal
     out, _ = first.communicate(timeout=TO_END_S)
     assert first.returncode == 143, out
     wait_for(lambda: not is_alive(second), 10)
+    assert [of_process[-1] for of_process in notes("training", tmp_path)] == [{"leaves_open": False}] * 2
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} >= {"last.ckpt"}
     step = peek(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
     run(
