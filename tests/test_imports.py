@@ -23,7 +23,7 @@ TIERS = [
     {"preflight", "reading"},
     {
         *("assembly", "check", "claims", "cli", "compress", "compressible", "experiment", "finished", "fitting"),
-        *("launch", "recover", "resuming", "run_config", "trials", "weighing", "writers"),
+        *("launch", "recover", "resuming", "run_config", "run_files", "trials", "weighing", "writers"),
     },
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

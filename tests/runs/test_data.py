@@ -40,7 +40,7 @@ def test_bad_rows_are_put_aside_in_the_run_directory(run_tiny, train_with):
     card = json.loads((run_dir / "data.json").read_text())[""]
     assert card["rows"]["train"] == 40
     assert card["quarantined"] == 2
-    assert "2 rows put aside" in (run_dir / "report.html").read_text()
+    assert "2 rows that cannot be used" in (run_dir / "report.html").read_text()
 
 
 def test_a_leak_is_left_out_and_told(run_tiny, train_with, data_dir, capsys):

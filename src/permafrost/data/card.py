@@ -175,7 +175,7 @@ def card_lines(card: Card) -> Iterator[str]:
     for step, count in card["cleaned"].items():
         yield f"cleaning.{step}: {count:,} rows"
     if card["quarantined"]:
-        yield f"{card['quarantined']:,} rows put aside"
+        yield f"{card['quarantined']:,} rows that cannot be used"
 
 
 def drawn_lines(card: Card) -> Iterator[str]:

@@ -1,0 +1,114 @@
+"""What a run leaves in its directory."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from permafrost.assembly import Prepared, console
+from permafrost.atomic import complete_or_absent
+from permafrost.config import Settings
+from permafrost.tasks.base import in_part
+
+if TYPE_CHECKING:
+    from permafrost.model.gpt2 import GPT2WithHead
+    from permafrost.training.trunk_pass import Stores
+
+YARDSTICK_ROWS = 100_000
+
+
+def write_card(run_dir: Path, prepared: Mapping[str, Prepared]) -> None:
+    """data.json, the data card of each part; and the rows that were put aside, so that none is lost."""
+    cards = {name: part.card for name, part in prepared.items()}
+    (run_dir / "data.json").write_text(json.dumps(cards) + "\n", "utf-8")
+    aside = [{"part": name, **row} if name else row for name, part in prepared.items() for row in part.quarantined]
+    if aside:
+        lines = "".join(json.dumps(row, default=str) + "\n" for row in aside)
+        (run_dir / "quarantine.jsonl").write_text(lines, "utf-8")
+        console.print(f"  {len(aside):,} rows put aside: {run_dir}/quarantine.jsonl")
+
+
+def write_run(
+    run_dir: Path,
+    settings: Settings,
+    prepared: Mapping[str, Prepared],
+    models: Mapping[str, "GPT2WithHead"],
+    result: Mapping[str, Any],
+    answers: Mapping[str, list[dict[str, Any]]],
+    stores: Mapping[str, "Stores"],
+) -> None:
+    """The model directory, the test predictions, the yardsticks, result.json, and the report made of them.
+
+    Of several parts each has a model directory of its own, model/PART, and is named in its predictions.
+    """
+    from permafrost.deployment.export import export_model, model_card
+    from permafrost.reporting.html import write_report
+
+    yardsticks: dict[str, float] = {}
+    for name, of_part in settings.by_part().items():
+        part = prepared[name]
+        card = model_card(of_part.model_dump(), scores_of_part(result["test"], name), part.task.describe())
+        export_model(models[name], part.task, part.encoding, run_dir / "model" / name, card, stores[name].trunk)
+        measured = measure_yardsticks(of_part, part)
+        yardsticks |= {in_part(name, key): value for key, value in measured.items()}
+    write_predictions(run_dir / "predictions.jsonl", prepared, answers)
+    if yardsticks:
+        (run_dir / "yardsticks.json").write_text(json.dumps(yardsticks, indent=2) + "\n", "utf-8")
+    (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    write_report(run_dir)
+    console.print("  test: " + "  ".join(f"{name} {value:.4f}" for name, value in result["test"].items()))
+    say_how_texts_were_scored(prepared, answers)
+    if yardsticks:
+        console.print("  " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
+    console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
+
+
+def say_how_texts_were_scored(prepared: Mapping[str, Prepared], answers: Mapping[str, list[dict[str, Any]]]) -> None:
+    """sacrebleu's own words for how it computed: figures can be compared with no others."""
+    from permafrost.tasks.base import references_of
+    from permafrost.tasks.text_scores import signatures
+
+    for name, of_part in answers.items():
+        if "bleu" in prepared[name].task.metrics_logged:
+            references = [references_of(row) for row in prepared[name].rows["test"]]
+            for metric, signature in signatures([answer["text"] for answer in of_part], references).items():
+                console.print(f"  {in_part(name, metric)} by sacrebleu: {signature}", markup=False)
+
+
+def scores_of_part(scores: Mapping[str, float], name: str) -> dict[str, float]:
+    prefix = in_part(name, "")
+    return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
+
+
+def write_predictions(
+    path: Path, prepared: Mapping[str, Prepared], answers: Mapping[str, list[dict[str, Any]]]
+) -> None:
+    if not answers:
+        return
+    with path.open("w", encoding="utf-8") as file:
+        for name, of_part in answers.items():
+            named = {"part": name} if name else {}
+            for row, answer in zip(prepared[name].rows["test"], of_part, strict=True):
+                file.write(json.dumps({**named, **row, "prediction": answer}, ensure_ascii=False) + "\n")
+
+
+def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
+    """Test scores that need no GPT-2; kept with the cache, as every run on these rows has them."""
+    from permafrost.data.tokenization import fingerprint
+    from permafrost.tasks.yardsticks import of_next_tokens, yardsticks_of
+
+    if not settings.yardsticks:
+        return {}
+    if prepared.rows["train"].num_rows > YARDSTICK_ROWS:
+        console.print(f"  no yardsticks: TF-IDF of more than {YARDSTICK_ROWS:,} rows takes longer and more than GPT-2")
+        return {}
+    key = fingerprint(prepared.task.roles, [rows.fingerprint for rows in prepared.rows.values()])
+    path = Path(settings.data.cache_dir) / "yardsticks" / f"{key}.json"
+    if not path.exists():
+        measured = yardsticks_of(prepared.task, prepared.rows)
+        with complete_or_absent(path) as partial:
+            partial.write_text(json.dumps(measured), "utf-8")
+    measured = json.loads(path.read_text("utf-8"))
+    if "perplexity" in prepared.task.metrics_logged:
+        measured |= of_next_tokens(prepared.splits["train"], prepared.splits["test"])
+    return measured
