@@ -280,7 +280,7 @@ def store_list(directory: StoreDirectory = DEFAULT_STORE) -> None:
 @store_app.command("clear")
 def store_clear(directory: StoreDirectory = DEFAULT_STORE) -> None:
     """Remove all that is stored; runs compute it again when they need it."""
-    from permafrost.model.activation_store import clear
+    from permafrost.model.store_directory import clear
 
     print(f"{clear(directory) / 2**20:,.0f} MB freed in {directory}")
 

@@ -30,13 +30,7 @@ from permafrost.model.activation_store import (
     ActivationStore,
     Manifest,
     check_entry,
-    clear,
-    entries,
-    entry_bytes,
     entry_directory,
-    known_rows,
-    lookup,
-    make_room,
     open_entry,
     row_digests,
     sole_builder,
@@ -44,6 +38,7 @@ from permafrost.model.activation_store import (
     write_entry,
 )
 from permafrost.model.activation_store import ROWS as ROWS_FILE
+from permafrost.model.store_directory import clear, entries, entry_bytes, known_rows, lookup, make_room
 from permafrost.ragged import RaggedArray
 from tests.processes import forked
 

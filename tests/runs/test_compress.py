@@ -14,7 +14,8 @@ from permafrost.cli import app
 from permafrost.compression.measure import size_mb
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model.activation_store import entries, read_manifest
+from permafrost.model.activation_store import read_manifest
+from permafrost.model.store_directory import entries
 from tests.runs.conftest import compose_config
 
 COST = {"size_mb": 1.0, "latency_ms": 2.0, "threads": 1}

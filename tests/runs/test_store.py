@@ -15,7 +15,7 @@ from permafrost.cli import app
 from permafrost.deployment import predictor as predictor_module
 from permafrost.deployment.branches import Branches
 from permafrost.deployment.predictor import Predictor
-from permafrost.model.activation_store import entries
+from permafrost.model.store_directory import entries
 from tests.runs.conftest import compose_config
 
 pytestmark = pytest.mark.usefixtures("no_report")

@@ -18,11 +18,12 @@ import torch
 from permafrost import assembly
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model.activation_store import entries, entry_directory, row_digests, sole_builder
+from permafrost.model.activation_store import entry_directory, row_digests, sole_builder
 from permafrost.model.backbone import trunk
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
+from permafrost.model.store_directory import entries
 from permafrost.tasks.base import tokenized_split
 from permafrost.training import trunk_pass
 from permafrost.training.trunk_pass import FrozenPart, Rates, StoreOptions, Stores, measure, open_stores, weigh

@@ -20,12 +20,13 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
 from permafrost.deployment.sessions import graph_in
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model.activation_store import ActivationStore, known_rows, row_digests, trunk_key
+from permafrost.model.activation_store import ActivationStore, row_digests, trunk_key
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
 from permafrost.model.decoding import streaming
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
+from permafrost.model.store_directory import known_rows
 from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Task, Writes
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared

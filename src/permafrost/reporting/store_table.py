@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from permafrost.model.activation_store import USED, entries, entry_bytes, read_manifest
+from permafrost.model.activation_store import USED, read_manifest
+from permafrost.model.store_directory import entries, entry_bytes
 
 
 def print_store(root: Path) -> None:

@@ -23,7 +23,6 @@ from permafrost.model.activation_store import (
     as_stored,
     being_built,
     entry_directory,
-    make_room,
     open_entry,
     remove,
     row_digests,
@@ -33,6 +32,7 @@ from permafrost.model.activation_store import (
     write_entry,
 )
 from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.store_directory import make_room
 from permafrost.training.hardware import autocast
 
 # Per batch of the pass: more than a training step has, as no gradient is kept. On a CPU with AMX 2,048 are slower by a
