@@ -116,11 +116,14 @@ def make_trainer(
 ) -> "lightning.Trainer":
     """`notes` go into each checkpoint, for the start that goes on from it."""
     from permafrost.training.checkpoints import CHECKPOINTS
+    from permafrost.training.hardware import is_emulated
     from permafrost.training.loggers import METRICS, MetricsFile, forgiving_
     from permafrost.training.trainer import make_trainer
 
     precision = precision_of(settings)
     console.print(f"  precision {precision}")
+    if is_emulated(precision, settings.trainer.accelerator):
+        console.print("  this CPU has no products in bfloat16: trainer.precision=32-true is many times as fast")
     known = {"monitor": monitored(settings), "mode": monitor_mode(settings), "dirpath": run_dir / CHECKPOINTS}
     known["of_parts"] = [f"validation/{name}/{part.task.monitor}" for name, part in settings.by_part().items() if name]
     known |= {"save_every": settings.save_every, "requeue": settings.trainer.requeue, "notes": notes}

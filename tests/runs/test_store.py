@@ -15,6 +15,7 @@ from permafrost.cli import app
 from permafrost.deployment import predictor as predictor_module
 from permafrost.deployment.branches import Branches
 from permafrost.deployment.predictor import Predictor
+from permafrost.model.flat_rows import onednn_has_bfloat16
 from permafrost.model.store_directory import entries
 from tests.runs.conftest import compose_config
 
@@ -226,10 +227,11 @@ def test_training_validation_and_test_read_what_is_stored(run_tiny, monkeypatch,
         run_tiny("store=off", name="third")
 
 
-def test_half_precision_learns_alike_from_the_store_and_without(run_tiny):
+def test_half_precision_learns_alike_from_the_store_and_without(run_tiny, capsys):
     """bf16 keeps 8 bits of a number: figures agree to two digits, and both sides learn."""
     options = ["trainer.precision=bf16-mixed", "model.dropout=0", "optimizer.lr=1e-2", "trainer.max_epochs=4"]
     (on, _), (off, _) = (run_tiny(*options, f"store={mode}", name=mode) for mode in ("on", "off"))
+    assert ("this CPU has no products in bfloat16" in capsys.readouterr().out) is not onednn_has_bfloat16()
     assert on["tokens"]["trunk"] > 0 == off["tokens"]["trunk"]
     assert on["test"]["loss"] == pytest.approx(off["test"]["loss"], abs=2e-2)
     assert on["test"]["accuracy"] == off["test"]["accuracy"] == 1

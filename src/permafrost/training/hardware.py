@@ -32,6 +32,12 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if _bf16_pays(accelerator) else "32-true"
 
 
+def is_emulated(precision: str, accelerator: str) -> bool:
+    """Whether products of that precision are made of slower ones."""
+    is_bfloat16 = precision.startswith("bf16")
+    return is_bfloat16 and resolve_device(accelerator).type == "cpu" and not onednn_has_bfloat16()
+
+
 def autocast(precision: str, device_type: str) -> torch.autocast:
     """What Lightning's precision plugin of that name puts around a step."""
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
