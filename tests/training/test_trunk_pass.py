@@ -425,7 +425,7 @@ def test_auto_says_nothing_where_nothing_is_frozen(tiny_backbone, prepared, tmp_
 
 @pytest.mark.parametrize(
     ("in_sweep", "reads"),
-    [(False, {"train": 4, "validation": 5, "test": 1}), (True, {"train": 1000, "validation": 1001, "test": 1})],
+    [(False, {"train": 4, "validation": 5, "test": 1}), (True, {"train": 1e6, "validation": 1e6 + 1, "test": 1})],
 )
 def test_a_run_reads_each_epoch_and_evaluates_once_more_and_a_sweep_goes_on(
     part, tiny_backbone, prepared, tmp_path, monkeypatch, in_sweep, reads

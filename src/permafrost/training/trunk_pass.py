@@ -40,7 +40,7 @@ from permafrost.training.hardware import autocast
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}
 SAMPLED_BATCHES, SAMPLED_TOKENS = 3, 1024
 WORTH_SECONDS = 1.0  # of computing in all: with less, chance would decide, and with it the last bits of a score
-SHARED_READS = 1000.0  # a sweep's trials read on: what one pass costs is of no matter
+SHARED_READS = 1e6  # a sweep's trials read on: what one pass costs is of no matter
 
 
 @dataclass(frozen=True, kw_only=True)
