@@ -7,8 +7,9 @@ import torch
 pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 from permafrost.compression.quantization import quantize_int8, sqnr_db
+from permafrost.compression.signed_products import products_overflow, without_sign
 from permafrost.data.batching import padded_batch
-from permafrost.deployment import onnx_graph
+from permafrost.deployment import onnx_graph, sessions
 from permafrost.deployment.graph_model import load_graph
 from permafrost.deployment.onnx_graph import TOLERANCE, export_onnx
 from permafrost.errors import ConfigError, ResourceError
@@ -138,6 +139,55 @@ def test_int8_is_smaller_and_near(request, tmp_path, kind):
     exact, near = (load_graph(of, backbone.config) for of in (path, tmp_path / "model.onnx"))
     assert 15 < sqnr_db(model, near, [batch]) < 60
     assert sqnr_db(model, exact, [batch]) > 90
+
+
+@pytest.mark.slow
+def test_weights_without_sign_are_the_same_weights(classifier, tmp_path):
+    """Near the model on any CPU, and where products of signed bytes do not overflow, what they are with it."""
+    model, path = classifier
+    quantize_int8(path, tmp_path / "model.onnx")
+    (tmp_path / "unsigned.onnx").write_bytes(without_sign(tmp_path / "model.onnx"))
+    split = tokenized_split([np.arange(1 + row, 10, dtype=np.int32) for row in range(4)], np.ones(4), np.zeros(4))
+    batch = padded_batch(split, np.arange(4))
+    unsigned, near = (load_graph(tmp_path / name, model.transformer.config) for name in ("unsigned.onnx", "model.onnx"))
+    assert 15 < sqnr_db(model, unsigned, [batch]) < 60
+    assert sqnr_db(unsigned, near, [batch]) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overflow", [True, False])
+def test_only_where_signed_products_overflow_are_they_done_without(classifier, tmp_path, monkeypatch, overflow):
+    import onnxruntime
+
+    quantize_int8(classifier[1], tmp_path / "model.onnx")
+    opened, make = [], onnxruntime.InferenceSession
+    monkeypatch.setattr(sessions, "products_overflow", lambda: overflow)
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda of, *a, **how: opened.append(of) or make(of, *a, **how)
+    )
+    sessions.open_session(tmp_path / "model.onnx")
+    assert [type(of) for of in opened] == ([str, bytes] if overflow else [str])
+    sessions.open_session(classifier[1])
+    assert opened[-1] == str(classifier[1])
+
+
+def test_products_overflow_where_a_product_by_numpy_differs():
+    """Of bytes that are drawn: as many as a weight matrix has, so that what overflows is likely to be met."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    generator = np.random.default_rng(0)
+    left, right = generator.integers(0, 256, (8, 256), np.uint8), generator.integers(-128, 128, (256, 64), np.int8)
+    shown = helper.make_tensor_value_info
+    given = [shown("left", TensorProto.UINT8, left.shape), shown("right", TensorProto.INT8, right.shape)]
+    product = shown("product", TensorProto.INT32, [8, 64])
+    node = helper.make_node("MatMulInteger", ["left", "right"], ["product"])
+    graph = helper.make_graph([node], "random", given, [product])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"left": left, "right": right})
+    is_exact = bool((found == left.astype(int) @ right.astype(int)).all())
+    assert is_exact is not products_overflow()
 
 
 def test_what_quantizes_nothing_is_an_error(classifier, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from permafrost.atomic import complete_or_absent
+from permafrost.compression.signed_products import mark_signed_
 from permafrost.data.batching import Batch
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.backbone import real_tokens
@@ -49,7 +50,10 @@ def quantize_int8(source: Path, target: Path) -> None:
 
     with complete_or_absent(target) as partial:
         quantize_dynamic(source, partial, per_channel=True, weight_type=QuantType.QInt8)
-        check_share("int8", share_of_integers(onnx.load(partial).graph.initializer))
+        quantized = onnx.load(partial)
+        check_share("int8", share_of_integers(quantized.graph.initializer))
+        mark_signed_(quantized)
+        onnx.save(quantized, partial)
         if partial.stat().st_size >= source.stat().st_size:
             raise ResourceError(f"int8: {target.name} is not smaller than {source.name}")
 

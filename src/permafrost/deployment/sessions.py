@@ -6,9 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from permafrost.compression.signed_products import has_signed_weights, products_overflow, without_sign
 from permafrost.errors import ConfigError
 
 ONNX, OPENVINO = "model.onnx", "model.xml"
+PROVIDERS = ["CPUExecutionProvider"]
 
 
 class Session(Protocol):
@@ -37,7 +39,9 @@ class OnnxSession:
         runtime = import_onnx()
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = runtime.InferenceSession(str(path), options, providers=PROVIDERS)
+        if has_signed_weights(self._session) and products_overflow():
+            self._session = runtime.InferenceSession(without_sign(path), options, providers=PROVIDERS)
         self.input_names = [given.name for given in self._session.get_inputs()]
 
     def run(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
