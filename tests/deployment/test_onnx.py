@@ -162,9 +162,7 @@ def test_only_where_signed_products_overflow_are_they_done_without(classifier, t
     quantize_int8(classifier[1], tmp_path / "model.onnx")
     opened, make = [], onnxruntime.InferenceSession
     monkeypatch.setattr(sessions, "products_overflow", lambda: overflow)
-    monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda of, *a, **how: opened.append(of) or make(of, *a, **how)
-    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda of, *a, **how: opened.append(of) or make(of, *a, **how))
     sessions.open_session(tmp_path / "model.onnx")
     assert [type(of) for of in opened] == ([str, bytes] if overflow else [str])
     sessions.open_session(classifier[1])
