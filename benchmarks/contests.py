@@ -32,7 +32,7 @@ class Contest:
     peer: str = "trainer"
     trials: int = 1
     side_by_side: int = 1  # trials at a time, each with its share of the cores
-    tests_last_epoch: bool = False  # as Trainer does, and writes no checkpoints, and not the best one by validation
+    tests_last_epoch: bool = False  # not the best by validation, and writes no checkpoints: as Trainer does
 
     @property
     def metric(self) -> str:
@@ -83,7 +83,13 @@ CONTESTS = {
         task="language_modeling",
     ),
     "sweep": replace(FROZEN, title=f"16 trials, `{SWEEP}`, each as in `frozen`", trials=TRIALS, side_by_side=2),
-    "tutorial": replace(FROZEN, peer="tutorial"),
+    "tutorial": replace(
+        FROZEN,
+        title="GPT-2 124M's shape, 10 of 12 blocks frozen, ag_news, 3 epochs",
+        peer="tutorial",
+        dropout=0.1,  # which the script has, too
+        tests_last_epoch=False,
+    ),
 }
 
 

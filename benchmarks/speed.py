@@ -40,12 +40,13 @@ from pairs import Figure, order, summary, table
 from stated import RESULTS, ROOT, hardware, machine
 from timed import run_side_by_side, run_stamped
 
-from permafrost.model.flat_rows import onednn_has_bfloat16
+from permafrost.training.hardware import is_emulated
 
 Figures = dict[str, Any]
 # Tried one after the other before the first pair, each on top of those that paid. torch.compile is not among them: the
 # padded lengths vary, and it compiles anew for most of them (peers.py --compile).
-TRAINER_OPTIONS = ("--precision bf16", "--attention eager", "--fused-gelu")
+BF16 = "--precision bf16"
+TRAINER_OPTIONS = (BF16, "--attention eager", "--fused-gelu")
 PROBE_ROWS, WORTHWHILE = 128, 0.03  # a gain below 3 % may be chance
 EPOCH = Figure("later_epoch_seconds", "an epoch from the second on, with its evaluation, s", 2, compared=True)
 OUTCOME = (
@@ -161,7 +162,9 @@ def best_settings(contest: Contest, material: Mapping[str, Any]) -> str:
         return min(json.loads(lines[-1][1])["epoch_seconds"][1:])
 
     chosen, tried = "", {"": epoch_seconds("")}
-    for option in TRAINER_OPTIONS if onednn_has_bfloat16() else TRAINER_OPTIONS[1:]:
+    for option in TRAINER_OPTIONS:
+        if option == BF16 and is_emulated("bf16-mixed", "auto"):  # far slower than float32: speed.md
+            continue
         together = joined(chosen, option)
         tried[together] = epoch_seconds(together)
         if tried[together] < tried[chosen] * (1 - WORTHWHILE):

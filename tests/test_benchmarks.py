@@ -5,7 +5,6 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -324,21 +323,13 @@ def test_the_table_of_written_texts(module, written):
 
 @pytest.mark.slow
 def test_52_what_checking_costs_grows_as_the_rows_do(module, shared):
-    """In seconds of CPU, which a busy machine changes least; 200,000 rows have a minute on two cores as fast as those
-    that were measured, and more on slower ones."""
+    """In seconds of CPU, which a busy machine changes least; 200,000 rows have a minute on two cores."""
     data = module("data")
     costs = {count: data.cost("cleaning=default ", count) for count in (1_000, 50_000, 100_000)}
     seconds, memory = data.growth(costs[100_000], costs[50_000], costs[1_000])
     assert float(seconds) <= 2.2
     assert float(memory) <= 2
-    assert costs[100_000]["seconds"] <= 30 * max(1.0, seconds_of_sums() / 0.6)
-
-
-def seconds_of_sums() -> float:
-    """CPU seconds of ten million additions: 0.9 on an EPYC without AVX-512, where 100,000 rows took 33."""
-    begun = time.process_time()
-    sum(number + 1 for number in range(10_000_000))
-    return time.process_time() - begun
+    assert costs[100_000]["seconds"] <= 30
 
 
 @pytest.mark.slow

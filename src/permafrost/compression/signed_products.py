@@ -1,10 +1,9 @@
 """Weights of signed bytes on CPUs whose products overflow: the same numbers, kept without a sign.
 
 ONNX Runtime multiplies unsigned bytes (what is computed) by signed ones (weights). On x86 without VNNI its instruction
-adds two such products in 16 bits, and what does not fit is cut off: of 200 answers of mini, 85 were others. Unsigned by
-unsigned has no such limit (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, its part on
-U8S8), but is slower with VNNI, and was wrong on AMX in some releases (onnxruntime's pull request 27671): so files keep
-the signed form, which all others can read.
+adds two such products in 16 bits, and what does not fit is cut off. Unsigned by unsigned has no such limit
+(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, its part on U8S8), but has no kernel for
+VNNI, and is reported wrong on AMX before release 1.25: so files keep the signed form.
 """
 
 from functools import cache

@@ -59,5 +59,5 @@ def keeps_code_by_shape(hidden: Tensor) -> bool:
 
 @cache
 def onednn_has_bfloat16() -> bool:
-    """Not on a CPU without AVX-512: there torch multiplies bfloat16 by itself, seventy times slower than float32."""
+    """Not on a CPU without AVX-512: there torch multiplies bfloat16 by itself (benchmarks/results/speed.md)."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -217,7 +217,9 @@ def weigh(
     reading = building + sum(tokens[name] * reads[name] for name in splits) * rates.read
     per_token = f"a token takes {rates.compute * 1e6:.1f} us to compute, {rates.read * 1e6:.1f} us to read"
     total = f"about {reading:.0f} s with it and {computing:.0f} s without" if computing < 1e6 else "read by a sweep"
-    return computing >= WORTH_SECONDS and reading < computing, f"{per_token}; {total}"
+    if computing < WORTH_SECONDS:
+        return False, f"{per_token}; less than a second in all"
+    return reading < computing, f"{per_token}; {total}"
 
 
 def _write(path: Path, states: list[np.ndarray]) -> None:
