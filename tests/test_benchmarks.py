@@ -213,8 +213,9 @@ def test_overrides_take_the_place_of_the_commands_own(module):
 def test_every_row_of_every_study_is_a_command_that_is_understood(module):
     from permafrost.config import read_settings
 
-    run, synthesis = module("run"), module("synthesis")
-    lines = [line for rows in (run.PYDOCS, run.REAL, run.TASKS, run.ADAPTATION, run.STORE) for _, line, _ in rows]
+    recipes, synthesis = module("recipes"), module("synthesis")
+    studies = (recipes.PYDOCS, recipes.REAL, recipes.TASKS, recipes.ADAPTATION, recipes.STORE)
+    lines = [line for rows in studies for _, line, _ in rows]
     lines += [line.format("/some/where") for line in synthesis.RUNS.values()]
     lines += ["experiment=augmentation_study"]
     assert len(lines) > 30

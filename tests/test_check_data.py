@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from permafrost.check import check_data, report_lines
 from permafrost.cli import app
-from permafrost.config import DataSettings, read_data_settings
+from permafrost.config import read_data_settings
 from permafrost.data.card import drawn_lines, token_figures
 from permafrost.data.problems import CODES, LEAKS_ALLOWED
 from permafrost.errors import ConfigError
+from permafrost.settings import DataSettings
 from permafrost.tasks.binding import kind_of
 from permafrost.tasks.declared import declared_roles
 from tests.planted import (

@@ -19,11 +19,12 @@ TIERS = [
     {"training"},
     {"compression"},
     {"deployment", "reporting"},
+    {"settings"},
     {"config", "overrides"},
     {"preflight", "reading"},
     {
-        *("assembly", "check", "claims", "cli", "compress", "compressible", "experiment", "finished", "fitting"),
-        *("launch", "recover", "resuming", "run_config", "run_files", "trials", "weighing", "writers"),
+        *("assembly", "check", "claims", "cli", "command_files", "compress", "compressible", "experiment", "finished"),
+        *("fitting", "launch", "recover", "resuming", "run_config", "run_files", "trials", "weighing", "writers"),
     },
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

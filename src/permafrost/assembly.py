@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from permafrost.config import Settings
 from permafrost.errors import ConfigError
 from permafrost.preflight import architecture, model_source, right_context, window_length
+from permafrost.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,6 @@ import numpy as np
 
 import permafrost
 from permafrost.atomic import complete_or_absent
-from permafrost.config import DataSettings, ModelSection
 from permafrost.data.by_role import Notes
 from permafrost.data.card import Card, card_lines, drawn_lines, token_lengths
 from permafrost.data.duplicates import asked_text
@@ -18,6 +17,7 @@ from permafrost.data.problems import Problem, ProblemLog, problem_of
 from permafrost.data.rows import WHERE, StoredRows
 from permafrost.errors import DataError
 from permafrost.reading import card_of, read_splits
+from permafrost.settings import DataSettings, ModelSection
 from permafrost.tasks.declared import declared_roles
 
 DEFAULT_WINDOW = 1024

@@ -1,14 +1,14 @@
 """The `permafrost` command: what is done with a finished run."""
 
-import csv
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from permafrost.command_files import read_document, read_table, write_answers
 from permafrost.errors import ConfigError, DataError, PermafrostError
 from permafrost.redaction import redacted_text
 
@@ -283,49 +283,6 @@ def store_clear(directory: StoreDirectory = DEFAULT_STORE) -> None:
     from permafrost.model.store_directory import clear
 
     print(f"{clear(directory) / 2**20:,.0f} MB freed in {directory}")
-
-
-def read_table(path: Path, roles: Any, text: list[str] | None, label: str | None = None) -> Any:
-    import pyarrow as pa
-
-    from permafrost.data.readers import read_rows
-    from permafrost.data.sources import Notes, rows_by_role
-
-    columns = {"text": text, "source": text, "label": label, "target": label}
-    notes = Notes()
-    parts = list(rows_by_role(read_rows(path), roles, columns, path.name, notes))
-    if not parts:
-        raise DataError(f"{path}: no row has a text")
-    table = pa.concat_tables(parts)
-    for line in notes.lines:
-        print(line, file=sys.stderr)
-    return table
-
-
-def read_document(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # as it is: an offset counts every character
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from None
-    if not text.strip():
-        raise DataError(f"{path}: the document has no text")
-    return text
-
-
-def write_answers(rows: list[dict[str, Any]], output: Path | None) -> None:
-    """JSON lines to the screen or a .jsonl file, or a .csv file."""
-    if output is None or output.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        sys.stdout.write(text) if output is None else output.write_text(text, "utf-8")
-    elif output.suffix == ".csv":
-        with output.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        raise DataError(f"--output {output}: the answers are written as .jsonl or .csv")
 
 
 def main() -> None:

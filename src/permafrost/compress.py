@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from permafrost.assembly import console, prepare, seed_everything
 from permafrost.atomic import complete_or_absent
 from permafrost.compressible import check, check_fits, check_sparsity
-from permafrost.config import CompressionSection, Settings
 from permafrost.errors import ConfigError
 from permafrost.finished import COMPRESSED, Finished, as_training, calibration
 from permafrost.preflight import monitor_mode
 from permafrost.recover import recover_, sparsity_asked, train_control
+from permafrost.settings import CompressionSection, Settings
 
 if TYPE_CHECKING:
     from permafrost.compression.calibration import Worth

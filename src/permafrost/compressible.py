@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from permafrost.config import CompressionSection, QuantizeSection, RecoverSection, Settings, SparsifySection
 from permafrost.errors import ConfigError
 from permafrost.preflight import check_buildable
+from permafrost.settings import CompressionSection, QuantizeSection, RecoverSection, Settings, SparsifySection
 
 if TYPE_CHECKING:
     from permafrost.model.gpt2 import GPT2WithHead

@@ -22,13 +22,14 @@ from permafrost.assembly import (
 from permafrost.claims import sole_run
 from permafrost.compress import clear, compress
 from permafrost.compressible import check as check_compression
-from permafrost.config import Settings, read_settings
+from permafrost.config import read_settings
 from permafrost.errors import TrainingError
 from permafrost.fitting import fit, leave_group, make_modules, make_trainer, parts_that_fit, with_parts_counted
 from permafrost.preflight import preflight
 from permafrost.redaction import redacted
 from permafrost.resuming import begin, notes_of
 from permafrost.run_files import write_card, write_run
+from permafrost.settings import Settings
 from permafrost.writers import check_writer
 
 if TYPE_CHECKING:

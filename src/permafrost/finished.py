@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.assembly import Prepared
-from permafrost.config import CompressionSection, Settings
+from permafrost.settings import CompressionSection, Settings
 
 if TYPE_CHECKING:
     from permafrost.data.batching import Batch

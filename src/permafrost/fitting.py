@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from permafrost.assembly import Prepared, console, precision_of
 from permafrost.building import build
-from permafrost.config import Settings
 from permafrost.errors import ConfigError
 from permafrost.preflight import monitor_mode, monitored
+from permafrost.settings import Settings
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning

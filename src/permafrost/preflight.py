@@ -1,11 +1,12 @@
 """What settings say together: facts of the run that several parts need, and what is wrong before any data is read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from permafrost.building import build
-from permafrost.config import Settings, check_agreement, check_monitor
-from permafrost.errors import ConfigError, ResourceError
+from permafrost.errors import ConfigError, ResourceError, nearest
+from permafrost.settings import Settings, TaskSection
 
 SEVERAL = "multi"  # in place of a task's kind
 NO_PARTS = (
@@ -47,6 +48,29 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         check_monitor(part.task, list(metrics_of(part)))
     check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings)))
     check_buildable(settings)
+
+
+def check_agreement(settings: Settings, num_blocks: int, metrics: Sequence[str]) -> None:
+    """What no single key can tell: the depth fits the model, and what is monitored is logged."""
+    if settings.freezing.blocks != "all" and settings.freezing.blocks > num_blocks:
+        raise ConfigError(
+            f"freezing.blocks={settings.freezing.blocks}, but {settings.model.name} has {num_blocks} blocks; "
+            f"give 0 to {num_blocks}, or all"
+        )
+    check_monitor(settings.task, metrics)
+    logged = ["train/loss", *(f"validation/{metric}" for metric in metrics)]
+    for name, node in settings.callbacks.items():
+        if node and node.get("monitor") is not None and node["monitor"] not in logged:
+            raise ConfigError(
+                f"callbacks.{name}.monitor={node['monitor']}: nothing logs it{nearest(node['monitor'], logged)}"
+            )
+
+
+def check_monitor(task: TaskSection, metrics: Sequence[str]) -> None:
+    if task.monitor not in metrics:
+        raise ConfigError(
+            f"task.monitor={task.monitor}: task={task.name} logs no such metric{nearest(task.monitor, metrics)}"
+        )
 
 
 def are_several(settings: Settings) -> bool:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.config import DataSection, DataSettings, Settings
 from permafrost.data import sources
 from permafrost.data.by_role import Notes, RowPolicy
 from permafrost.data.card import Card, data_card
@@ -16,6 +15,7 @@ from permafrost.data.missing import Missing, fill_missing
 from permafrost.data.rows import StoredRows
 from permafrost.data.wrong_labels import judged
 from permafrost.errors import ConfigError
+from permafrost.settings import DataSection, DataSettings, Settings
 
 
 def read_splits(

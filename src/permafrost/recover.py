@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from permafrost.assembly import console, open_stores
 from permafrost.atomic import complete_or_absent
-from permafrost.config import CompressionSection, Settings
 from permafrost.errors import ConfigError
 from permafrost.finished import Finished, calibration
 from permafrost.fitting import fit, make_modules, make_trainer
+from permafrost.settings import CompressionSection, Settings
 
 if TYPE_CHECKING:
     from permafrost.compression.distillation import Lesson

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from permafrost.assembly import Prepared, console, is_first_process, precision_of
 from permafrost.atomic import complete_or_absent, remove_partial
 from permafrost.claims import check_same, same_content
-from permafrost.config import Settings
 from permafrost.errors import ConfigError, ResourceError
+from permafrost.settings import Settings
 from permafrost.trials import to_write
 
 if TYPE_CHECKING:

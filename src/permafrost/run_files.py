@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from permafrost.assembly import Prepared, console
 from permafrost.atomic import complete_or_absent
-from permafrost.config import Settings
+from permafrost.settings import Settings
 from permafrost.tasks.base import in_part
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from permafrost.building import Node
-from permafrost.config import Settings
 from permafrost.data.balance import class_weights, weights_by_origin
 from permafrost.errors import ConfigError
+from permafrost.settings import Settings
 
 if TYPE_CHECKING:
     from permafrost.assembly import Prepared

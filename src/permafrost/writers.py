@@ -6,9 +6,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from permafrost.config import AugmentationSection, Settings
 from permafrost.errors import ConfigError
 from permafrost.preflight import architecture, model_source
+from permafrost.settings import AugmentationSection, Settings
 
 if TYPE_CHECKING:
     from permafrost.data.augmentation import Rewrite

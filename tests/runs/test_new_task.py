@@ -59,8 +59,8 @@ class Counting:
     def answers(self, outputs, rows):
         return [{"value": value} for value in stacked(outputs)[:, 0].tolist()]
 
-    def rows_of(self, texts, pairs):
-        return text_rows(texts, pairs)
+    def rows_of(self, texts):
+        return text_rows(texts)
 
     def describe(self):
         return {"task": self.name, "kind": "counting.Counting"}

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from permafrost.cli import read_table
+from permafrost.command_files import read_table
 from permafrost.data.batching import Batch
 from permafrost.deployment.predictor import Predictor
 from permafrost.deployment.scoring import GROUPS, grouped, interval_of, joined, scored, value_of

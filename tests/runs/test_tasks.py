@@ -105,7 +105,7 @@ def test_the_token_classification_pipeline_has_the_same_scores(ner_run):
 
 
 def test_evaluate_gives_the_runs_own_figures(ner_run, data_dir):
-    from permafrost.cli import read_table
+    from permafrost.command_files import read_table
 
     result, run_dir = ner_run
     predictor = Predictor(run_dir)

@@ -12,7 +12,7 @@ from permafrost.errors import ConfigError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.acts import Acts
-from permafrost.tasks.base import Encoding
+from permafrost.tasks.base import Encoding, asked_rows
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.language_modeling import LanguageModeling
 from permafrost.tasks.losses import CrossEntropy
@@ -44,7 +44,7 @@ def answered(tiny_backbone, tiny_tokenizer):
         task = TASKS[name]
         head = task.build_head(tiny_backbone)
         model = GPT2WithHead(tiny_backbone, head, Freezing(embeddings=False, blocks=0), window=WINDOW).eval()
-        rows = task.rows_of(texts, pairs)
+        rows = asked_rows(task, texts, pairs)
         encoding = Encoding(tokenizer=tiny_tokenizer, max_length=WINDOW, max_windows=4 if name == "legal" else 1)
         found: dict[int, list] = {row: [] for row in range(len(rows))}
         split = encode_table(task, pa.Table.from_pylist(rows), encoding)

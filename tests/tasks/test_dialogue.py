@@ -121,7 +121,7 @@ def test_the_last_turn_is_written_whatever_stands_there(tiny_tokenizer, tiny_con
 def test_any_text_gets_a_reply(tiny_tokenizer, tiny_config, text):
     torch.manual_seed(0)
     backbone = GPT2LMHeadModel(tiny_config).transformer
-    rows = make_task().rows_of([text], None)
+    rows = make_task().rows_of([text])
     assert len(make_task().write(backbone, rows, Encoding(tokenizer=tiny_tokenizer, max_length=32))) == 1
 
 

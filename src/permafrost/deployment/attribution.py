@@ -16,6 +16,7 @@ from permafrost.errors import ConfigError
 from permafrost.model.backbone import run_blocks
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
+from permafrost.tasks.base import asked_rows
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.preparation import encode_table
 from permafrost.tasks.regression import Regression
@@ -34,7 +35,7 @@ def explain(predictor: Predictor, text: str, pair: str | None = None) -> dict[st
         raise ConfigError(f"task={task.name}: explained are answers by one label, or by a number")
     if not (isinstance(model, GPT2WithHead) and isinstance(model.head, PooledHead)):
         raise ConfigError("a compressed graph has no gradients; give the run that it was made from")
-    rows = task.rows_of([text], None if pair is None else [pair])
+    rows = asked_rows(task, [text], None if pair is None else [pair])
     (answer,) = predictor.answer(rows)
     split = encode_table(task, pa.Table.from_pylist(predictor.cleaned(rows)), predictor.encoding)
     if len(split) > 1 or len(split.input_ids[0]) > model.window:

@@ -14,6 +14,7 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.predictor import Predictor, batches
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.tasks.base import asked_rows
 from permafrost.tasks.preparation import encode_table
 
 Answer = dict[str, Any]
@@ -32,7 +33,7 @@ class Branches:
         self, texts: Sequence[str], pairs: Sequence[str] | None, names: Sequence[str]
     ) -> list[dict[str, Answer]]:
         """Of each text the answer of each named run."""
-        rows = {name: self.predictors[name].task.rows_of(texts, pairs) for name in names}
+        rows = {name: asked_rows(self.predictors[name].task, texts, pairs) for name in names}
         if not self.depth:
             found = {name: self.predictors[name].answer(rows[name]) for name in names}
         else:

@@ -27,7 +27,7 @@ from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.store_directory import known_rows
-from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Task, Writes
+from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Task, Writes, asked_rows
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared
 from permafrost.tasks.preparation import encode_table, load_tokenizer
@@ -61,7 +61,7 @@ class Predictor:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """One answer a text: `{"label", "score"}`, `{"value"}` or `{"spans"}`."""
-        return self.answer(self.task.rows_of(texts, pairs))
+        return self.answer(asked_rows(self.task, texts, pairs))
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, streamer: Any = None) -> list[dict[str, Any]]:
         """One answer for each row of the task's roles; of a single one that is written, `streamer` gets the pieces."""

@@ -70,7 +70,7 @@ def category_scores(predictor: Predictor, texts: Sequence[str]) -> Tensor:
     """(texts, categories), probabilities."""
     if not texts:
         return torch.zeros(0, len(labels_of_run(predictor)))
-    logits = stacked(predictor.outputs_of(predictor.task.rows_of(texts, None)))
+    logits = stacked(predictor.outputs_of(predictor.task.rows_of(texts)))
     return logits.softmax(-1) if isinstance(predictor.task, Classification) else logits.sigmoid()
 
 

@@ -19,7 +19,7 @@ from permafrost.deployment.branches import Branches
 from permafrost.deployment.gate import PREDICT, Figures, Gate, Limits, failed, malformed
 from permafrost.deployment.predictor import Predictor, described, model_directory
 from permafrost.errors import ConfigError, PermafrostError, ResourceError
-from permafrost.tasks.base import Writes
+from permafrost.tasks.base import Writes, asked_rows
 
 PAGE = Path(__file__).with_name("page.html")
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")
@@ -107,13 +107,12 @@ class Writing(litserve.LitAPI):
     def predict(self, ask: Ask) -> Iterator[dict[str, Any]]:
         from transformers import TextIteratorStreamer
 
-        task: Any = self.predictor.task
         streamer = TextIteratorStreamer(self.predictor.encoding.tokenizer, skip_prompt=True, skip_special_tokens=True)
         answers: list[dict[str, Any]] = []
 
         def write() -> None:
             try:
-                rows = task.rows_of([ask.text], None if ask.pair is None else [ask.pair])
+                rows = asked_rows(self.predictor.task, [ask.text], None if ask.pair is None else [ask.pair])
                 answers.extend(self.predictor.answer(rows, streamer=streamer))
             except PermafrostError as error:
                 answers.append({"error": {"code": "malformed", "message": str(error)}})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from permafrost.reporting.run_files import answer_of, most_wrong, read_json, read_lines, true_of
+from permafrost.reporting.outcome import answer_of, most_wrong, read_json, read_lines, true_of
 from permafrost.tasks.base import asked_of
 
 LIGHT_FILES = ("config.yaml", "result.json", "yardsticks.json", "metrics.jsonl", "predictions.jsonl", "report.html")

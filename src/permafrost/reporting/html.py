@@ -8,8 +8,7 @@ from typing import Any
 
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.reporting.data_section import data_sections
-from permafrost.reporting.plots import confusion_svg, curves_svg, pareto_svg
-from permafrost.reporting.run_files import (
+from permafrost.reporting.outcome import (
     answer_of,
     confusion,
     most_wrong,
@@ -18,6 +17,7 @@ from permafrost.reporting.run_files import (
     series,
     true_of,
 )
+from permafrost.reporting.plots import confusion_svg, curves_svg, pareto_svg
 from permafrost.reporting.tables import table
 from permafrost.tasks.base import asked_of, references_of
 from permafrost.tasks.text_scores import signatures

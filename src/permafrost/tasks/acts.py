@@ -24,7 +24,6 @@ from permafrost.tasks.base import (
     Outputs,
     Stage,
     Table,
-    refuse_pairs,
     tokenized_split,
 )
 from permafrost.tasks.classification import label_metrics
@@ -94,9 +93,8 @@ class Acts:
         """`{"acts"}`: the likeliest label of each turn."""
         return [{"acts": [self.labels[i] for i in torch.cat(list(row)).argmax(-1).tolist()]} for row in outputs]
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """A text is a dialogue of one turn."""
-        refuse_pairs(pairs, self.name)
         return [{"speakers": ["A"], "turns": [text]} for text in texts]
 
     def describe(self) -> dict[str, Any]:

@@ -116,12 +116,8 @@ class Task(Protocol):
         """Metrics that are functions of the mean loss over so many targets."""
         ...
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        """Texts that come without a file, as rows of its roles but for what it answers.
-
-        Raises:
-            ConfigError: there are pairs, and it reads single texts.
-        """
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Texts that come without a file, as rows of its roles but for what it answers."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -193,15 +189,22 @@ def references_of(row: Mapping[str, Any]) -> list[str]:
     return row["references"] if "references" in row else row["turns"][-1:]
 
 
-def refuse_pairs(pairs: Sequence[str] | None, task: str) -> None:
-    if pairs is not None:
-        raise ConfigError(f"task={task} reads one text, not a pair: leave the second out")
+def asked_rows(task: Task, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Texts without a file, each with the second one of its pair, as rows of the task's roles.
 
-
-def text_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+    Raises:
+        ConfigError: there are pairs, and the task reads single texts.
+    """
+    rows = task.rows_of(texts)
     if pairs is None:
-        return [{"text": text} for text in texts]
-    return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
+        return rows
+    if "text" not in task.roles or len(task.roles) == 1:  # a text that is no question stands alone
+        raise ConfigError(f"task={task.name} reads one text, not a pair: leave the second out")
+    return [row | {"text_pair": pair} for row, pair in zip(rows, pairs, strict=True)]
+
+
+def text_rows(texts: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"text": text} for text in texts]
 
 
 def with_column(rows: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:

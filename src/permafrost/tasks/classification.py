@@ -104,8 +104,8 @@ class Classification:
             for index, score in zip(indices.tolist(), scores.tolist(), strict=True)
         ]
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        return text_rows(texts, pairs)
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        return text_rows(texts)
 
     def describe(self) -> dict[str, Any]:
         kind = "classification.Classification"

@@ -25,7 +25,6 @@ from permafrost.tasks.base import (
     Stage,
     Table,
     references_of,
-    refuse_pairs,
     tokenized_split,
     with_column,
 )
@@ -98,8 +97,7 @@ class Dialogue:
         dialogues = zip(rows["turns"].to_pylist(), written, strict=True)
         return with_column(rows, "turns", [[*turns[:-1], text or turns[-1]] for turns, text in dialogues])
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        refuse_pairs(pairs, self.name)
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         return [self.to_answer([self.person()], [text]) for text in texts]
 
     def person(self) -> str:

@@ -20,7 +20,6 @@ from permafrost.tasks.base import (
     Stage,
     Table,
     references_of,
-    refuse_pairs,
     tokenized_split,
     with_column,
 )
@@ -87,8 +86,7 @@ class Generation:
         ]
         return with_column(rows, "references", references)
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        refuse_pairs(pairs, self.name)
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         return [{"source": text} for text in texts]
 
     def describe(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from permafrost.tasks.base import (
     Mode,
     Stage,
     Table,
-    refuse_pairs,
     text_rows,
     tokenized_split,
 )
@@ -75,9 +74,8 @@ class LanguageModeling:
         words = self.words.get(stage)  # of a model that was loaded none are known
         return of_tokens | ({"word_perplexity": (loss * num_targets / words).exp()} if words else {})
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        refuse_pairs(pairs, self.name)
-        return text_rows(texts, None)
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        return text_rows(texts)
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "kind": "language_modeling.LanguageModeling"}

@@ -106,8 +106,8 @@ class MultiLabel:
             for row, indices in zip(probabilities, chosen, strict=True)
         ]
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        return text_rows(texts, pairs)
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        return text_rows(texts)
 
     def describe(self) -> dict[str, Any]:
         return {

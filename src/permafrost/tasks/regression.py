@@ -130,8 +130,8 @@ class Regression:
         """`{"value"}` in the user's units."""
         return [{"value": value} for value in self.scale.to_target(stacked(outputs).squeeze(-1)).tolist()]
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        return text_rows(texts, pairs)
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        return text_rows(texts)
 
     def describe(self) -> dict[str, Any]:
         kind = "regression.Regression"

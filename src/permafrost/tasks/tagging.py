@@ -26,7 +26,6 @@ from permafrost.tasks.base import (
     Outputs,
     Stage,
     Table,
-    refuse_pairs,
     tokenized_split,
 )
 from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
@@ -98,8 +97,7 @@ class Tagging:
         decoded = best_paths([torch.cat(list(row)).numpy() for row in outputs], self.tags)
         return [{"spans": described(tags, row)} for tags, row in zip(decoded, rows, strict=True)]
 
-    def rows_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        refuse_pairs(pairs, self.name)
+    def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         return [split_words(text) for text in texts]
 
     def describe(self) -> dict[str, Any]:

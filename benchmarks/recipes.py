@@ -1,0 +1,64 @@
+"""The studies of run.py: of each row its name, what stands after `python train.py`, and the seeds.
+
+`{shared}` holds the public data sets.
+"""
+
+from collections.abc import Sequence
+
+FILES = "data=files data.train={0}/{1} data.validation={0}/{2} data.test={0}/{3}"
+
+Row = tuple[str, str, Sequence[int]]
+PYDOCS: list[Row] = [
+    ("default", "", (0, 1, 2)),
+    ("from scratch", "model.init=random", (0, 1)),
+]
+PLAIN = "trainer.max_epochs=4 head.init=normal "
+REAL: list[Row] = [
+    (
+        "sst2",
+        f"task=sentiment {PLAIN}loss.label_smoothing=0 "
+        + FILES.format("{shared}/sst2", "train.tsv", "dev.tsv", "test.tsv"),
+        (0,),
+    ),
+    (
+        "ag_news",
+        FILES.format("{shared}/ag_news", "train.csv", "val.csv", "test.csv"),
+        (0,),
+    ),
+    ("stsb", f"task=regression {PLAIN}" + FILES.format("{shared}/stsb", "train.csv", "dev.csv", "test.csv"), (0,)),
+]
+
+EXPERIMENTS = (
+    *("sst2", "sst5", "cfimdb", "ag_news", "cuad_clauses", "unfair_tos", "stsb", "wnut17", "bc5cdr", "ncbi_disease"),
+    *("multi30k", "webnlg", "scitldr", "conala", "mbpp", "poems", "wikitext2", "dailydialog", "dailydialog_acts"),
+    *("clause_writing", "films_and_names"),
+)
+TASKS: list[Row] = [
+    *((name, f"experiment={name}", (0,)) for name in EXPERIMENTS),
+    *(
+        (f"{name}, by mini's own tokens", f"experiment={name} model.tokenizer=null", (0,))
+        for name in ("sst2", "cfimdb", "ag_news", "cuad_clauses", "unfair_tos")
+    ),
+    *((f"{name}, from random weights", f"experiment={name} model.init=random", (0,)) for name in ("sst2", "ag_news")),
+    ("wnut17, bidirectional", "experiment=wnut17 model.attention=bidirectional", (0,)),
+    ("bc5cdr, bidirectional", "experiment=bc5cdr model.attention=bidirectional", (0,)),
+]
+# Each seed draws other rows; both kinds have the same ones.
+FEW = "experiment=sst2 model.tokenizer=null data.max_train_rows={} 'data.split_seed=${{seed}}' "
+FEW += "callbacks.early_stopping=null yardsticks=false trainer.max_epochs=10"
+ADAPTED = " init_from=outputs/benchmarks/adaptation-texts-0"
+LABELLED_ROWS, ADAPTATION_SEEDS = (200, 1000), range(3)
+ADAPTATION: list[Row] = [
+    ("texts", "experiment=domain_adaptation", (0,)),
+    *((f"{count} rows, as pretrained", FEW.format(count), ADAPTATION_SEEDS) for count in LABELLED_ROWS),
+    *((f"{count} rows, adapted", FEW.format(count) + ADAPTED, ADAPTATION_SEEDS) for count in LABELLED_ROWS),
+]
+
+FROZEN = "freezing.blocks=4 trainer.max_epochs=3 "
+STORE: list[Row] = [
+    ("computed each time", f"{FROZEN}store=off", range(5)),
+    *(
+        (f"stored as {dtype}", f"{FROZEN}store=on store.dtype={dtype}", range(5))
+        for dtype in ("float32", "float16", "bfloat16")
+    ),
+]
