@@ -156,7 +156,7 @@ def answers_to_test_rows(
 
     answers: dict[str, list[dict[str, Any]]] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WrittenTexts):
+        if isinstance(callback, WrittenTexts) and callback.rows["test"]:
             answers[callback.part] = [{"text": text} for text in callback.written["test"]]
         if isinstance(callback, CollectOutputs) and (outputs := callback.in_order()):
             part, task = prepared[callback.part], callback.task

@@ -151,8 +151,9 @@ def make_trainer(
 
 
 def callbacks_of_task(name: str, settings: Settings, prepared: Prepared) -> list[Any]:
-    """What keeps the answers to a part's test rows, if there are any: as texts that the task writes, or as outputs."""
-    from permafrost.tasks.base import Answers, Writes
+    """What keeps the answers to a part's test rows, if there are any: as texts that the task writes, or as outputs. Of
+    a language model, which has none, a text is gone on with."""
+    from permafrost.tasks.base import Answers, Writes, WritesAnswers
     from permafrost.training.callbacks.collect import CollectOutputs
     from permafrost.training.callbacks.written_texts import WrittenTexts
 
@@ -160,8 +161,9 @@ def callbacks_of_task(name: str, settings: Settings, prepared: Prepared) -> list
         return [CollectOutputs(name, prepared.task)]
     if not isinstance(prepared.task, Writes):
         return []
-    sample = list(islice(prepared.rows["validation"], settings.task.validation_generations))
-    test = list(prepared.rows["test"])
+    is_scored, count = isinstance(prepared.task, WritesAnswers), settings.task.validation_generations
+    sample = list(islice(prepared.rows["validation"], count if is_scored else min(count, 1)))
+    test = list(prepared.rows["test"]) if is_scored else []
     return [WrittenTexts(name, prepared.task, prepared.encoding, validation=sample, test=test)]
 
 

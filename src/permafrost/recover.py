@@ -89,11 +89,11 @@ def train_control(run: Finished) -> Path:
 def as_teacher_writes(run: Finished) -> Finished:
     """The training rows with the teacher's texts in place of their own (Kim and Rush 2016, arXiv:1606.07947, section
     3.2): what the student is to say, it can learn to say."""
-    from permafrost.tasks.base import Writes
+    from permafrost.tasks.base import WritesAnswers
     from permafrost.tasks.preparation import encode_table
 
     task, rows = run.prepared.task, pa.concat_tables(run.prepared.rows["train"].slices())
-    if not isinstance(task, Writes):
+    if not isinstance(task, WritesAnswers):
         raise ConfigError(f"task={task.name} writes no texts: compression.recover.answers=data")
     taught = task.with_answers(rows, written_by_teacher(run, rows))
     train = encode_table(task, taught, run.prepared.encoding)

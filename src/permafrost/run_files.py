@@ -44,33 +44,39 @@ def write_run(
     from permafrost.deployment.export import export_model, model_card
     from permafrost.reporting.html import write_report
 
-    yardsticks: dict[str, float] = {}
     for name, of_part in settings.by_part().items():
         part = prepared[name]
         card = model_card(of_part.model_dump(), scores_of_part(result["test"], name), part.task.describe())
         export_model(models[name], part.task, part.encoding, run_dir / "model" / name, card, stores[name].trunk)
-        measured = measure_yardsticks(of_part, part)
-        yardsticks |= {in_part(name, key): value for key, value in measured.items()}
     write_predictions(run_dir / "predictions.jsonl", prepared, answers)
-    if yardsticks:
-        (run_dir / "yardsticks.json").write_text(json.dumps(yardsticks, indent=2) + "\n", "utf-8")
     (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    yardsticks = write_yardsticks(run_dir / "yardsticks.json", settings, prepared)
     write_report(run_dir)
     console.print("  test: " + "  ".join(f"{name} {value:.4f}" for name, value in result["test"].items()))
     say_how_texts_were_scored(prepared, answers)
     if yardsticks:
         console.print("  " + "  ".join(f"{name} {value:.4f}" for name, value in yardsticks.items()))
-    console.print(f"  {run_dir}/model loads with plain Transformers; {run_dir}/report.html shows the run")
+    console.print(f"  {run_dir}/model {how_it_loads(settings, prepared)}; {run_dir}/report.html shows the run")
+
+
+def how_it_loads(settings: Settings, prepared: Mapping[str, Prepared]) -> str:
+    from permafrost.deployment.export import own_part
+
+    owns = [own_part(settings.model.attention, part.task.describe()) for part in prepared.values()]
+    if any(owns):
+        return "is for permafrost predict, serve and export (its README.md says why)"
+    return "loads with plain Transformers" if not settings.parts else "has a model of each part for plain Transformers"
 
 
 def say_how_texts_were_scored(prepared: Mapping[str, Prepared], answers: Mapping[str, list[dict[str, Any]]]) -> None:
     """sacrebleu's own words for how it computed: figures can be compared with no others."""
-    from permafrost.tasks.base import references_of
+    from permafrost.tasks.base import WritesAnswers, references_of
     from permafrost.tasks.text_scores import signatures
 
     for name, of_part in answers.items():
-        if "bleu" in prepared[name].task.metrics_logged:
-            references = [references_of(row) for row in prepared[name].rows["test"]]
+        task = prepared[name].task
+        if isinstance(task, WritesAnswers):
+            references = [references_of(task.asked(row)) for row in prepared[name].rows["test"]]
             for metric, signature in signatures([answer["text"] for answer in of_part], references).items():
                 console.print(f"  {in_part(name, metric)} by sacrebleu: {signature}", markup=False)
 
@@ -83,13 +89,28 @@ def scores_of_part(scores: Mapping[str, float], name: str) -> dict[str, float]:
 def write_predictions(
     path: Path, prepared: Mapping[str, Prepared], answers: Mapping[str, list[dict[str, Any]]]
 ) -> None:
+    from permafrost.tasks.base import Writes
+
     if not answers:
         return
     with path.open("w", encoding="utf-8") as file:
         for name, of_part in answers.items():
-            named = {"part": name} if name else {}
+            named, task = {"part": name} if name else {}, prepared[name].task
             for row, answer in zip(prepared[name].rows["test"], of_part, strict=True):
-                file.write(json.dumps({**named, **row, "prediction": answer}, ensure_ascii=False) + "\n")
+                asked = task.asked(row) if isinstance(task, Writes) else row
+                file.write(json.dumps({**named, **asked, "prediction": answer}, ensure_ascii=False) + "\n")
+
+
+def write_yardsticks(path: Path, settings: Settings, prepared: Mapping[str, Prepared]) -> dict[str, float]:
+    """After the result, which does not hang on them."""
+    measured = {
+        in_part(name, key): value
+        for name, of_part in settings.by_part().items()
+        for key, value in measure_yardsticks(of_part, prepared[name]).items()
+    }
+    if measured:
+        path.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
+    return measured
 
 
 def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
@@ -102,7 +123,8 @@ def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, floa
     if prepared.rows["train"].num_rows > YARDSTICK_ROWS:
         console.print(f"  no yardsticks: TF-IDF of more than {YARDSTICK_ROWS:,} rows takes longer and more than GPT-2")
         return {}
-    key = fingerprint(prepared.task.roles, [rows.fingerprint for rows in prepared.rows.values()])
+    replies = getattr(prepared.task, "replies", None)
+    key = fingerprint(prepared.task.roles, replies, [rows.fingerprint for rows in prepared.rows.values()])
     path = Path(settings.data.cache_dir) / "yardsticks" / f"{key}.json"
     if not path.exists():
         measured = yardsticks_of(prepared.task, prepared.rows)

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from permafrost.cli import app
 from permafrost.deployment.predictor import Predictor
-from permafrost.deployment.review import LONGEST, passages, review
+from permafrost.deployment.review import LONGEST, passages, read_whole, review
 from permafrost.errors import ConfigError
+from permafrost.tasks.base import Encoding
 
 HEADING = "1. TERM"
 FIRST = "This Agreement begins on the Effective Date and goes on for two (2) years."
@@ -36,6 +37,17 @@ def test_places_are_exact_and_nothing_is_left_out(seed):
     assert all(len(part.text) <= LONGEST for part in found)
     assert "".join("".join(part.text.split()) for part in found) == "".join(document.split())
     assert [part.start for part in found] == sorted(part.start for part in found)
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+@pytest.mark.parametrize("text", ["warm " * 60, "日本語" * 30, "🎉" * 30, "x", "a " * 9])
+def test_a_passage_is_no_longer_than_what_the_run_reads(tiny_tokenizer, text, windows):
+    encoding = Encoding(tokenizer=tiny_tokenizer, max_length=12, max_windows=windows)
+    found = read_whole(passages(text), encoding)
+    limit = 11 if windows == 1 else 3 * 10
+    assert all(len(tiny_tokenizer(part.text)["input_ids"]) <= limit for part in found)
+    assert all(text[part.start : part.end] == part.text == part.text.strip() != "" for part in found)
+    assert "".join("".join(part.text.split()) for part in found) == "".join(text.split())
 
 
 def test_a_review_ranks_passages_by_the_runs_own_scores(finished_run):

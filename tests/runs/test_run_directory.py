@@ -1,6 +1,8 @@
 """What a finished run leaves: the contract that programs read, and a model that plain Transformers loads."""
 
+import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from permafrost.cli import app
 from permafrost.data.batching import TokenBatching, padding_share, shuffled_batches
+from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ResourceError
 from tests.runs.conftest import command
 
@@ -198,8 +203,41 @@ def test_a_language_model_generates_in_plain_transformers(run_tiny):
     from transformers import pipeline
 
     _, run_dir = run_tiny("task=language_modeling", "freezing=none", "freezing.blocks=0", "data.max_length=16")
-    answer = pipeline("text-generation", model=str(run_dir / "model"))("cold", max_new_tokens=3, do_sample=False)
-    assert answer[0]["generated_text"].startswith("cold")
+    writer = pipeline("text-generation", model=str(run_dir / "model"))
+    answer = writer("cold", max_new_tokens=8, return_full_text=False)[0]["generated_text"]
+    assert Predictor(run_dir).predict(["cold"]) == [{"text": answer}]
+    assert Predictor(run_dir).predict(["", "cold " * 50])[0].keys() == {"text"}
+
+
+def test_a_language_model_is_evaluated_as_it_was_tested(run_tiny, data_dir, tmp_path):
+    options = ["task=language_modeling", "freezing=none", "freezing.blocks=0", "data.max_length=16"]
+    result, run_dir = run_tiny(*options, "data.columns.text=text")
+    texts = [row["text"] for row in csv.DictReader((data_dir / "test.csv").open())]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = CliRunner().invoke(app, ["evaluate", str(run_dir), "--data", str(tmp_path / "test.jsonl")])
+    scores = json.loads(found.stdout)
+    for name in ("loss", "perplexity", "word_perplexity"):
+        assert scores[name] == pytest.approx(result["test"][name], rel=1e-5)
+
+
+def test_a_language_model_shows_how_a_text_goes_on_as_it_learns(run_tiny, capsys):
+    run_tiny("task=language_modeling", "freezing=none", "freezing.blocks=0", "data.max_length=16")
+    told = capsys.readouterr().out
+    assert len(re.findall(r"^  '.*' -> '.*'$", told, re.MULTILINE)) == 2  # after each epoch
+    assert re.search(r"first row, 16 tokens, with loss on each but the first: '.*'", told)
+
+
+def test_every_card_says_how_its_model_is_loaded(run_tiny, of_task):
+    one_epoch = "trainer.max_epochs=1"
+    for task, loading in {
+        "translation": "'text-generation'",
+        "dialogue": "'A: TEXT<end of text>B:'",
+        "acts": "'token-classification'",
+        "ner": "'token-classification'",
+        "multi_label": "'text-classification'",
+    }.items():
+        _, run_dir = run_tiny(*of_task(task), one_epoch, name=task)
+        assert loading in (run_dir / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])

@@ -105,9 +105,46 @@ def test_who_answers(replies, speakers, next_speaker):
 
 def test_the_speaker_whose_replies_are_learned_must_be_there():
     splits = {"train": pa.table({"speakers": [["user", "system"]]})}
-    assert speakers_of(splits, "all") == speakers_of(splits, "system") == ["system", "user"]
+    assert speakers_of(splits, "all") == speakers_of(splits, "system") == ["user", "system"]
     with pytest.raises(ConfigError, match=r"task.replies=sytem: .* did you mean 'system'"):
         speakers_of(splits, "sytem")
+
+
+@pytest.mark.parametrize(
+    ("dialogues", "replies", "person", "answers"),
+    [
+        (["AB", "ABA"], "all", "A", "B"),
+        (["us", "usus"], "all", "u", "s"),  # by the alphabet it would be the other way round
+        (["us", "usus"], "u", "s", "u"),
+        (["suaua", "suau"], "all", "u", "a"),  # a system's turn, a user's, an assistant's
+        (["suaua", "suau"], "a", "u", "a"),
+        (["x", "xx"], "all", "x", "x"),
+    ],
+)
+def test_a_person_is_who_asks_and_the_model_who_answers(dialogues, replies, person, answers):
+    splits = {"train": pa.table({"speakers": [list(row) for row in dialogues]})}
+    task = Dialogue.from_rows(splits, {"replies": replies, "decoding": {"max_new_tokens": 4}})
+    (row,) = task.rows_of(["hi"])
+    assert row == {"speakers": [person, answers], "turns": ["hi", ""]}
+
+
+def test_what_comes_after_the_last_reply_is_neither_asked_nor_scored(tiny_tokenizer, tiny_config):
+    task, encoding = make_task("B"), Encoding(tokenizer=tiny_tokenizer, max_length=64)
+    short = {"speakers": ["A", "B"], "turns": ["hi", "yes"]}
+    longer = {"speakers": ["A", "B", "A"], "turns": ["hi", "yes", "thanks a lot"]}
+    assert task.asked(longer) == task.asked(short) == short
+    backbone = GPT2LMHeadModel(tiny_config).transformer
+    assert task.write(backbone, [longer], encoding) == task.write(backbone, [short], encoding)
+    assert task.score(["yes"], [longer])["exact_match"] == 1
+    taught = task.with_answers(pa.Table.from_pylist([longer]), ["no"])
+    assert taught["turns"].to_pylist() == [["hi", "no", "thanks a lot"]]
+    silent = {"speakers": ["A", "A"], "turns": ["hi", "hello"]}
+    assert task.asked(silent) == silent
+
+
+def test_an_answer_that_takes_the_whole_window_is_refused_before_training(tiny_tokenizer):
+    with pytest.raises(ConfigError, match=r"max_new_tokens=16 leaves no room .* window of 16 tokens: give fewer"):
+        encode_table(make_task(max_new_tokens=16), THREE, Encoding(tokenizer=tiny_tokenizer, max_length=16))
 
 
 def test_the_last_turn_is_written_whatever_stands_there(tiny_tokenizer, tiny_config):

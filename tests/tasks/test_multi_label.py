@@ -1,5 +1,6 @@
 """Several labels a row: thresholds by brute force, scores by scikit-learn, answers above their thresholds."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -10,7 +11,7 @@ from permafrost.errors import DataError
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.losses import BinaryCrossEntropy
-from permafrost.tasks.multi_label import MultiLabel, all_labels_of, best_thresholds
+from permafrost.tasks.multi_label import MultiLabel, all_labels_of, best_thresholds, label_scores
 from permafrost.tasks.preparation import encode_table
 
 LABELS = ["a", "b", "c"]
@@ -76,6 +77,13 @@ def test_validation_chooses_thresholds_and_test_takes_them():
         assert scores["f1_micro"] == pytest.approx(f1_score(labels, predicted, average="micro"), abs=1e-6)
         assert scores["f1/b"] == pytest.approx(f1_score(labels[:, 1], predicted[:, 1]), abs=1e-6)
         assert scores["exact_match"] == pytest.approx(float((predicted == labels).all(1).float().mean()), abs=1e-6)
+
+
+def test_one_label_alone_is_scored_by_itself():
+    true, predicted = np.array([[True], [True], [False]]), np.array([[True], [False], [False]])
+    found = label_scores(predicted, true, ["unfair"])
+    assert found["f1_macro"] == found["f1_micro"] == found["f1/unfair"] == pytest.approx(2 / 3)
+    assert found["exact_match"] == pytest.approx(2 / 3)
 
 
 def test_answers_are_the_labels_at_or_above_their_thresholds():

@@ -133,6 +133,10 @@ def test_a_text_is_split_into_words_and_its_answers_have_its_characters():
     ]
 
 
+def test_where_words_have_no_blanks_between_them_each_character_is_one():
+    assert split_words("IBMは東京2025年")["tokens"] == ["IBM", "は", "東", "京", "2025", "年"]
+
+
 @pytest.mark.parametrize("text", ["", "   ", "x", "🎉", "日本語のテキスト", "word " * 500])
 def test_any_text_is_answered(tiny_tokenizer, model, text):
     split = encode_table(

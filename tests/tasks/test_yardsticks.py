@@ -6,17 +6,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from permafrost.model.decoding import Decoding
 from permafrost.tasks.base import tokenized_split
+from permafrost.tasks.dialogue import Dialogue
 from permafrost.tasks.text_scores import text_scores
 from permafrost.tasks.yardsticks import (
     majority_accuracy,
     of_label_lists,
+    of_labels,
     of_next_tokens,
     of_numbers,
     of_tags,
     of_texts,
     of_turns,
     tfidf_accuracy,
+    yardsticks_of,
 )
 
 
@@ -82,6 +86,34 @@ def test_the_source_itself_and_the_turn_before_are_scored_as_answers_are():
         of_turns({"test": turns})["bleu of the turn before"]
         == text_scores(["a small fox", "b"], [["a small fox"], ["c"]])["bleu"]
     )
+
+
+def test_a_dialogue_is_scored_on_the_last_turn_of_who_replies():
+    turns = [["hi", "a small fox", "thanks"], ["a small fox"]]
+    speakers = [["user", "system", "user"], ["system"]]
+    test = pa.table({"speakers": speakers, "turns": turns})
+    task = Dialogue("system", Decoding(max_new_tokens=4), ["user", "system"])
+    expected = text_scores(["hi", ""], [["a small fox"], ["a small fox"]])["chrf"]
+    assert yardsticks_of(task, {"test": test})["chrf of the turn before"] == expected
+
+
+@pytest.mark.parametrize("texts", [["🎉", "a", "日"], ["", " ", "?"]])
+def test_texts_without_a_word_leave_what_needs_none(texts):
+    rows = pa.table({"text": texts, "label": ["a", "b", "a"], "labels": [["a"], [], ["a", "b"]], "target": [1, 2, 3]})
+    splits = {"train": rows, "validation": rows, "test": rows}
+    assert of_labels(splits) == {"accuracy of the majority label": pytest.approx(2 / 3)}
+    assert of_label_lists(splits) == {}
+    pairs = {name: split.append_column("text_pair", split["text"]) for name, split in splits.items()}
+    assert of_numbers(pairs).keys() == {"rmse of the training mean"}
+
+
+def test_a_label_that_every_row_has_is_given_to_every_row():
+    def rows(labels: list[list[str]]) -> pa.Table:
+        return pa.table({"text": [" ".join(["sea", "fox", *row]) for row in labels], "labels": labels})
+
+    always = rows([["on"], ["on", "warm"], ["on"], ["on", "warm"]])
+    found = of_label_lists({"train": always, "validation": always, "test": always})
+    assert found["f1_micro of TF-IDF + logistic regression"] == 1
 
 
 def test_a_planted_rule_for_each_of_several_labels():

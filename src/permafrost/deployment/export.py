@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,15 @@ from permafrost.data.cleaning import Steps
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.data.tokenization import with_end_of_text
 from permafrost.errors import ConfigError
+from permafrost.model.decoding import options_of
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.surgery import keep_heads_
-from permafrost.tasks.base import Encoding, Task
+from permafrost.tasks.base import Encoding, Task, Writes
+from permafrost.tasks.prompts import SOURCE, TARGET
 
 if TYPE_CHECKING:
-    from transformers import GPT2Config, PreTrainedModel
+    from transformers import GenerationConfig, GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 
 PROBLEM_TYPES = {  # Transformers' names, by which its pipeline chooses softmax, sigmoid or neither
     "classification": "single_label_classification",
@@ -48,6 +50,8 @@ def export_model(
     tokenizer.model_max_length = encoding.max_length
     stock = to_transformers(model, task)
     stock.config.pad_token_id = tokenizer.pad_token_id
+    if isinstance(task, Writes):
+        stock.generation_config = generation_config(task, tokenizer)
     stock.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     if isinstance(model.head, PooledHead) and model.head.pooling in ("attention", "windows"):
@@ -61,6 +65,15 @@ def export_model(
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
     write_checksums(directory)
+
+
+def generation_config(task: Writes, tokenizer: "PreTrainedTokenizerBase") -> "GenerationConfig":
+    """By which `generate` and Transformers' pipelines write as the run does, unless they are told otherwise."""
+    from transformers import GenerationConfig
+
+    chosen = {name: value for name, value in options_of(task.decoding).items() if value is not None}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return GenerationConfig(**chosen, **ends)
 
 
 def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
@@ -172,24 +185,26 @@ def check_new(directory: Path) -> None:
 def model_card(settings: Mapping[str, Any], scores: Mapping[str, float], description: Mapping[str, Any]) -> str:
     """The README of an exported model: what it was trained on, what it reached, how to load it."""
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    pooling = description.get("pooling", "last")
-    if settings["model"]["attention"] == "bidirectional":
-        loading = (
-            "Its trained blocks see the whole row, which stock Transformers classes do not: load it with\n"
-            '`from permafrost.deployment.predictor import Predictor; Predictor("THIS_DIRECTORY")`.'
-        )
-    elif pooling == "last":
-        loading = _loading(description)
-    else:
-        loading = (
-            f"The head pools by `{pooling}`, which stock Transformers classes do not: load it with\n"
-            '`from permafrost.deployment.predictor import Predictor; Predictor("THIS_DIRECTORY")`.'
-        )
+    ours = own_part(settings["model"]["attention"], description)
+    loading = (
+        f"{ours}, which stock Transformers classes do not: load it with\n"
+        '`from permafrost.deployment.predictor import Predictor; Predictor("THIS_DIRECTORY")`.'
+        if ours
+        else _loading(description)
+    )
     leaks = f" {LEAKS_ALLOWED}." if settings["data"]["allow_leaks"] else ""
     return (
         f"# {settings['task']['name']} on {settings['data']['name']}, fine-tuned from {settings['model']['name']}\n\n"
         f"Test: {metrics}.{leaks}\n\n{loading}\n{_cleaning(settings['cleaning'])}"
     )
+
+
+def own_part(attention: str, description: Mapping[str, Any]) -> str | None:
+    """What the model does and Transformers' classes do not; None where they load it as it is."""
+    if attention == "bidirectional":
+        return "Its trained blocks see the whole row"
+    pooling = description.get("pooling", "last")
+    return None if pooling == "last" else f"The head pools by `{pooling}`"
 
 
 def _cleaning(settings: Mapping[str, Any]) -> str:
@@ -203,15 +218,35 @@ def _cleaning(settings: Mapping[str, Any]) -> str:
 
 
 def _loading(description: Mapping[str, Any]) -> str:
-    if description["task"] == "language_modeling":
-        return "```python\ntransformers.pipeline('text-generation', model='THIS_DIRECTORY')\n```"
-    if description["task"] == "ner":
-        return (
-            "```python\ntransformers.pipeline('token-classification', model='THIS_DIRECTORY')\n```\n"
-            "A word's tag is the one at its last sub-token."
-        )
-    units = ""
-    if description["task"] == "regression":
-        scale = description["scale"]
-        units = f"\nIts score is scaled; in the target's units it is `score * {scale['unit']:g} + {scale['shift']:g}`."
-    return f"```python\ntransformers.pipeline('text-classification', model='THIS_DIRECTORY')\n```{units}"
+    pipeline, said = PIPELINES.get(description["kind"], TEXT_CLASSIFICATION)
+    loading = f"```python\ntransformers.pipeline({pipeline!r}, model='THIS_DIRECTORY')\n```\n"
+    return loading + said(description) if said else loading.rstrip()
+
+
+def _of_target_units(description: Mapping[str, Any]) -> str:
+    scale = description["scale"]
+    return f"Its score is scaled; in the target's units it is `score * {scale['unit']:g} + {scale['shift']:g}`."
+
+
+def _prompt_of_template(description: Mapping[str, Any]) -> str:
+    before, _, rest = description["template"].partition(SOURCE)
+    return f"Ask it by `{before + ' TEXT' + rest.removesuffix(TARGET)!r}`; it decodes as the run did."
+
+
+def _prompt_of_dialogue(description: Mapping[str, Any]) -> str:
+    asks, answers = (*description["speakers"], *description["speakers"])[:2]
+    return (
+        f"Ask it by `'{asks}: TEXT<end of text>{answers}:'`, where `<end of text>` is the tokenizer's `eos_token`,\n"
+        "after each turn; it decodes as the run did."
+    )
+
+
+TEXT_CLASSIFICATION: tuple[str, Callable[[Mapping[str, Any]], str] | None] = ("text-classification", None)
+PIPELINES: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str] | None]] = {  # by the task's kind
+    "language_modeling.LanguageModeling": ("text-generation", None),
+    "generation.Generation": ("text-generation", _prompt_of_template),
+    "dialogue.Dialogue": ("text-generation", _prompt_of_dialogue),
+    "tagging.Tagging": ("token-classification", lambda _: "A word's tag is the one at its last sub-token."),
+    "acts.Acts": ("token-classification", lambda _: "A turn's label is the one at the end of text after it."),
+    "regression.Regression": ("text-classification", _of_target_units),
+}

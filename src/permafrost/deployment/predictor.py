@@ -27,8 +27,9 @@ from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.store_directory import known_rows
-from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Task, Writes, asked_rows
+from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Task, Writes, WritesAnswers, asked_rows
 from permafrost.tasks.binding import bind_described
+from permafrost.tasks.language_modeling import LanguageModeling, count_words
 from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared
 from permafrost.tasks.preparation import encode_table, load_tokenizer
 
@@ -51,6 +52,7 @@ class Predictor:
             tokenizer=load_tokenizer(str(directory)),
             max_length=description["max_length"],
             max_windows=description["max_windows"],
+            evaluates=True,
             cleaning=description.get("cleaning", {}),
         )
         self.clean = Cleaner(Steps(**self.encoding.cleaning))
@@ -60,7 +62,8 @@ class Predictor:
         self.store_dir = store_directory(Path(run)) if reads_store else None
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """One answer a text: `{"label", "score"}`, `{"value"}` or `{"spans"}`."""
+        """One answer a text: `{"label", "score"}`, `{"labels", "scores"}`, `{"value"}`, `{"spans"}`, `{"acts"}` or
+        `{"text"}`."""
         return self.answer(asked_rows(self.task, texts, pairs))
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, streamer: Any = None) -> list[dict[str, Any]]:
@@ -107,7 +110,7 @@ class Predictor:
     @property
     def answering(self) -> Answers:
         if not isinstance(self.task, Answers):
-            raise ConfigError(f"a run of task={self.task.name} has no answers; it scores texts: permafrost evaluate")
+            raise ConfigError(f"a run of task={self.task.name} writes its answers: permafrost predict")
         return self.task
 
     def known_rows(self, split: TokenizedSplit) -> list[tuple[ActivationStore, np.ndarray, np.ndarray]]:
@@ -130,6 +133,8 @@ class Predictor:
         """The task's metrics and its plain loss over labelled rows."""
         metrics = self.task.build_metrics("test") if isinstance(self.task, Answers) else None
         table = pa.Table.from_pylist(self.cleaned(table.to_pylist()), table.schema) if self.clean else table
+        if isinstance(self.task, LanguageModeling):
+            self.task.words = {"test": count_words(table)}
         total, count = 0.0, 0
         for batch in self.read(encode_table(self.task, table, self.encoding)):
             loss_sum, outputs = self.task.loss_sum(self.model, batch, self.loss)
@@ -140,7 +145,7 @@ class Predictor:
         mean = torch.tensor(total / count)
         of_loss = self.task.metrics_of_loss(mean, torch.tensor(count), "test")
         values = {LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}
-        if isinstance(self.task, Writes):
+        if isinstance(self.task, WritesAnswers):
             rows = table.to_pylist()
             values |= self.task.score(self.task.write(self.model.transformer, rows, self.encoding), rows)
         return {name: float(value) for name, value in values.items()}

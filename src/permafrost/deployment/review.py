@@ -10,7 +10,7 @@ from torch import Tensor
 
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
-from permafrost.tasks.base import stacked
+from permafrost.tasks.base import OVERLAP, Encoding, stacked
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.multi_label import MultiLabel
 
@@ -36,6 +36,28 @@ def passages(document: str) -> list[Passage]:
     return found
 
 
+def read_whole(parts: Sequence[Passage], encoding: Encoding) -> list[Passage]:
+    """The passages, those of more tokens than the run reads cut at a blank: what is shown as evidence has been read."""
+    if not parts:
+        return []
+    limit = encoding.max_length - 1  # and the end of text
+    if encoding.max_windows > 1:
+        limit = encoding.max_windows * (limit - limit // OVERLAP)
+    texts = [part.text for part in parts]
+    given = encoding.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found = []
+    for part, offsets in zip(parts, given["offset_mapping"], strict=True):
+        if len(offsets) <= limit or len(part.text) == 1:
+            found.append(part)
+            continue
+        read = offsets[limit - 1][1]
+        end = part.text.rfind(" ", 1, read) if " " in part.text[1:read] else read
+        first, rest = part.text[:end].rstrip(), part.text[end:].lstrip()
+        cut = [Passage(part.start, part.start + len(first), first), Passage(part.end - len(rest), part.end, rest)]
+        found += read_whole([piece for piece in cut if piece.text], encoding)
+    return found
+
+
 def review(
     predictor: Predictor, document: str, *, top: int, min_score: float, categories: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
@@ -46,7 +68,7 @@ def review(
     Raises:
         ConfigError: the run does not tell classes of texts apart, or has no such category.
     """
-    labels, parts = labels_of_run(predictor), passages(document)
+    labels, parts = labels_of_run(predictor), read_whole(passages(document), predictor.encoding)
     if unknown := sorted(set(categories or ()) - set(labels)):
         raise ConfigError(f"the run has no category {unknown[0]!r}; it has {', '.join(labels)}")
     scores = category_scores(predictor, [part.text for part in parts])

@@ -13,7 +13,7 @@ from permafrost.compression.measure import bootstrap
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.predictor import Predictor, batches
-from permafrost.tasks.base import LOSS, Answers, Writes
+from permafrost.tasks.base import LOSS, Answers, WritesAnswers
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.preparation import encode_table
 
@@ -33,7 +33,7 @@ class Scored(Protocol):
 def scored(predictor: Predictor, table: pa.Table, metric: str) -> Scored:
     """By the texts that are written where the metric is of those, else by the model's outputs."""
     task = predictor.task
-    if isinstance(task, Writes) and metric not in (LOSS, "perplexity"):
+    if isinstance(task, WritesAnswers) and metric not in (LOSS, "perplexity"):
         return ScoredTexts(predictor, table, metric, task)
     return ScoredOutputs(predictor, table, metric)
 
@@ -47,7 +47,7 @@ def interval_of(answers: Scored) -> tuple[float, float]:
 
 
 class ScoredTexts:
-    def __init__(self, predictor: Predictor, table: pa.Table, metric: str, task: Writes):
+    def __init__(self, predictor: Predictor, table: pa.Table, metric: str, task: WritesAnswers):
         self.task, self.metric, self.rows, self.groups = task, metric, table.to_pylist(), grouped(table.num_rows)
         self.written = task.write(predictor.model.transformer, self.rows, predictor.encoding)
         self.units = len(self.groups)

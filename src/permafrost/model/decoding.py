@@ -128,10 +128,10 @@ def _generate_batch(
     end_token_id: int,
     numbers: Sequence[Sequence[float]] | None,
 ) -> list[list[int]]:
-    device, choice = model.device, _options(decoding)
+    device, choice = model.device, options_of(decoding)
     if numbers is not None:
         draws = Draws(torch.tensor(numbers), decoding.top_k, decoding.temperature)
-        choice = _options(replace(decoding, do_sample=False)) | {"logits_processor": [draws]}
+        choice = options_of(replace(decoding, do_sample=False)) | {"logits_processor": [draws]}
     longest = max(len(prompt) for prompt in prompts)
     input_ids = np.full((len(prompts), longest), end_token_id)
     mask = np.zeros_like(input_ids)
@@ -149,8 +149,8 @@ def _generate_batch(
     return [_until(row[longest:].tolist(), end_token_id) for row in written]
 
 
-def _options(decoding: Decoding) -> dict[str, Any]:
-    """Without those that `generate` says it does not use."""
+def options_of(decoding: Decoding) -> dict[str, Any]:
+    """As keywords of `generate`, without those that it says it does not use."""
     options = asdict(decoding)
     if decoding.num_beams == 1:
         del options["length_penalty"]

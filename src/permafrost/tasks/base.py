@@ -14,6 +14,7 @@ from permafrost.data.rows import Table
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.errors import ConfigError
+from permafrost.model.decoding import Decoding
 from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
@@ -63,9 +64,21 @@ class Answers(Protocol):
 
 @runtime_checkable
 class Writes(Protocol):
-    """A task whose answers are texts, which the model writes."""
+    """A task whose model writes texts."""
+
+    @property
+    def decoding(self) -> Decoding: ...
 
     def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]: ...
+
+    def asked(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row without what comes after what is written."""
+        ...
+
+
+@runtime_checkable
+class WritesAnswers(Writes, Protocol):
+    """A task whose answers are texts: rows have others, which these are scored by."""
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]: ...
 
@@ -77,7 +90,7 @@ class Writes(Protocol):
 class Task(Protocol):
     """One instance is bound to its data: it knows the labels or the target's scale, read from the training rows.
 
-    It may answer, as `Answers` or as `Writes` has it.
+    It may answer, as `Answers` or as `WritesAnswers` has it.
     """
 
     @property

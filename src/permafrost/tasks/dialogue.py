@@ -4,8 +4,10 @@ Where a dialogue is longer than the window, its oldest turns are left out, never
 in exactly one window.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,10 +39,11 @@ ALL = "all"
 
 
 class Dialogue:
-    """`replies` is the speaker whose turns are learned, or all: every turn but the first; `speakers` are all there are.
+    """`replies` is the speaker whose turns are learned, or all: every turn but the first. Of `speakers` the
+    first asks and the second answers.
 
     `perplexity` is exp of the mean loss per token of the replies, their ends included. Texts are scored on each
-    dialogue's last turn.
+    dialogue's last reply.
     """
 
     name = "dialogue"
@@ -60,6 +63,7 @@ class Dialogue:
         return cls(description["replies"], Decoding(**description["decoding"]), description["speakers"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        self.room(encoding)  # to be told before training that there is none
         first_row = 0
         for rows in slices:
             dialogues = [self.turns_of(row, encoding) for row in rows.to_pylist()]
@@ -67,11 +71,33 @@ class Dialogue:
             first_row += rows.num_rows
 
     def turns_of(self, row: Mapping[str, Any], encoding: Encoding) -> list[Turn]:
-        is_reply = [
+        return encode_turns(row, encoding.tokenizer, self.are_replies(row))
+
+    def are_replies(self, row: Mapping[str, Any]) -> list[bool]:
+        return [
             number > 0 if self.replies == ALL else speaker == self.replies
             for number, speaker in enumerate(row["speakers"])
         ]
-        return encode_turns(row, encoding.tokenizer, is_reply)
+
+    def asked(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Up to its last reply; all of a dialogue that has none."""
+        replies = [number for number, is_reply in enumerate(self.are_replies(row)) if is_reply]
+        end = replies[-1] + 1 if replies else len(row["turns"])
+        return {**row, "speakers": row["speakers"][:end], "turns": row["turns"][:end]}
+
+    def room(self, encoding: Encoding) -> int:
+        """Tokens for what is answered.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        room = encoding.max_length - self.decoding.max_new_tokens
+        if room < 2:
+            raise ConfigError(
+                f"task.decoding.max_new_tokens={self.decoding.max_new_tokens} leaves no room for what is answered in a "
+                f"window of {encoding.max_length} tokens: give fewer, or a larger data.max_length"
+            )
+        return room
 
     def build_head(self, backbone: nn.Module) -> nn.Module:
         return TiedHead(backbone.get_submodule("wte"))  # type: ignore[arg-type]
@@ -83,30 +109,33 @@ class Dialogue:
         return {"perplexity": loss.exp()}
 
     def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
-        """Each dialogue's last turn, whatever stands there, from those before it."""
-        limit = encoding.max_length - self.decoding.max_new_tokens
-        prompts = [reply_prompt(self.turns_of(row, encoding), limit) for row in rows]
+        """Each dialogue's last reply, whatever stands there, from the turns before it."""
+        limit = self.room(encoding)
+        prompts = [reply_prompt(self.turns_of(self.asked(row), encoding), limit) for row in rows]
         written = generate(backbone, prompts, self.decoding, end_token_id=encoding.tokenizer.eos_token_id)
         return [str(encoding.tokenizer.decode(tokens)).strip() for tokens in written]
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return text_scores(written, [references_of(row) for row in rows])
+        return text_scores(written, [references_of(self.asked(row)) for row in rows])
 
     def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:
-        """In place of each dialogue's last turn."""
-        dialogues = zip(rows["turns"].to_pylist(), written, strict=True)
-        return with_column(rows, "turns", [[*turns[:-1], text or turns[-1]] for turns, text in dialogues])
+        """In place of each dialogue's last reply."""
+        given, taught = rows.to_pylist(), []
+        for row, text in zip(given, written, strict=True):
+            last = len(self.asked(row)["turns"]) - 1
+            taught.append([*row["turns"][:last], text or row["turns"][last], *row["turns"][last + 1 :]])
+        return with_column(rows, "turns", taught)
 
     def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         return [self.to_answer([self.person()], [text]) for text in texts]
 
     def person(self) -> str:
         """The speaker that a person is, who talks with the model."""
-        return next(speaker for speaker in self.speakers if speaker != self.replies)
+        return next((speaker for speaker in self.speakers if speaker != self.replies), self.speakers[0])
 
     def to_answer(self, speakers: Sequence[str], turns: Sequence[str]) -> dict[str, Any]:
         """A dialogue so far, as a row whose last turn is to be written: by who replies, or who spoke last but one."""
-        others = [speaker for speaker in (*self.speakers[::-1], *speakers) if speaker != speakers[-1]]
+        others = [speaker for speaker in (*self.speakers[::-1], *speakers) if speaker != speakers[-1]] or speakers
         next_speaker = others[-1] if self.replies == ALL else self.replies
         return {"speakers": [*speakers, next_speaker], "turns": [*turns, ""]}
 
@@ -121,15 +150,20 @@ class Dialogue:
 
 
 def speakers_of(splits: Mapping[str, Table], replies: str) -> list[str]:
-    """Those of the training rows, sorted.
+    """Those of the training rows: who most often speaks before who answers, who answers, and the others as they come.
+
+    Who answers is `replies`, or of all the second one of the commonest two in a row.
 
     Raises:
         ConfigError: `replies` is none of them, nor all.
     """
-    speakers = sorted({speaker for row in splits["train"]["speakers"].to_pylist() for speaker in row})
+    dialogues = splits["train"]["speakers"].to_pylist()
+    speakers = list(dict.fromkeys(speaker for row in dialogues for speaker in row))
     if replies not in (ALL, *speakers):
         raise ConfigError(f"task.replies={replies}: no turn has this speaker{nearest(replies, [ALL, *speakers])}")
-    return speakers
+    changes = Counter(two for row in dialogues for two in pairwise(row) if two[0] != two[1])
+    answered = [two for two, _ in changes.most_common() if replies in (ALL, two[1])]
+    return list(dict.fromkeys([*(answered[0] if answered else ()), *speakers]))
 
 
 def encode_dialogues(dialogues: Sequence[Sequence[Turn]], max_length: int, first_row: int = 0) -> TokenizedSplit:

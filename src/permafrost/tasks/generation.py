@@ -80,6 +80,9 @@ class Generation:
         scores = text_scores(written, [references_of(row) for row in rows])
         return scores | ({"parses": sum(map(parses_as_python, written)) / len(written)} if self.parses else {})
 
+    def asked(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return row
+
     def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:
         references = [
             [text] if text else own for text, own in zip(written, rows["references"].to_pylist(), strict=True)

@@ -1,6 +1,7 @@
 """Language modelling: each token from those before it, over texts joined end to end and cut into windows."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
+from permafrost.model.decoding import Decoding, generate
 from permafrost.model.heads import TiedHead
 from permafrost.tasks.base import (
     LOSS,
@@ -23,6 +25,10 @@ from permafrost.tasks.base import (
 )
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
+from permafrost.tasks.prompts import token_ids
+
+SHORT = Decoding(max_new_tokens=128)
+BEGINNING = 12  # words of a text that the model is shown to go on with
 
 
 class LanguageModeling:
@@ -37,16 +43,17 @@ class LanguageModeling:
     roles = ("text",)
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min", "word_perplexity": "min"}
 
-    def __init__(self, words: Mapping[str, int] | None = None):
-        self.words = words or {}  # of each split that is scored
+    def __init__(self, words: Mapping[str, int] | None = None, decoding: Decoding = SHORT):
+        self.words, self.decoding = words or {}, decoding  # words of each split that is scored
 
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "LanguageModeling":
-        return cls({stage: count_words(splits[stage]) for stage in get_args(Stage)})
+        words = {stage: count_words(splits[stage]) for stage in get_args(Stage)}
+        return cls(words, Decoding(**options["decoding"]))
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "LanguageModeling":
-        return cls()
+        return cls(decoding=Decoding(**description["decoding"]))
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         """A window that a slice begins is filled by the next one."""
@@ -74,11 +81,24 @@ class LanguageModeling:
         words = self.words.get(stage)  # of a model that was loaded none are known
         return of_tokens | ({"word_perplexity": (loss * num_targets / words).exp()} if words else {})
 
+    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
+        """How each text goes on, by half a window at most; of a long one its end is read."""
+        tokenizer, half = encoding.tokenizer, encoding.max_length // 2
+        decoding = replace(self.decoding, max_new_tokens=min(self.decoding.max_new_tokens, half))
+        end, room = tokenizer.eos_token_id, encoding.max_length - decoding.max_new_tokens
+        prompts = [token_ids(tokenizer, row["text"])[-room:] or [end] for row in rows]
+        return [str(tokenizer.decode(ids)) for ids in generate(backbone, prompts, decoding, end_token_id=end)]
+
+    def asked(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Its first words: a whole text has nothing to go on with."""
+        return {**row, "text": " ".join(row["text"].split()[:BEGINNING])}
+
     def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         return text_rows(texts)
 
     def describe(self) -> dict[str, Any]:
-        return {"task": self.name, "kind": "language_modeling.LanguageModeling"}
+        kind = "language_modeling.LanguageModeling"
+        return {"task": self.name, "kind": kind, "decoding": asdict(self.decoding)}
 
 
 def count_words(rows: Table) -> int:

@@ -169,10 +169,11 @@ def label_scores(predicted: np.ndarray, true: np.ndarray, labels: Sequence[str])
     """(N, K) bool twice; by scikit-learn, 0 for a label that is neither there nor given."""
     from sklearn.metrics import f1_score
 
-    by_label = f1_score(true, predicted, average=None, zero_division=0)
+    # column by column, as scikit-learn takes a single one for two classes
+    by_label = [f1_score(*columns, zero_division=0) for columns in zip(true.T, predicted.T, strict=True)]
     return {
         "f1_macro": float(np.mean(by_label)),
-        "f1_micro": float(f1_score(true, predicted, average="micro", zero_division=0)),
+        "f1_micro": float(f1_score(true.ravel(), predicted.ravel(), zero_division=0)),
         "exact_match": float((predicted == true).all(1).mean()),
         **{f"f1/{label}": float(score) for label, score in zip(labels, by_label, strict=True)},
     }

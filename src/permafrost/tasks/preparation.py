@@ -27,6 +27,7 @@ from permafrost.tasks.positions import NOT_SCORED
 from permafrost.trust import check_model_directory
 
 SHOWN_TOKENS = 96
+SHOWN_END = 120  # characters at either end of a long row
 READ = ("text", "text_pair", "source", "references", "turns", "tokens")  # fields of a row
 
 
@@ -82,10 +83,12 @@ def encode_splits(
 
 
 def first_row_shown(split: TokenizedSplit, tokenizer: Any) -> list[str]:
-    """The first row exactly as the model sees it, for tasks that score some of its tokens: those stand in brackets, in
-    its text and token by token."""
+    """The first row exactly as the model sees it; where some of its tokens are scored those stand in brackets, in its
+    text and token by token."""
     if not isinstance(split.labels, RaggedArray):
-        return []
+        ids = split.input_ids[0].tolist()
+        scored = ", with loss on each but the first" if split.labels is None else ""
+        return [f"first row, {len(ids)} tokens{scored}: {shortened_text(tokenizer.decode(ids))!r}"]
     ids, labels = split.input_ids[0].tolist(), split.labels[0].tolist()
     parts = [(scored, [i for i, _ in part]) for scored, part in groupby(zip(ids, labels, strict=True), _is_scored)]
     text = "".join(f"[{tokenizer.decode(part)}]" if scored else tokenizer.decode(part) for scored, part in parts)
@@ -97,6 +100,10 @@ def first_row_shown(split: TokenizedSplit, tokenizer: Any) -> list[str]:
         f"first row, {len(ids)} tokens, with loss on the {count} in brackets: {text!r}",
         f"its tokens: {' '.join(shortened(tokens))}",
     ]
+
+
+def shortened_text(text: str) -> str:
+    return text if len(text) <= 2 * SHOWN_END else f"{text[:SHOWN_END]} ... {text[-SHOWN_END:]}"
 
 
 def shortened(tokens: Sequence[str]) -> list[str]:

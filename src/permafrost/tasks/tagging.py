@@ -34,7 +34,9 @@ from permafrost.tasks.spans import SpanF1, best_paths, spans_of
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-WORD = re.compile(r"\w+|[^\w\s]")  # of a text that comes without word bounds
+# Of a text that comes without word bounds; Chinese and Japanese have none, and each character is taken by itself.
+NO_BLANKS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"[{NO_BLANKS}]|(?:(?![{NO_BLANKS}])\w)+|[^\w\s]")
 
 
 class Tagging:

@@ -9,19 +9,28 @@ import pyarrow as pa
 
 from permafrost.data.roles import to_bio
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.tasks.base import Table, Task
+from permafrost.tasks.base import Table, Task, WritesAnswers
 from permafrost.tasks.multi_label import best_thresholds, label_scores
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.spans import span_scores
 from permafrost.tasks.text_scores import text_scores
 
 Splits = Mapping[str, Table]
+TFIDF: Mapping[str, Any] = {"ngram_range": (1, 2), "sublinear_tf": True}
 Scores = dict[str, float]  # "METRIC of what answers" -> its test score
 
 
 def yardsticks_of(task: Task, splits: Splits) -> Scores:
     """Those of the task's kind, told by what its rows hold; none for a language model, which has the next one."""
+    if isinstance(task, WritesAnswers):
+        splits = {"test": as_asked(task, splits["test"])}
     return YARDSTICKS[task.roles[-1]](splits) if task.roles[-1] in YARDSTICKS else {}
+
+
+def as_asked(task: WritesAnswers, rows: Table) -> pa.Table:
+    columns = {name: rows[name].to_pylist() for name in rows.column_names}
+    values = zip(*columns.values(), strict=True)
+    return pa.Table.from_pylist([dict(task.asked(dict(zip(columns, row, strict=True)))) for row in values])
 
 
 def of_next_tokens(train: TokenizedSplit, test: TokenizedSplit) -> Scores:
@@ -39,10 +48,10 @@ def scored_tokens(split: TokenizedSplit) -> np.ndarray:
 
 
 def of_labels(splits: Splits) -> Scores:
-    return {
-        "accuracy of the majority label": majority_accuracy(splits),
-        "accuracy of TF-IDF + logistic regression": tfidf_accuracy(splits),
-    }
+    majority = {"accuracy of the majority label": majority_accuracy(splits)}
+    if not have_words(splits["train"]):
+        return majority
+    return majority | {"accuracy of TF-IDF + logistic regression": tfidf_accuracy(splits)}
 
 
 def majority_accuracy(splits: Splits) -> float:
@@ -68,14 +77,19 @@ def of_label_lists(splits: Splits) -> Scores:
     import torch
     from sklearn.linear_model import LogisticRegression
 
+    if not have_words(splits["train"]):
+        return {}
     names = sorted({label for row in splits["train"]["labels"].to_pylist() for label in row})
     features, true = tfidf(splits), {name: _indicators(splits[name], names) for name in splits}
     probabilities: dict[str, list[np.ndarray]] = defaultdict(list)
     for column in range(len(names)):
         model = LogisticRegression(C=30.0, max_iter=300, class_weight="balanced")
-        model.fit(features["train"], true["train"][:, column])
+        always = bool(true["train"][:, column].all())  # then there is nothing to tell apart
+        if not always:
+            model.fit(features["train"], true["train"][:, column])
         for name in ("validation", "test"):
-            probabilities[name].append(model.predict_proba(features[name])[:, 1])
+            count = splits[name].num_rows
+            probabilities[name].append(np.ones(count) if always else model.predict_proba(features[name])[:, 1])
     scores = {name: torch.from_numpy(np.stack(columns, axis=1)) for name, columns in probabilities.items()}
     thresholds = best_thresholds(scores["validation"], torch.from_numpy(true["validation"].astype(np.float32)))
     found = label_scores((scores["test"] >= thresholds).numpy(), true["test"], names)
@@ -91,7 +105,7 @@ def of_numbers(splits: Splits) -> Scores:
     """The mean of the training rows; and for pairs, how alike their words are."""
     train, test = (splits[name]["target"].to_numpy() for name in ("train", "test"))
     scores = {"rmse of the training mean": float(np.sqrt(np.mean((test - train.mean()) ** 2)))}
-    if not has_pairs(splits["test"]):
+    if not has_pairs(splits["test"]) or not have_words(splits["train"]):
         return scores
     first, second = (tfidf(splits, column)["test"] for column in ("text", "text_pair"))
     cosines = np.asarray(first.multiply(second).sum(axis=1)).ravel()
@@ -128,7 +142,7 @@ def of_texts(splits: Splits) -> Scores:
 def of_turns(splits: Splits) -> Scores:
     """The turn before."""
     turns = splits["test"]["turns"].to_pylist()
-    return _copied([row[-2] for row in turns], [[row[-1]] for row in turns], "the turn before")
+    return _copied(["".join(row[-2:-1]) for row in turns], [[row[-1]] for row in turns], "the turn before")
 
 
 def _copied(written: Sequence[str], references: Sequence[Sequence[str]], what: str) -> Scores:
@@ -140,9 +154,16 @@ def tfidf(splits: Splits, column: str | None = None) -> dict[str, Any]:
     """Sparse features of each split, fitted on train: of one column, or of all that a row says."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    vectorizer = TfidfVectorizer(**TFIDF)
     vectorizer.fit(_texts(splits["train"], None))
     return {name: vectorizer.transform(_texts(splits[name], column)) for name in splits}
+
+
+def have_words(rows: Table) -> bool:
+    """Whether any text has a word, as TF-IDF knows them: of two letters or more."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return any(map(TfidfVectorizer(**TFIDF).build_analyzer(), _texts(rows, None)))
 
 
 def _texts(rows: Table, column: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
-from permafrost.tasks.base import Encoding, Writes, asked_of, in_part
+from permafrost.tasks.base import Encoding, Writes, WritesAnswers, asked_of, in_part
 
 Row = Mapping[str, Any]
 SHOWN = 80  # characters
@@ -33,7 +33,7 @@ class WrittenTexts(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """A sample for the reader: the first row, and what was written for it."""
         if trainer.state.fn == TrainerFn.FITTING and trainer.is_global_zero and self.rows["validation"]:
-            asked, written = asked_of(self.rows["validation"][0]), self.written["validation"][0]
+            asked, written = asked_of(self.task.asked(self.rows["validation"][0])), self.written["validation"][0]
             self.console.print(f"  {asked[-SHOWN:]!r} -> {written[:SHOWN]!r}", markup=False)
 
     def _write_and_score(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -44,7 +44,7 @@ class WrittenTexts(Callback):
         backbone = module.parts[self.part].model.transformer  # type: ignore[index, union-attr]
         written = self.task.write(backbone, mine, self.encoding) if mine else []
         self.written[stage] = _in_turns(written, len(rows), trainer.world_size)
-        scores = self.task.score(self.written[stage], rows)
+        scores = self.task.score(self.written[stage], rows) if isinstance(self.task, WritesAnswers) else {}
         logged = {f"{stage}/{in_part(self.part, name)}": value for name, value in scores.items()}
         module.log_dict(logged, rank_zero_only=False)
 
