@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2Model
 
 from permafrost.errors import ConfigError, ResourceError
+from permafrost.model import activation_store
 from permafrost.model.activation_store import (
     CHECKS,
     MANIFEST,
@@ -140,6 +141,21 @@ def test_what_lies_above_the_cut_has_no_part_in_the_key(name):
 )
 def test_how_states_are_made_is_part_of_the_key(tiny_backbone, change):
     assert trunk_key(tiny_backbone, **(HOW | change)) != trunk_key(tiny_backbone, **HOW)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"), [(activation_store, "STORE_VERSION", 0), (torch, "__version__", "2.12")]
+)
+def test_the_code_that_computes_them_is_part_of_the_key(tiny_backbone, monkeypatch, owner, name, value):
+    before = trunk_key(tiny_backbone, **HOW)
+    monkeypatch.setattr(owner, name, value)
+    assert trunk_key(tiny_backbone, **HOW) != before
+
+
+def test_torch_for_another_device_has_the_same_key(tiny_backbone, monkeypatch):
+    before, release = trunk_key(tiny_backbone, **HOW), torch.__version__.partition("+")[0]
+    monkeypatch.setattr(torch, "__version__", f"{release}+cu126")
+    assert trunk_key(tiny_backbone, **HOW) == before
 
 
 @pytest.mark.parametrize(
@@ -320,6 +336,17 @@ def test_a_row_is_checked_when_it_is_first_read(tmp_path):
     assert_holds_all(store)
     flip(directory / STATES, 3)
     store.padded(np.arange(4))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda fields: fields.pop("precision"), lambda fields: fields.update(window=64)], ids=["less", "more"]
+)
+def test_an_entry_of_another_versions_shape_is_none(tmp_path, change):
+    directory = write(tmp_path)
+    fields = json.loads((directory / MANIFEST).read_text())
+    change(fields)
+    (directory / MANIFEST).write_text(json.dumps(fields))
+    assert open_entry(directory) is None
 
 
 def test_where_nothing_is_stored_nothing_is_opened(tmp_path):

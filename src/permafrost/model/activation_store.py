@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "float16", "bfloat16"]
 STATES, OFFSETS, ROWS, CHECKS = "states.bin", "offsets.npy", "rows.npy", "checks.bin"
 MANIFEST, USED = "manifest.json", "last_used"
+STORE_VERSION = 1  # raise it with whatever gives the same tokens other states under the same weights, beyond rounding
 AS_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.int16}  # numpy has no bfloat16
 
 
@@ -89,17 +90,19 @@ class ActivationStore:
 def trunk_key(
     backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str, window: int | None
 ) -> str:
-    """Hash of all that the stored states depend on, but for the rows: weights below the cut, and how they are run.
+    """Hash of all that the stored states depend on, but for the rows: weights below the cut, how they are run, and by
+    which code.
 
     `window` in tokens, where rows are longer than that.
     """
     config = backbone.config
+    code = (STORE_VERSION, torch.__version__.partition("+")[0])  # behind it, what the build is for: cpu, cu126
     how = (depth, window, dtype, precision, tokenizer)
     built = (config.n_head, config.layer_norm_epsilon, config.activation_function)
     scaled = (config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)
     below = ("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))
     weights = weights_fingerprint(named for named in backbone.state_dict().items() if named[0].startswith(below))
-    return hashlib.blake2b(repr((*how, *built, *scaled, weights)).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(repr((*code, *how, *built, *scaled, weights)).encode(), digest_size=8).hexdigest()
 
 
 def row_digests(input_ids: RaggedArray) -> np.ndarray:
@@ -113,7 +116,7 @@ def entry_directory(root: Path, trunk: str, digests: np.ndarray) -> Path:
 
 
 def open_entry(directory: Path) -> ActivationStore | None:
-    """The entry, marked as used now; None where there is none that is complete."""
+    """The entry, marked as used now; None where there is none that is complete and of this version's shape."""
     manifest = read_manifest(directory)
     try:
         if manifest is None or (directory / STATES).stat().st_size != manifest.num_bytes:
@@ -146,8 +149,11 @@ def _check_of_others(directory: Path) -> int:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    path = directory / MANIFEST
-    return Manifest(**json.loads(path.read_text("utf-8"))) if path.exists() else None
+    """None where there is none, as another process removes it, or one that is damaged or of another version."""
+    try:
+        return Manifest(**json.loads((directory / MANIFEST).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextmanager

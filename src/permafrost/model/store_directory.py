@@ -22,8 +22,9 @@ def entries(root: Path) -> list[Path]:
 
 def last_used(directory: Path) -> float:
     """Seconds since the epoch; 0 where another process is removing the entry."""
-    path = directory / USED
-    return path.stat().st_mtime if path.exists() else 0.0
+    with suppress(FileNotFoundError):
+        return (directory / USED).stat().st_mtime
+    return 0.0
 
 
 def entry_bytes(directory: Path) -> int:
