@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2Model
 
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model import activation_store
+from permafrost.model import activation_store, store_directory
 from permafrost.model.activation_store import (
     CHECKS,
     MANIFEST,
@@ -30,6 +31,7 @@ from permafrost.model.activation_store import (
     USED,
     ActivationStore,
     Manifest,
+    being_built,
     check_entry,
     entry_directory,
     open_entry,
@@ -349,6 +351,17 @@ def test_an_entry_of_another_versions_shape_is_none(tmp_path, change):
     assert open_entry(directory) is None
 
 
+def test_an_entry_that_goes_as_it_is_opened_is_none(tmp_path, monkeypatch):
+    directory, read_text = write(tmp_path), Path.read_text
+
+    def removed_before(path: Path, *arguments) -> str:
+        path.unlink()
+        return read_text(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", removed_before)
+    assert open_entry(directory) is None
+
+
 def test_where_nothing_is_stored_nothing_is_opened(tmp_path):
     assert open_entry(tmp_path / "none") is None
     assert entries(tmp_path / "none") == []
@@ -539,9 +552,48 @@ def test_what_is_being_built_is_neither_cleared_nor_counted_as_abandoned(tmp_pat
     assert not directory.exists()  # now it is what a killed build left
 
 
+def read_damaged(root: Path) -> None:
+    flip(directory_of(root) / STATES, 3)
+    with pytest.raises(ResourceError):
+        opened(directory_of(root)).padded(np.arange(4))
+
+
+def make_room_beside_abandoned(root: Path) -> None:
+    (directory_of(root) / MANIFEST).unlink()
+    make_room(root, 0, 10**9)
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [lambda root: make_room(root, 1, 0), clear, make_room_beside_abandoned, read_damaged],
+    ids=["evicted", "cleared", "abandoned", "damaged"],
+)
+def test_an_entry_is_removed_under_its_lock(tmp_path, monkeypatch, remove):
+    """Else another process could begin to build it meanwhile."""
+    directory, rmtree, was_held = write(tmp_path), shutil.rmtree, []
+
+    def watched(path: Path, **options) -> None:
+        was_held.append(being_built(directory))
+        rmtree(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", watched)
+        remove(tmp_path)
+    assert was_held == [True]
+    assert not directory.exists()
+
+
+def test_what_another_process_has_done_just_now_is_not_abandoned(tmp_path, monkeypatch):
+    directory = write(tmp_path)
+    monkeypatch.setattr(store_directory, "incomplete", lambda root: [directory])  # as it was a moment ago
+    make_room(tmp_path, 0, 10**9)
+    assert_holds_all(opened(directory))
+
+
 def test_clear_leaves_what_is_not_the_stores(tmp_path):
     """A directory given by mistake loses nothing."""
     (tmp_path / "my-notes").mkdir()
+    (tmp_path / "my-notes" / MANIFEST).write_text("{}")
     (tmp_path / "2026-01-31").mkdir()
     (tmp_path / "my-thesis.tex").write_text("all of it")
     write(tmp_path)

@@ -33,6 +33,8 @@ STATES, OFFSETS, ROWS, CHECKS = "states.bin", "offsets.npy", "rows.npy", "checks
 MANIFEST, USED = "manifest.json", "last_used"
 STORE_VERSION = 1  # raise it with whatever gives the same tokens other states under the same weights, beyond rounding
 AS_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.int16}  # numpy has no bfloat16
+REMOVED = "so the entry is removed; the same command with resume=auto goes on and computes it again"
+NOT_REMOVED = "and the entry cannot be removed: another run computes it anew, or the store can only be read"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +79,9 @@ class ActivationStore:
         states = self.states[row]
         if not self.is_checked[row]:
             if zlib.crc32(states.data) != self.checks[row]:
-                if not being_built(self.directory):  # by another process, anew
-                    remove(self.directory)
                 raise ResourceError(
-                    f"row {row} in the activation store's {self.directory} is not what was written, so the entry is "
-                    "removed; the same command with resume=auto goes on and computes it again"
+                    f"row {row} in the activation store's {self.directory} is not what was written, "
+                    f"{REMOVED if remove_if_free(self.directory) else NOT_REMOVED}"
                 )
             self.is_checked[row] = True
         return states
@@ -230,7 +230,24 @@ def being_built(directory: Path) -> bool:
         return False
 
 
+def remove_if_free(directory: Path, *, only_incomplete: bool = False) -> bool:
+    """Remove it under its lock, and so not what another process builds; returns whether it went.
+
+    `only_incomplete` is for what seems abandoned: another process may have been done with it just now.
+    """
+    from filelock import FileLock
+
+    try:
+        with FileLock(directory.with_suffix(".lock"), timeout=0):
+            if only_incomplete and (directory / MANIFEST).exists():
+                return False
+            remove(directory)
+            return True
+    except OSError:  # it is being built, which filelock's Timeout says; or nothing can be written there
+        return False
+
+
 def remove(directory: Path) -> None:
-    """The manifest goes first, so that half an entry is none. Who has it open can still read it."""
+    """For who has its lock. The manifest goes first, so that half an entry is none; who has it open still reads it."""
     (directory / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
