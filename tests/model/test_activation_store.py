@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import errno
 import json
 import multiprocessing
 import os
@@ -37,6 +38,7 @@ from permafrost.model.activation_store import (
     open_entry,
     row_digests,
     sole_builder,
+    sound_entry,
     trunk_key,
     write_entry,
 )
@@ -394,6 +396,29 @@ def test_what_a_killed_removal_left_is_not_read(tmp_path, monkeypatch, files):
     assert_holds_all(opened(directory))
 
 
+def test_a_store_that_can_only_be_read_is_read(tmp_path, monkeypatch):
+    directory = write(tmp_path)
+
+    def refuse(*_) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert_holds_all(opened(directory))
+
+
+def test_what_cannot_be_read_is_none(tmp_path, monkeypatch):
+    directory = write(tmp_path)
+
+    def refuse(*_, **__) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for name in ("read_bytes", "read_text", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            assert sound_entry(directory) is None
+
+
 def test_where_it_cannot_be_written_the_error_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with (
@@ -508,6 +533,29 @@ def test_what_another_process_is_building_takes_room_too(tmp_path):
         assert make_room(tmp_path, size, 4 * size) == [first]
         assert building.is_dir()
     assert entries(tmp_path) == [second, third]
+
+
+def test_room_is_taken_before_anything_is_computed(tmp_path):
+    def from_disk() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        taken = (directory_of(tmp_path) / STATES).stat()
+        assert taken.st_size == sum(LENGTHS) * CHANNELS * 4
+        assert taken.st_blocks > 0 or not hasattr(os, "posix_fallocate")
+        yield from parts()
+
+    write(tmp_path, states=from_disk())
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this platform takes room as it is written to")
+@pytest.mark.parametrize(("code", "computes"), [(errno.ENOSPC, False), (errno.EOPNOTSUPP, True)])
+def test_a_full_disk_is_found_first_and_one_that_cannot_reserve_is_written_to(tmp_path, monkeypatch, code, computes):
+    def refuse(*_) -> None:
+        raise OSError(code, os.strerror(code))
+
+    begun, outcome = [], pytest.raises(OSError, match="No space left") if not computes else nullcontext()
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with outcome:
+        write(tmp_path, states=(begun.append(True) or part for part in parts()))
+    assert bool(begun) is computes
 
 
 def test_an_entry_that_goes_as_it_is_counted_counts_nothing(tmp_path):
