@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from permafrost.model.freezing import Freezing
     from permafrost.model.gpt2 import GPT2WithHead
     from permafrost.tasks.base import Encoding, Task
-    from permafrost.training.trunk_pass import Stores
+    from permafrost.training.store_worth import Reads
+    from permafrost.training.trunk_pass import Stores, Wanted
 
 
 def is_first_process() -> bool:
@@ -175,36 +176,54 @@ def read_by_another_(backbone: "GPT2Model", settings: Settings, tokenizer: "PreT
         console.print(f"  {new}, and begin as the mean of their pieces")
 
 
-def open_stores(settings: Settings, prepared: Prepared, model: "GPT2WithHead", *, in_sweep: bool) -> "Stores":
-    """What is kept of the frozen part's output; nothing where nothing is frozen, or `store=off`."""
+def open_stores(
+    settings: Settings,
+    modes: Mapping[str, Any],
+    prepared: Mapping[str, Prepared],
+    models: Mapping[str, "GPT2WithHead"],
+    *,
+    in_sweep: bool,
+) -> dict[str, "Stores"]:
+    """Of each part what is kept of the frozen part's output; nothing where nothing is frozen, or its mode is `off`."""
+    from permafrost.training import trunk_pass
+
+    freezing, precision = next(iter(models.values())).freezing, precision_of(settings)  # of all parts the same
+    stores = {name: trunk_pass.Stores() for name in models}
+    asked = {name: mode for name, mode in modes.items() if mode != "off"}
+    nothing_frozen = not freezing.embeddings and not freezing.blocks
+    if not asked or (nothing_frozen and "on" not in asked.values()):
+        return stores
+    if obstacle := no_fixed_trunk(freezing, precision):
+        console.print(f"  store off: {obstacle}")
+        return stores
+    wanted = {name: what_to_store(settings, mode, prepared[name], models[name]) for name, mode in asked.items()}
+    reads = reads_to_come(settings, prepared, in_sweep=in_sweep) if "auto" in asked.values() else {}
+    return stores | trunk_pass.open_stores(wanted, reads=reads, say=lambda line: console.print(f"  {line}"))
+
+
+def what_to_store(settings: Settings, mode: Any, prepared: Prepared, model: "GPT2WithHead") -> "Wanted":
     from permafrost.tasks.preparation import tokenizer_fingerprint
     from permafrost.training import trunk_pass
     from permafrost.training.hardware import resolve_device
 
-    options, mode = settings.trainer, settings.store.mode
-    precision = precision_of(settings)
-    nothing_frozen = not model.freezing.embeddings and not model.freezing.blocks
-    if mode == "off" or (nothing_frozen and mode == "auto"):
-        return trunk_pass.Stores()
-    if obstacle := no_fixed_trunk(model.freezing, precision):
-        console.print(f"  store off: {obstacle}")
-        return trunk_pass.Stores()
-    device = resolve_device(options.accelerator)
-    part = trunk_pass.FrozenPart(model, name=settings.model.name, precision=precision, device=device)
-    epochs = trunk_pass.SHARED_READS if in_sweep else options.max_epochs
-    return trunk_pass.open_stores(
-        part,
+    device, section = resolve_device(settings.trainer.accelerator), settings.store
+    return trunk_pass.what_to_store(
+        trunk_pass.FrozenPart(model, name=settings.model.name, precision=precision_of(settings), device=device),
         prepared.splits,
-        trunk_pass.StoreOptions(
-            mode=mode,
-            directory=Path(settings.store.dir),
-            dtype=settings.store.dtype,
-            max_gb=settings.store.max_gb,
-        ),
+        trunk_pass.StoreOptions(mode=mode, directory=Path(section.dir), dtype=section.dtype, max_gb=section.max_gb),
         tokenizer=tokenizer_fingerprint(prepared.encoding.tokenizer),
-        reads={"train": epochs, "validation": epochs + 1, "test": 1},
-        say=lambda line: console.print(f"  {line}"),
     )
+
+
+def reads_to_come(settings: Settings, prepared: Mapping[str, Prepared], *, in_sweep: bool) -> dict[str, "Reads"]:
+    """Of each part; a sweep's trials read on."""
+    from permafrost.fitting import make_data_module
+    from permafrost.training.store_worth import SWEEP_TRIALS, Reads
+
+    data, options = make_data_module(settings, prepared, {}), settings.trainer
+    reads = data.reads(options.max_epochs, options.max_steps, options.val_check_interval)
+    runs = SWEEP_TRIALS if in_sweep else 1
+    return {name: Reads(of_split=of_part, batching=data.batching, runs=runs) for name, of_part in reads.items()}
 
 
 def no_fixed_trunk(freezing: "Freezing", precision: str) -> str | None:

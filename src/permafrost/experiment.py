@@ -93,10 +93,8 @@ def train_and_test(
         settings = start.as_decided(settings)
         models = make_models(settings, prepared)
     with clock.stage("trunk"):
-        stores = {
-            name: open_stores(start.as_decided(part, name), prepared[name], models[name], in_sweep=sweep is not None)
-            for name, part in settings.by_part().items()
-        }
+        modes = {name: start.as_decided(part, name).store.mode for name, part in settings.by_part().items()}
+        stores = open_stores(settings, modes, prepared, models, in_sweep=sweep is not None)
     with clock.stage("setup"):
         module, data = make_modules(settings, prepared, models, stores)
         if settings.data.auto_batch:

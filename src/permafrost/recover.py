@@ -52,8 +52,9 @@ def stored_teacher(run: Finished, teacher: "GPT2WithHead") -> "ActivationStore |
     if not teacher.freezing.blocks:
         return None
     only_train = replace(run.prepared, splits={"train": run.prepared.splits["train"]})
-    stores = open_stores(run.settings, only_train, teacher, in_sweep=False)
-    return stores.by_split.get("train")
+    modes = {"": run.settings.store.mode}
+    stores = open_stores(run.settings, modes, {"": only_train}, {"": teacher}, in_sweep=False)
+    return stores[""].by_split.get("train")
 
 
 def recover_(student: "GPT2WithHead", run: Finished) -> None:

@@ -2,11 +2,13 @@
 
 import copy
 import ctypes
+import errno
 import json
 import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2Model
 
 from permafrost.errors import ConfigError, ResourceError
+from permafrost.model import activation_store, store_directory
 from permafrost.model.activation_store import (
     CHECKS,
     MANIFEST,
@@ -29,11 +32,13 @@ from permafrost.model.activation_store import (
     USED,
     ActivationStore,
     Manifest,
+    being_built,
     check_entry,
     entry_directory,
     open_entry,
     row_digests,
     sole_builder,
+    sound_entry,
     trunk_key,
     write_entry,
 )
@@ -140,6 +145,21 @@ def test_what_lies_above_the_cut_has_no_part_in_the_key(name):
 )
 def test_how_states_are_made_is_part_of_the_key(tiny_backbone, change):
     assert trunk_key(tiny_backbone, **(HOW | change)) != trunk_key(tiny_backbone, **HOW)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"), [(activation_store, "STORE_VERSION", 0), (torch, "__version__", "2.12")]
+)
+def test_the_code_that_computes_them_is_part_of_the_key(tiny_backbone, monkeypatch, owner, name, value):
+    before = trunk_key(tiny_backbone, **HOW)
+    monkeypatch.setattr(owner, name, value)
+    assert trunk_key(tiny_backbone, **HOW) != before
+
+
+def test_torch_for_another_device_has_the_same_key(tiny_backbone, monkeypatch):
+    before, release = trunk_key(tiny_backbone, **HOW), torch.__version__.partition("+")[0]
+    monkeypatch.setattr(torch, "__version__", f"{release}+cu126")
+    assert trunk_key(tiny_backbone, **HOW) == before
 
 
 @pytest.mark.parametrize(
@@ -322,6 +342,28 @@ def test_a_row_is_checked_when_it_is_first_read(tmp_path):
     store.padded(np.arange(4))
 
 
+@pytest.mark.parametrize(
+    "change", [lambda fields: fields.pop("precision"), lambda fields: fields.update(window=64)], ids=["less", "more"]
+)
+def test_an_entry_of_another_versions_shape_is_none(tmp_path, change):
+    directory = write(tmp_path)
+    fields = json.loads((directory / MANIFEST).read_text())
+    change(fields)
+    (directory / MANIFEST).write_text(json.dumps(fields))
+    assert open_entry(directory) is None
+
+
+def test_an_entry_that_goes_as_it_is_opened_is_none(tmp_path, monkeypatch):
+    directory, read_text = write(tmp_path), Path.read_text
+
+    def removed_before(path: Path, *arguments) -> str:
+        path.unlink()
+        return read_text(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", removed_before)
+    assert open_entry(directory) is None
+
+
 def test_where_nothing_is_stored_nothing_is_opened(tmp_path):
     assert open_entry(tmp_path / "none") is None
     assert entries(tmp_path / "none") == []
@@ -352,6 +394,29 @@ def test_what_a_killed_removal_left_is_not_read(tmp_path, monkeypatch, files):
     assert known_rows(tmp_path, TRUNK, digests(ROWS)) == [] or store is not None
     write(tmp_path)
     assert_holds_all(opened(directory))
+
+
+def test_a_store_that_can_only_be_read_is_read(tmp_path, monkeypatch):
+    directory = write(tmp_path)
+
+    def refuse(*_) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert_holds_all(opened(directory))
+
+
+def test_what_cannot_be_read_is_none(tmp_path, monkeypatch):
+    directory = write(tmp_path)
+
+    def refuse(*_, **__) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for name in ("read_bytes", "read_text", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            assert sound_entry(directory) is None
 
 
 def test_where_it_cannot_be_written_the_error_says_so(tmp_path):
@@ -470,6 +535,29 @@ def test_what_another_process_is_building_takes_room_too(tmp_path):
     assert entries(tmp_path) == [second, third]
 
 
+def test_room_is_taken_before_anything_is_computed(tmp_path):
+    def from_disk() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        taken = (directory_of(tmp_path) / STATES).stat()
+        assert taken.st_size == sum(LENGTHS) * CHANNELS * 4
+        assert taken.st_blocks > 0 or not hasattr(os, "posix_fallocate")
+        yield from parts()
+
+    write(tmp_path, states=from_disk())
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this platform takes room as it is written to")
+@pytest.mark.parametrize(("code", "computes"), [(errno.ENOSPC, False), (errno.EOPNOTSUPP, True)])
+def test_a_full_disk_is_found_first_and_one_that_cannot_reserve_is_written_to(tmp_path, monkeypatch, code, computes):
+    def refuse(*_) -> None:
+        raise OSError(code, os.strerror(code))
+
+    begun, outcome = [], pytest.raises(OSError, match="No space left") if not computes else nullcontext()
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with outcome:
+        write(tmp_path, states=(begun.append(True) or part for part in parts()))
+    assert bool(begun) is computes
+
+
 def test_an_entry_that_goes_as_it_is_counted_counts_nothing(tmp_path):
     """Two runs that make room at once take the same entries away."""
     directory = write(tmp_path)
@@ -512,9 +600,48 @@ def test_what_is_being_built_is_neither_cleared_nor_counted_as_abandoned(tmp_pat
     assert not directory.exists()  # now it is what a killed build left
 
 
+def read_damaged(root: Path) -> None:
+    flip(directory_of(root) / STATES, 3)
+    with pytest.raises(ResourceError):
+        opened(directory_of(root)).padded(np.arange(4))
+
+
+def make_room_beside_abandoned(root: Path) -> None:
+    (directory_of(root) / MANIFEST).unlink()
+    make_room(root, 0, 10**9)
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [lambda root: make_room(root, 1, 0), clear, make_room_beside_abandoned, read_damaged],
+    ids=["evicted", "cleared", "abandoned", "damaged"],
+)
+def test_an_entry_is_removed_under_its_lock(tmp_path, monkeypatch, remove):
+    """Else another process could begin to build it meanwhile."""
+    directory, rmtree, was_held = write(tmp_path), shutil.rmtree, []
+
+    def watched(path: Path, **options) -> None:
+        was_held.append(being_built(directory))
+        rmtree(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", watched)
+        remove(tmp_path)
+    assert was_held == [True]
+    assert not directory.exists()
+
+
+def test_what_another_process_has_done_just_now_is_not_abandoned(tmp_path, monkeypatch):
+    directory = write(tmp_path)
+    monkeypatch.setattr(store_directory, "incomplete", lambda root: [directory])  # as it was a moment ago
+    make_room(tmp_path, 0, 10**9)
+    assert_holds_all(opened(directory))
+
+
 def test_clear_leaves_what_is_not_the_stores(tmp_path):
     """A directory given by mistake loses nothing."""
     (tmp_path / "my-notes").mkdir()
+    (tmp_path / "my-notes" / MANIFEST).write_text("{}")
     (tmp_path / "2026-01-31").mkdir()
     (tmp_path / "my-thesis.tex").write_text("all of it")
     write(tmp_path)

@@ -23,6 +23,22 @@ def test_branch_after_trunk_is_the_whole_model(tiny_backbone, depth):
         torch.testing.assert_close(cut, model(input_ids=ids).last_hidden_state, **CLOSE)
 
 
+@pytest.fixture(scope="module")
+def real_shape() -> GPT2Model:
+    """GPT-2's twelve blocks of 768 channels, newly initialised, over a small vocabulary."""
+    torch.manual_seed(0)
+    return GPT2Model(GPT2Config(vocab_size=300, bos_token_id=0, eos_token_id=0)).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0, 10, 12])
+def test_branch_after_trunk_is_the_whole_model_in_gpt2s_own_shape(real_shape, depth):
+    ids = random_ids(2, 11)
+    with torch.no_grad():
+        cut = branch(real_shape, trunk(real_shape, ids, depth), depth)
+        torch.testing.assert_close(cut, real_shape(input_ids=ids).last_hidden_state, **CLOSE)
+
+
 def test_trunk_is_the_hidden_state_at_its_depth(tiny_backbone):
     model, ids = tiny_backbone.eval(), random_ids(2, 9)
     with torch.no_grad():

@@ -20,7 +20,7 @@ from permafrost.tasks.classification import Classification
 from permafrost.tasks.language_modeling import LanguageModeling
 from permafrost.tasks.losses import CrossEntropy
 from permafrost.training.datamodule import Batches
-from permafrost.training.trunk_pass import FrozenPart, StoreOptions, open_stores
+from permafrost.training.trunk_pass import FrozenPart, StoreOptions, open_stores, what_to_store
 from tests.runs.conftest import command, compose_config
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -157,14 +157,13 @@ def make_split() -> TokenizedSplit:
 def stored_batch(model: GPT2WithHead, root: Path, labels: torch.Tensor | None = None) -> Batch:
     """All rows, longest to shortest, with what the store has of them."""
     split = make_split()
-    stores = open_stores(
+    wanted = what_to_store(
         FrozenPart(model, name="tiny", precision="32-true", device=torch.device("cpu")),
         {"train": split},
         StoreOptions(mode="on", directory=root, dtype="float32", max_gb=1.0),
         tokenizer="abc",
-        reads={"train": 1},
-        say=print,
     )
+    stores = open_stores({"": wanted}, reads={}, say=print)[""]
     batch = Batches({"": split}, {"": stores.by_split["train"]})[PlannedBatch(np.array([3, 4, 0, 1, 2]), 1.0)]
     assert batch.trunk_states is not None
     return batch if labels is None else batch._replace(labels=labels[batch.row_ids])

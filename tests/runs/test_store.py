@@ -105,6 +105,18 @@ def test_clear_empties_the_store_and_says_how_much_it_was(stored_run, tmp_path):
     assert "0 entries" in invoke("store", "list", "--dir", copy)
 
 
+def test_what_an_earlier_version_left_is_listed_and_cleared(stored_run, tmp_path):
+    copy = tmp_path / "activations"
+    shutil.copytree(stored_run[1], copy)
+    earlier, *_ = entries(copy)
+    (earlier / "manifest.json").write_text('{"model": "mini"}')
+    (earlier / "last_used").unlink()
+    listed = invoke("store", "list", "--dir", copy)
+    assert re.search(rf"{earlier.name} +of another version, or damaged", listed)
+    invoke("store", "clear", "--dir", copy)
+    assert list(copy.iterdir()) == []
+
+
 @pytest.mark.parametrize(("verb", "said"), [("list", "0 entries"), ("clear", "0 MB freed")])
 def test_where_there_is_no_store_there_is_nothing_in_it(tmp_path, verb, said):
     assert said in invoke("store", verb, "--dir", tmp_path / "none")

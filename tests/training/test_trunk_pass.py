@@ -1,5 +1,6 @@
-"""The frozen part's one pass: what it stores is Transformers' own states, when it pays, and that it is made once."""
+"""The frozen part's one pass: what it stores is Transformers' own states, made once, and a run can do without it."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,57 +8,39 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import filelock
 import numpy as np
 import pytest
 import torch
 
 from permafrost import assembly
+from permafrost.data.batching import TokenBatching
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model.activation_store import entry_directory, row_digests, sole_builder
+from permafrost.model import activation_store
+from permafrost.model.activation_store import (
+    ActivationStore,
+    entry_directory,
+    open_entry,
+    remove,
+    row_digests,
+    sole_builder,
+)
 from permafrost.model.backbone import trunk
-from permafrost.model.freezing import Freezing
-from permafrost.model.gpt2 import GPT2WithHead
-from permafrost.model.heads import PooledHead
-from permafrost.model.store_directory import entries
-from permafrost.tasks.base import tokenized_split
-from permafrost.training import trunk_pass
-from permafrost.training.trunk_pass import FrozenPart, Rates, StoreOptions, Stores, measure, open_stores, weigh
+from permafrost.model.store_directory import entries, last_used
+from permafrost.training import store_worth, trunk_pass
+from permafrost.training.datamodule import DataModule
+from permafrost.training.store_worth import SWEEP_TRIALS, Rates, Reads
+from permafrost.training.trunk_pass import FrozenPart, StoreOptions, Stores, open_stores, what_to_store
+from tests.frozen import CHANNELS, SPLITS, TOKENS, make_model, make_part, make_split
 from tests.processes import begun, forked
 
-CPU = torch.device("cpu")
-CHANNELS = 32
-READS = {"train": 5, "validation": 6, "test": 1}
-TOKENS = {"train": 100, "validation": 10, "test": 10}
 CHEAP_READS = Rates(compute=0.1, write=0.05, read=0.01)  # seconds per token
+READS = Reads(of_split={"train": 5, "validation": 6, "test": 1}, batching=TokenBatching(max_tokens=40))
 HOW = {"depth": 1, "dtype": "float32", "precision": "32-true", "tokenizer": "abc", "window": None}
-DEAR_READS = Rates(compute=0.1, write=0.05, read=0.2)
-
-
-def make_split(seed: int, lengths: list[int]) -> TokenizedSplit:
-    rng = np.random.default_rng(seed)
-    ids = [rng.integers(2, 300, length).astype(np.int32) for length in lengths]
-    return tokenized_split(ids, np.ones(len(ids)), None)
-
-
-SPLITS = {
-    "train": make_split(1, [9, 3, 20, 1, 40, 7, 12, 8]),  # 100 tokens
-    "validation": make_split(2, [4, 6]),
-    "test": make_split(3, [2, 8]),
-}
-
-
-def make_part(backbone, *, blocks: int = 1, precision: str = "32-true") -> FrozenPart:
-    model = GPT2WithHead(
-        backbone,
-        PooledHead(CHANNELS, 2, pooling="last", init="normal"),
-        Freezing(embeddings=True, blocks=blocks),
-    )
-    return FrozenPart(model, name="tiny", precision=precision, device=CPU)
 
 
 @pytest.fixture
@@ -76,7 +59,8 @@ def open_all(part, tmp_path, said) -> Callable[..., Stores]:
 
     def go(part=part, *, mode="on", splits=SPLITS, directory=tmp_path / "store", dtype="float32", max_gb=1.0) -> Stores:
         options = StoreOptions(mode=mode, directory=directory, dtype=dtype, max_gb=max_gb)
-        return open_stores(part, splits, options, tokenizer="abc", reads=READS, say=said.append)
+        wanted = what_to_store(part, splits, options, tokenizer="abc")
+        return open_stores({"": wanted}, reads={"": READS}, say=said.append)[""]
 
     return go
 
@@ -140,11 +124,9 @@ def test_dropout_has_no_part_in_what_is_stored(open_all, part, tmp_path):
 def test_the_pass_leaves_the_model_in_the_mode_that_it_was_in(tiny_backbone, open_all, training):
     """What is above the cut is to be trained with its dropout, whether the rest is stored or not."""
     part = make_part(tiny_backbone)
-    model = GPT2WithHead(
-        tiny_backbone, PooledHead(CHANNELS, 2, pooling="last", init="normal"), Freezing(embeddings=True, blocks=1)
-    ).train(training)
+    model = make_model(tiny_backbone).train(training)
     before = {name: module.training for name, module in model.named_modules()}
-    open_all(FrozenPart(model, name="tiny", precision="32-true", device=CPU))
+    open_all(FrozenPart(model, name="tiny", precision="32-true", device=torch.device("cpu")))
     assert {name: module.training for name, module in model.named_modules()} == before
     assert before["transformer.h.1.mlp"] is training
     assert not part.backbone.h[0].training
@@ -294,41 +276,14 @@ def test_what_another_run_builds_comes_last(tmp_path):
 # Whether it pays
 
 
-def lengths_only() -> dict[str, SimpleNamespace]:
-    return {name: SimpleNamespace(lengths=np.array([tokens - 1, 1])) for name, tokens in TOKENS.items()}
+def give_rates(monkeypatch, rates: Rates) -> None:
+    monkeypatch.setattr(store_worth, "measure_computing", lambda *_: (rates.compute, []))
+    monkeypatch.setattr(store_worth, "measure_store", lambda *_: (rates.write, rates.read))
 
 
-# 100 x 5 + 10 x 6 + 10 x 1 = 570 tokens are read, 120 are built at 0.1 + 0.05 s each.
-@pytest.mark.parametrize(
-    ("rates", "missing", "reads", "pays", "totals"),
-    [
-        (CHEAP_READS, list(TOKENS), READS, True, (18 + 5.7, 57)),
-        (DEAR_READS, list(TOKENS), READS, False, (18 + 114, 57)),
-        # read once, 120 tokens in all: built and never read again
-        (CHEAP_READS, list(TOKENS), dict.fromkeys(TOKENS, 1), False, (18 + 1.2, 12)),
-        (CHEAP_READS, [], dict.fromkeys(TOKENS, 1), True, (1.2, 12)),
-        (CHEAP_READS, ["test"], dict.fromkeys(TOKENS, 1), True, (1.5 + 1.2, 12)),
-        # a model that computes as fast as the disk reads has nothing to gain, whatever is there already
-        (Rates(compute=0.1, write=0.0, read=0.1), [], READS, False, (57, 57)),
-    ],
-)
-def test_it_pays_where_building_and_reading_take_less_than_computing(rates, missing, reads, pays, totals):
-    decided, why = weigh(rates, lengths_only(), reads, missing)
-    assert decided is pays
-    assert f"about {totals[0]:.0f} s with it and {totals[1]:.0f} s without" in why
-    assert f"{rates.compute * 1e6:.1f} us to compute, {rates.read * 1e6:.1f} us to read" in why
-
-
-def test_what_takes_less_than_a_second_is_not_stored():
-    """Chance would decide, and two runs of one command would differ in their last bits."""
-    rates = Rates(compute=0.99 / 570, write=0.0, read=0.0)
-    assert weigh(rates, lengths_only(), READS, [])[0] is False
-    assert weigh(replace(rates, compute=1.01 / 570), lengths_only(), READS, [])[0] is True
-
-
-@pytest.mark.parametrize(("rates", "word", "splits"), [(CHEAP_READS, "on", 3), (DEAR_READS, "off", 0)])
-def test_auto_says_what_it_measured_and_goes_by_it(open_all, said, monkeypatch, tmp_path, rates, word, splits):
-    monkeypatch.setattr(trunk_pass, "measure", lambda *_: rates)
+@pytest.mark.parametrize(("read", "word", "splits"), [(0.01, "on", 3), (0.2, "off", 0)])
+def test_auto_says_what_it_measured_and_goes_by_it(open_all, said, monkeypatch, tmp_path, read, word, splits):
+    give_rates(monkeypatch, Rates(compute=0.1, write=0.05, read=read))
     stores = open_all(mode="auto")
     assert len(stores.by_split) == splits
     assert len(entries(tmp_path / "store")) == splits
@@ -340,8 +295,9 @@ def test_auto_says_what_it_measured_and_goes_by_it(open_all, said, monkeypatch, 
 @pytest.mark.parametrize("rows", ["sampled", "none that is sampled"])
 def test_states_beyond_float16_are_done_without_or_an_error(tiny_backbone, open_all, said, monkeypatch, mode, rows):
     torch.nn.init.constant_(tiny_backbone.wte.weight, 7e4)
+    monkeypatch.setattr(store_worth, "WORTH_SECONDS", 0)
     if rows == "none that is sampled":
-        monkeypatch.setattr(trunk_pass, "measure", lambda *_: CHEAP_READS)
+        give_rates(monkeypatch, CHEAP_READS)
     with pytest.raises(ConfigError, match="beyond float16") if mode == "on" else nullcontext():
         stores = open_all(make_part(tiny_backbone, blocks=0), mode=mode, dtype="float16")
         assert stores.by_split == {}
@@ -349,29 +305,27 @@ def test_states_beyond_float16_are_done_without_or_an_error(tiny_backbone, open_
 
 
 def test_on_asks_for_no_measurement(open_all, monkeypatch):
-    monkeypatch.setattr(trunk_pass, "measure", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(trunk_pass, "is_worth_it", lambda *_: pytest.fail("it measured"))
     assert len(open_all(mode="on").by_split) == 3
 
 
-def test_a_measurement_gives_seconds_and_leaves_nothing_behind(part, tmp_path):
-    options = StoreOptions(mode="auto", directory=tmp_path, dtype="float16", max_gb=1.0)
-    rates = measure(part, SPLITS["train"], options)
-    assert 0 < rates.read < 1
-    assert 0 < rates.write < 1
-    assert 0 < rates.compute < 1
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.fixture
-def prepared(tiny_tokenizer) -> SimpleNamespace:
-    return SimpleNamespace(splits=SPLITS, encoding=SimpleNamespace(tokenizer=tiny_tokenizer))
+def prepared(tiny_tokenizer) -> dict[str, SimpleNamespace]:
+    of_part = SimpleNamespace(splits=SPLITS, encoding=SimpleNamespace(tokenizer=tiny_tokenizer), row_weights=None)
+    return {"": of_part}
 
 
-def settings_with(directory: Path, mode: str) -> SimpleNamespace:
+def settings_with(directory: Path, **trainer) -> SimpleNamespace:
+    """Four epochs, each of the batches [40], [20], [9, 12] and [1, 3, 7, 8]."""
+    options = {"precision": "32-true", "accelerator": "cpu", "max_epochs": 4, "max_steps": -1}
+    options |= {"accumulate_grad_batches": 1, "val_check_interval": 1.0}
     return SimpleNamespace(
-        store=SimpleNamespace(mode=mode, dir=str(directory), dtype="float32", max_gb=1.0),
-        trainer=SimpleNamespace(precision="32-true", accelerator="cpu", max_epochs=4),
+        seed=0,
+        store=SimpleNamespace(dir=str(directory), dtype="float32", max_gb=1.0),
+        trainer=SimpleNamespace(**(options | trainer)),
         model=SimpleNamespace(name="tiny"),
+        task=SimpleNamespace(mixing_temperature=1.0),
+        data=SimpleNamespace(max_tokens_per_batch=40, batch_size=None, num_workers=0),
     )
 
 
@@ -381,24 +335,24 @@ def settings_with(directory: Path, mode: str) -> SimpleNamespace:
 def test_a_run_has_a_store_where_something_is_frozen_and_it_is_wanted(
     tiny_backbone, prepared, tmp_path, mode, embeddings, splits
 ):
-    head = PooledHead(CHANNELS, 2, pooling="last", init="normal")
-    model = GPT2WithHead(tiny_backbone, head, Freezing(embeddings=embeddings, blocks=int(embeddings)))
-    stores = assembly.open_stores(settings_with(tmp_path / "store", mode), prepared, model, in_sweep=False)
-    assert len(stores.by_split) == splits
+    models = {"": make_model(tiny_backbone, embeddings=embeddings, blocks=int(embeddings))}
+    settings = settings_with(tmp_path / "store")
+    stores = assembly.open_stores(settings, {"": mode}, prepared, models, in_sweep=False)
+    assert len(stores[""].by_split) == splits
     assert (tmp_path / "store").exists() is (splits > 0)
 
 
 @pytest.mark.parametrize(
     ("freezing", "precision", "line"),
     [
-        (Freezing(embeddings=False, blocks=0), "32-true", "nothing is frozen (freezing.blocks=N)"),
+        ({"embeddings": False, "blocks": 0}, "32-true", "nothing is frozen (freezing.blocks=N)"),
         (
-            Freezing(embeddings=False, blocks=1),
+            {"embeddings": False, "blocks": 1},
             "32-true",
             "the embeddings below the frozen blocks are trained; freezing.embeddings=true freezes them",
         ),
         (
-            Freezing(embeddings=True, blocks=1),
+            {"embeddings": True, "blocks": 1},
             "bf16-true",
             "with trainer.precision=bf16-true the frozen weights are rounded first",
         ),
@@ -407,35 +361,105 @@ def test_a_run_has_a_store_where_something_is_frozen_and_it_is_wanted(
 def test_what_makes_the_trunks_output_another_one_turns_the_store_off_with_one_line(
     tiny_backbone, prepared, tmp_path, capsys, freezing, precision, line
 ):
-    head = PooledHead(CHANNELS, 2, pooling="last", init="normal")
-    settings = settings_with(tmp_path / "store", "on")
-    settings.trainer.precision = precision
-    stores = assembly.open_stores(settings, prepared, GPT2WithHead(tiny_backbone, head, freezing), in_sweep=False)
-    assert stores.by_split == {}
+    settings, models = settings_with(tmp_path, precision=precision), {"": make_model(tiny_backbone, **freezing)}
+    stores = assembly.open_stores(settings, {"": "on"}, prepared, models, in_sweep=False)
+    assert stores[""].by_split == {}
     assert capsys.readouterr().out == f"  store off: {line}\n"
 
 
 def test_auto_says_nothing_where_nothing_is_frozen(tiny_backbone, prepared, tmp_path, capsys):
-    head = PooledHead(CHANNELS, 2, pooling="last", init="normal")
     for blocks in (0, 1):
-        model = GPT2WithHead(tiny_backbone, head, Freezing(embeddings=False, blocks=blocks))
-        assembly.open_stores(settings_with(tmp_path, "auto"), prepared, model, in_sweep=False)
+        models = {"": make_model(tiny_backbone, embeddings=False, blocks=blocks)}
+        assembly.open_stores(settings_with(tmp_path), {"": "auto"}, prepared, models, in_sweep=False)
         assert ("store off" in capsys.readouterr().out) is (blocks > 0)
 
 
+# An epoch has four batches.
 @pytest.mark.parametrize(
-    ("in_sweep", "reads"),
-    [(False, {"train": 4, "validation": 5, "test": 1}), (True, {"train": 1e6, "validation": 1e6 + 1, "test": 1})],
+    ("trainer", "train", "validation"),
+    [
+        ({}, 4, 4 + 1),
+        ({"val_check_interval": 0.5}, 4, 8 + 1),
+        ({"val_check_interval": 3}, 4, 5 + 1),
+        ({"max_steps": 2}, 0.5, 0 + 1),
+        ({"max_steps": 2, "val_check_interval": 1}, 0.5, 2 + 1),
+        ({"max_steps": 2, "accumulate_grad_batches": 2}, 1, 1 + 1),
+        ({"max_steps": 1, "accumulate_grad_batches": 3}, 0.5, 0 + 1),  # 3 batches, and at the epoch's end 1
+        ({"max_steps": 2, "accumulate_grad_batches": "epoch"}, 2, 2 + 1),
+        ({"max_steps": 99}, 4, 4 + 1),
+    ],
+    ids=str,
 )
-def test_a_run_reads_each_epoch_and_evaluates_once_more_and_a_sweep_goes_on(
-    part, tiny_backbone, prepared, tmp_path, monkeypatch, in_sweep, reads
+@pytest.mark.parametrize("in_sweep", [False, True])
+def test_a_run_reads_its_epochs_or_what_of_them_its_steps_come_to(
+    prepared, tmp_path, in_sweep, trainer, train, validation
 ):
-    asked = {}
-    monkeypatch.setattr(trunk_pass, "open_stores", lambda *_, **options: asked.update(options))
-    head = PooledHead(CHANNELS, 2, pooling="last", init="normal")
-    model = GPT2WithHead(tiny_backbone, head, Freezing(embeddings=True, blocks=1))
-    assembly.open_stores(settings_with(tmp_path, "auto"), prepared, model, in_sweep=in_sweep)
-    assert asked["reads"] == reads
+    reads = assembly.reads_to_come(settings_with(tmp_path, **trainer), prepared, in_sweep=in_sweep)[""]
+    assert reads.of_split == {"train": train, "validation": validation, "test": 1}
+    assert reads.runs == (SWEEP_TRIALS if in_sweep else 1)
+    assert reads.batching == TokenBatching(max_tokens=40)
+
+
+def test_a_part_that_stands_in_an_epoch_more_often_than_once_is_read_as_often(prepared, tmp_path):
+    twice = SimpleNamespace(**vars(prepared[""]) | {"row_weights": np.full(8, 2.0)})
+    assert assembly.reads_to_come(settings_with(tmp_path), {"": twice}, in_sweep=False)[""].of_split["train"] == 8
+
+
+# What cannot be written
+
+
+def refusing(code: int) -> Callable[..., None]:
+    def refuse(*_, **__) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+@pytest.mark.parametrize("when", ["before it is computed", "after it was computed"])
+def test_a_build_that_fails_leaves_nothing_and_auto_does_without(open_all, said, monkeypatch, tmp_path, mode, when):
+    give_rates(monkeypatch, CHEAP_READS)
+    refused = (os, "posix_fallocate") if when.startswith("before") else (activation_store, "flush_to_disk")
+    monkeypatch.setattr(*refused, refusing(errno.ENOSPC), raising=False)
+    with pytest.raises(ResourceError, match="No space left") if mode == "on" else nullcontext():
+        assert open_all(mode=mode).by_split == {}
+        store = tmp_path / "store"
+        assert said[-1] == f"store off: cannot write to the activation store {store}: No space left on device"
+    assert not [path for path in (tmp_path / "store").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_where_there_is_no_place_for_a_store_auto_does_without(open_all, said, tmp_path, mode):
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="cannot write to the act") if mode == "on" else nullcontext():
+        assert open_all(mode=mode, directory=tmp_path / "file" / "store").by_split == {}
+        assert said[-1].startswith("store off: cannot write to the activation store ")
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_what_is_stored_where_nothing_can_be_written_is_read(open_all, monkeypatch, mode):
+    open_all()
+    monkeypatch.setattr(store_worth, "measure_computing", lambda *_: (0.1, []))
+    for owner, name in ((filelock.FileLock, "acquire"), (os, "utime"), (os, "mkdir"), (Path, "touch")):
+        monkeypatch.setattr(owner, name, refusing(errno.EROFS))
+    stores = open_all(mode=mode)
+    assert len(stores.by_split) == 3
+    assert stores.tokens_computed == 0
+
+
+def test_an_entry_that_another_run_removes_before_it_is_opened_is_built_again(open_all, monkeypatch, tmp_path):
+    opened = []
+
+    def open_late(directory: Path) -> ActivationStore | None:
+        opened.append(directory)
+        if len(opened) == 1:
+            remove(directory)
+        return open_entry(directory)
+
+    monkeypatch.setattr(trunk_pass, "open_entry", open_late)
+    stores = open_all()
+    assert len(stores.by_split) == len(entries(tmp_path / "store")) == 3
+    assert stores.tokens_computed == 120 + TOKENS["train"]
 
 
 # Room
@@ -487,3 +511,42 @@ def test_older_stores_make_room_and_a_runs_own_splits_never_do(open_all, tmp_pat
     left = entries(tmp_path / "store")
     assert sorted(left) == sorted(store.directory for store in newer.by_split.values())
     assert older.by_split["train"].directory not in left
+
+
+def open_parts(part, root: Path, say, *, mode: str, tokens: int) -> dict[str, Stores]:
+    """Of a run of two parts, 120 tokens and 70, where the store has room for so many."""
+    options = StoreOptions(mode=mode, directory=root, dtype="float32", max_gb=gigabytes(tokens))
+    other = {"train": make_split(11, [30, 30]), "validation": make_split(12, [5]), "test": make_split(13, [5])}
+    wanted = {
+        name: what_to_store(part, splits, options, tokenizer="abc")
+        for name, splits in {"first": SPLITS, "second": other}.items()
+    }
+    return open_stores(wanted, reads=dict.fromkeys(wanted, READS), say=say)
+
+
+def test_no_part_of_a_run_makes_room_for_another(part, said, tmp_path):
+    """There is room for the states of both alone, without a byte for the small files beside them."""
+    stores = open_parts(part, tmp_path, said.append, mode="on", tokens=190)
+    directories = [store.directory for of_part in stores.values() for store in of_part.by_split.values()]
+    assert len(directories) == 6
+    assert sorted(entries(tmp_path)) == sorted(directories)
+
+
+def test_room_is_for_all_parts_of_a_run_together(part, said, tmp_path):
+    stores = open_parts(part, tmp_path, said.append, mode="auto", tokens=189)
+    assert [of_part.by_split for of_part in stores.values()] == [{}, {}]
+    assert len(said) == 1
+    assert "more than store.max_gb=" in said[0]
+    with pytest.raises(ResourceError, match=r"more than store\.max_gb="):
+        open_parts(part, tmp_path, said.append, mode="on", tokens=189)
+
+
+def test_each_epoch_marks_what_it_reads_as_used(open_all):
+    """Else what is read for hours would make room before what was opened a minute ago."""
+    stores = open_all().by_split
+    options = {"batching": READS.batching, "evaluation_batching": READS.batching, "accumulate": 1}
+    data = DataModule({"": SPLITS}, {"": stores}, **options, num_workers=0, seed=0)
+    for store in stores.values():
+        os.utime(store.directory / "last_used", (1, 1))
+    data.evaluation_loader("validation")
+    assert {name for name, store in stores.items() if last_used(store.directory) > 1} == {"validation"}

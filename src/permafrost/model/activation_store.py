@@ -6,13 +6,16 @@ row's states, looked at when the row is first read, and one of the other files; 
 entry is complete or absent. B rows in a batch, T tokens in the longest of them, C channels.
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +34,11 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "float16", "bfloat16"]
 STATES, OFFSETS, ROWS, CHECKS = "states.bin", "offsets.npy", "rows.npy", "checks.bin"
 MANIFEST, USED = "manifest.json", "last_used"
+STORE_VERSION = 1  # raise it with whatever gives the same tokens other states under the same weights, beyond rounding
 AS_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.int16}  # numpy has no bfloat16
+CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system
+REMOVED = "so the entry is removed; the same command with resume=auto goes on and computes it again"
+NOT_REMOVED = "and the entry cannot be removed: another run computes it anew, or the store can only be read"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +79,18 @@ class ActivationStore:
             place[: len(row)] = row
         return torch.from_numpy(states).view(getattr(torch, self.manifest.dtype))
 
+    def mark_used(self) -> None:
+        """Lest it make room for others while it is read."""
+        with suppress(OSError):  # it was removed, and is read on; or the store can only be read
+            os.utime(self.directory / USED)
+
     def _checked(self, row: int) -> np.ndarray:
         states = self.states[row]
         if not self.is_checked[row]:
             if zlib.crc32(states.data) != self.checks[row]:
-                if not being_built(self.directory):  # by another process, anew
-                    remove(self.directory)
                 raise ResourceError(
-                    f"row {row} in the activation store's {self.directory} is not what was written, so the entry is "
-                    "removed; the same command with resume=auto goes on and computes it again"
+                    f"row {row} in the activation store's {self.directory} is not what was written, "
+                    f"{REMOVED if remove_if_free(self.directory) else NOT_REMOVED}"
                 )
             self.is_checked[row] = True
         return states
@@ -89,17 +99,19 @@ class ActivationStore:
 def trunk_key(
     backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str, window: int | None
 ) -> str:
-    """Hash of all that the stored states depend on, but for the rows: weights below the cut, and how they are run.
+    """Hash of all that the stored states depend on, but for the rows: weights below the cut, how they are run, and by
+    which code.
 
     `window` in tokens, where rows are longer than that.
     """
     config = backbone.config
+    code = (STORE_VERSION, torch.__version__.partition("+")[0])  # behind it, what the build is for: cpu, cu126
     how = (depth, window, dtype, precision, tokenizer)
     built = (config.n_head, config.layer_norm_epsilon, config.activation_function)
     scaled = (config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)
     below = ("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))
     weights = weights_fingerprint(named for named in backbone.state_dict().items() if named[0].startswith(below))
-    return hashlib.blake2b(repr((*how, *built, *scaled, weights)).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(repr((*code, *how, *built, *scaled, weights)).encode(), digest_size=8).hexdigest()
 
 
 def row_digests(input_ids: RaggedArray) -> np.ndarray:
@@ -113,15 +125,16 @@ def entry_directory(root: Path, trunk: str, digests: np.ndarray) -> Path:
 
 
 def open_entry(directory: Path) -> ActivationStore | None:
-    """The entry, marked as used now; None where there is none that is complete."""
-    manifest = read_manifest(directory)
+    """The entry, marked as used now; None where there is none that is complete and of this version's shape."""
     try:
+        manifest = read_manifest(directory)
         if manifest is None or (directory / STATES).stat().st_size != manifest.num_bytes:
             return None
-        (directory / USED).touch()
-        return ActivationStore(directory, manifest)
-    except FileNotFoundError:  # another process made room just now
+        store = ActivationStore(directory, manifest)
+    except OSError:  # another process made room just now, or it is not for this user to read
         return None
+    store.mark_used()
+    return store
 
 
 def sound_entry(directory: Path) -> ActivationStore | None:
@@ -134,7 +147,7 @@ def check_entry(directory: Path) -> bool:
     who is not its builder would remove what another process writes."""
     try:
         return bool(_check_of_others(directory) == np.fromfile(directory / CHECKS, np.uint32)[-1])
-    except (FileNotFoundError, IndexError):  # none, or one that another process removes; one that is cut off
+    except (OSError, IndexError):  # none that is here and can be read; one that is cut off
         return False
 
 
@@ -146,8 +159,11 @@ def _check_of_others(directory: Path) -> int:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    path = directory / MANIFEST
-    return Manifest(**json.loads(path.read_text("utf-8"))) if path.exists() else None
+    """None where there is none, as another process removes it, or one that is damaged or of another version."""
+    try:
+        return Manifest(**json.loads((directory / MANIFEST).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextmanager
@@ -156,8 +172,7 @@ def sole_builder(directory: Path, on_waiting: Callable[[], None] = lambda: None)
     the lock of a killed one is free."""
     from filelock import FileLock, Timeout
 
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+    with writing_in(directory.parent):
         lock = FileLock(directory.with_suffix(".lock"))
         try:
             held = lock.acquire(timeout=0)
@@ -166,8 +181,17 @@ def sole_builder(directory: Path, on_waiting: Callable[[], None] = lambda: None)
             held = lock.acquire()
         with held:
             yield
+
+
+@contextmanager
+def writing_in(root: Path) -> Iterator[None]:
+    """Make it where it is not there, and say of what goes wrong meanwhile where it did."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise ResourceError(f"cannot write to the activation store {directory.parent}: {error.strerror}") from error
+        why = error.strerror or error
+        raise ResourceError(f"cannot write to the activation store {root}: {why}") from error
 
 
 def write_entry(
@@ -182,7 +206,7 @@ def write_entry(
     directory.mkdir(parents=True)
     checks = np.zeros(len(offsets), np.uint32)
     with (directory / STATES).open("wb") as file:
-        file.truncate(manifest.num_bytes)
+        reserve_(file, manifest.num_bytes)
         for rows, states in parts:
             stored = as_stored(states, manifest.dtype)
             for row, state in zip(rows, stored, strict=True):
@@ -201,6 +225,17 @@ def write_entry(
         )
         checks.tofile(directory / CHECKS)
         flush_to_disk(partial)
+
+
+def reserve_(file: BufferedWriter, num_bytes: int) -> None:
+    """Have the disk set it aside, so that a full one is found here, and not after hours of computing."""
+    file.truncate(num_bytes)
+    if hasattr(os, "posix_fallocate") and num_bytes:
+        try:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        except OSError as error:
+            if error.errno not in CANNOT_RESERVE:
+                raise
 
 
 def as_stored(states: Tensor, dtype: Dtype) -> np.ndarray:
@@ -224,7 +259,24 @@ def being_built(directory: Path) -> bool:
         return False
 
 
+def remove_if_free(directory: Path, *, only_incomplete: bool = False) -> bool:
+    """Remove it under its lock, and so not what another process builds; returns whether it went.
+
+    `only_incomplete` is for what seems abandoned: another process may have been done with it just now.
+    """
+    from filelock import FileLock
+
+    try:
+        with FileLock(directory.with_suffix(".lock"), timeout=0):
+            if only_incomplete and (directory / MANIFEST).exists():
+                return False
+            remove(directory)
+            return True
+    except OSError:  # it is being built, which filelock's Timeout says; or nothing can be written there
+        return False
+
+
 def remove(directory: Path) -> None:
-    """The manifest goes first, so that half an entry is none. Who has it open can still read it."""
+    """For who has its lock. The manifest goes first, so that half an entry is none; who has it open still reads it."""
     (directory / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)

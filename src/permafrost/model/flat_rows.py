@@ -44,6 +44,13 @@ def filled_up(flat: Tensor) -> Tensor:
     return functional.pad(flat, (0, 0, 0, missing)) if missing else flat  # by 0 it would copy
 
 
+def num_computed(input_ids: Tensor, *, is_compiled: bool) -> int:
+    """(B, T): the positions of a batch, and what they are filled up with."""
+    positions = input_ids.numel()
+    is_filled_up = keeps_code_by_shape(input_ids) and not is_compiled
+    return positions + -positions % MULTIPLE if is_filled_up else positions
+
+
 def is_to_fill_up(flat: Tensor) -> bool:
     """(M, C)"""
     return len(flat) % MULTIPLE != 0 and keeps_code_by_shape(flat)

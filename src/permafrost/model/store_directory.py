@@ -10,20 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from permafrost.model.activation_store import MANIFEST, ROWS, USED, ActivationStore, being_built, remove, sound_entry
+from permafrost.model.activation_store import MANIFEST, ROWS, USED, ActivationStore, remove_if_free, sound_entry
 
 ENTRY_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 
 
 def entries(root: Path) -> list[Path]:
     """Complete entries, the longest unused first."""
-    return sorted((path.parent for path in root.glob(f"*/{MANIFEST}")), key=last_used)
+    return sorted((path for path in _all_of(root) if (path / MANIFEST).exists()), key=last_used)
 
 
 def last_used(directory: Path) -> float:
     """Seconds since the epoch; 0 where another process is removing the entry."""
-    path = directory / USED
-    return path.stat().st_mtime if path.exists() else 0.0
+    with suppress(FileNotFoundError):
+        return (directory / USED).stat().st_mtime
+    return 0.0
 
 
 def entry_bytes(directory: Path) -> int:
@@ -38,16 +39,16 @@ def make_room(root: Path, num_bytes: int, max_bytes: float, keep: Sequence[Path]
 
     What others are building counts as it will be, since its file has that size from the start.
     """
-    for directory in abandoned(root):
-        remove(directory)
+    for directory in incomplete(root):
+        remove_if_free(directory, only_incomplete=True)
     removed = []
     kept = sum(entry_bytes(directory) for directory in [*entries(root), *incomplete(root)])
     for directory in entries(root):
         if kept + num_bytes <= max_bytes:
             break
-        if directory not in keep:
-            kept -= entry_bytes(directory)
-            remove(directory)
+        size = entry_bytes(directory)
+        if directory not in keep and remove_if_free(directory):
+            kept -= size
             removed.append(directory)
     return removed
 
@@ -55,24 +56,30 @@ def make_room(root: Path, num_bytes: int, max_bytes: float, keep: Sequence[Path]
 def clear(root: Path) -> int:
     """Remove every entry, complete or not, but those that are being built; returns the bytes that this freed."""
     freed = 0
-    for directory in [*entries(root), *abandoned(root)]:
-        freed += entry_bytes(directory)
-        remove(directory)
+    for directory in [*entries(root), *incomplete(root)]:
+        size = entry_bytes(directory)
+        freed += size if remove_if_free(directory) else 0
     for lock in root.glob("*.lock"):
-        if ENTRY_NAME.fullmatch(lock.stem) and not being_built(lock.with_suffix("")):
-            lock.unlink(missing_ok=True)
+        if ENTRY_NAME.fullmatch(lock.stem):
+            remove_lock_if_free(lock)
     return freed
+
+
+def remove_lock_if_free(path: Path) -> None:
+    """Under the lock itself: who waits for it looks whether the file is still there, and makes another."""
+    from filelock import FileLock
+
+    with suppress(OSError), FileLock(path, timeout=0):
+        path.unlink(missing_ok=True)
 
 
 def incomplete(root: Path) -> list[Path]:
     """What is being built, and what killed builds left."""
-    ours = [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.name)] if root.is_dir() else []
-    return [path for path in ours if not (path / MANIFEST).exists()]
+    return [path for path in _all_of(root) if not (path / MANIFEST).exists()]
 
 
-def abandoned(root: Path) -> list[Path]:
-    """What killed builds left."""
-    return [path for path in incomplete(root) if not being_built(path)]
+def _all_of(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if ENTRY_NAME.fullmatch(path.name)] if root.is_dir() else []
 
 
 def known_rows(root: Path, trunk: str, digests: np.ndarray) -> list[tuple[ActivationStore, np.ndarray, np.ndarray]]:
@@ -81,7 +88,9 @@ def known_rows(root: Path, trunk: str, digests: np.ndarray) -> list[tuple[Activa
     found, missing = [], np.arange(len(digests))
     for directory in entries(root):
         store = sound_entry(directory) if directory.name.startswith(f"{trunk}-") else None
-        if store is not None:
+        if store is None:
+            continue
+        with suppress(FileNotFoundError):  # another process makes room just now
             positions = lookup(np.load(directory / ROWS), digests[missing])
             there = positions >= 0
             if there.any():

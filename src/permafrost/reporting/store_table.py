@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from permafrost.model.activation_store import USED, read_manifest
-from permafrost.model.store_directory import entries, entry_bytes
+from permafrost.model.activation_store import read_manifest
+from permafrost.model.store_directory import entries, entry_bytes, last_used
 
 
 def print_store(root: Path) -> None:
@@ -22,9 +22,10 @@ def print_store(root: Path) -> None:
 
 
 def _cells(directory: Path) -> list[str]:
+    size = f"{entry_bytes(directory) / 2**20:,.0f}"
+    used = datetime.fromtimestamp(last_used(directory)).isoformat(" ", "minutes")
     manifest = read_manifest(directory)
-    assert manifest is not None, "entries() gives complete ones"
-    used = datetime.fromtimestamp((directory / USED).stat().st_mtime).isoformat(" ", "minutes")
-    counts = [f"{manifest.rows:,}", f"{manifest.tokens:,}", f"{entry_bytes(directory) / 2**20:,.0f}"]
+    if manifest is None:  # no run opens it, and it goes as others do
+        return [directory.name, "of another version, or damaged", *[""] * 5, size, used]
     how = [str(manifest.depth), manifest.dtype, manifest.precision]
-    return [directory.name, manifest.model, *how, *counts, used]
+    return [directory.name, manifest.model, *how, f"{manifest.rows:,}", f"{manifest.tokens:,}", size, used]

@@ -104,6 +104,20 @@ class DataModule(lightning.LightningDataModule):
         steps = sum(-(-len(self._planned(epoch)) // accumulate) for epoch in range(max_epochs))
         return steps if max_steps < 0 else min(steps, max_steps)
 
+    def reads(self, max_epochs: int, max_steps: int, val_check_interval: int | float) -> dict[str, dict[str, float]]:
+        """Of each part how often a run is to read each split: known before it starts, but for where max_minutes end."""
+        planned, every = self._planned(0), val_check_interval
+        per_epoch = -(-len(planned) // self._planned_per_step(max_epochs))
+        epochs = max_epochs if max_steps < 0 else min(max_epochs, max_steps / per_epoch)
+        validations = int(epochs * len(planned) / every if isinstance(every, int) else epochs / every)
+        reads: dict[str, dict[str, float]] = {}
+        for part, splits in self.parts.items():
+            lengths = splits["train"].lengths
+            in_epoch = sum(int(lengths[rows].sum()) for of_part, rows in planned if of_part == part)
+            train = epochs * in_epoch / int(lengths.sum())
+            reads[part] = {"train": train, "validation": validations + 1, "test": 1}  # the best is validated again
+        return reads
+
     def train_dataloader(self) -> DataLoader:
         epoch = self.attached.current_epoch
         batches, world_size = self._planned(epoch), self.attached.world_size
@@ -162,11 +176,13 @@ class DataModule(lightning.LightningDataModule):
         )
 
     def batches(self, name: str) -> Batches:
-        return Batches(
-            {part: splits[name] for part, splits in self.parts.items()},
-            {part: stores[name] for part, stores in self.stores.items() if name in stores},
-            self.of_teacher if name == "train" else None,
-        )
+        splits = {part: splits[name] for part, splits in self.parts.items()}
+        stores = {part: stores[name] for part, stores in self.stores.items() if name in stores}
+        of_teacher = self.of_teacher if name == "train" else None
+        for store in [*stores.values(), of_teacher]:
+            if store is not None:
+                store.mark_used()  # by each epoch
+        return Batches(splits, stores, of_teacher)
 
     def _loader(self, name: str, sampler: PlannedBatches) -> DataLoader:
         return DataLoader(

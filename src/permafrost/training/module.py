@@ -58,6 +58,7 @@ class FineTuning(lightning.LightningModule):
         super().__init__()
         self.model, self.parts, self.losses = model, parts, nn.ModuleList(part.loss for part in parts.values())
         self.make_optimizer, self.make_schedulers, self.monitor = make_optimizer, make_schedulers, monitor
+        self.compiles = compile
         self.loss_sums = {
             name: torch.compile(part.trained_on) if compile else part.trained_on for name, part in parts.items()
         }

@@ -1,12 +1,10 @@
-"""The frozen part's one pass over the data: whether it pays to keep, and the stores that training then reads."""
+"""The frozen part's one pass over the data, and the stores that training then reads."""
 
-import os
-import time
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +18,6 @@ from permafrost.model.activation_store import (
     ActivationStore,
     Dtype,
     Manifest,
-    as_stored,
     being_built,
     entry_directory,
     open_entry,
@@ -30,17 +27,16 @@ from permafrost.model.activation_store import (
     sound_entry,
     trunk_key,
     write_entry,
+    writing_in,
 )
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.store_directory import make_room
 from permafrost.training.hardware import autocast
+from permafrost.training.store_worth import Reads, is_worth_it
 
 # Per batch of the pass: more than a training step has, as no gradient is kept. On a CPU with AMX 2,048 are slower by a
 # tenth, and 8,192 are hardly faster for twice the memory (benchmarks/results/trunk_pass.md).
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}
-SAMPLED_BATCHES, SAMPLED_TOKENS = 3, 1024
-WORTH_SECONDS = 1.0  # of computing in all: with less, chance would decide, and with it the last bits of a score
-SHARED_READS = 1e6  # a sweep's trials read on: what one pass costs is of no matter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +45,6 @@ class StoreOptions:
     directory: Path
     dtype: Dtype
     max_gb: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Seconds per token."""
-
-    compute: float
-    write: float
-    read: float
 
 
 @dataclass
@@ -86,24 +73,39 @@ class FrozenPart:
         with autocast(self.precision, self.device.type):
             return self.below_the_cut(pad_right(rows).to(self.device), lengths)
 
+    def of(self, split: TokenizedSplit, rows: np.ndarray) -> Tensor:
+        """(B,) row positions -> (B, T, C)"""
+        return self([split.input_ids[row] for row in rows])
 
-def open_stores(
-    part: FrozenPart,
-    splits: Mapping[str, TokenizedSplit],
-    options: StoreOptions,
-    *,
-    tokenizer: str,
-    reads: Mapping[str, float],
-    say: Callable[[str], None],
-) -> Stores:
-    """The stores of all splits, built first where they are missing; none, with a line why, where they do not pay.
+    def manifest(self, lengths: np.ndarray, dtype: Dtype) -> Manifest:
+        return Manifest(
+            model=self.name,
+            depth=self.depth,
+            dtype=dtype,
+            precision=self.precision,
+            channels=self.channels,
+            rows=len(lengths),
+            tokens=int(lengths.sum()),
+        )
 
-    `reads` is how often each split will be read; `tokenizer` a fingerprint.
 
-    Raises:
-        ResourceError: `mode="on"`, and they do not fit `max_gb` or the disk.
-        ConfigError: `mode="on"`, and `options.dtype` cannot hold a state.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What one part of a run would read: an entry of the store for each of its splits."""
+
+    part: FrozenPart
+    splits: Mapping[str, TokenizedSplit]
+    options: StoreOptions
+    trunk: dict[str, Any]
+    digests: Mapping[str, np.ndarray]
+    directories: Mapping[str, Path]
+    manifests: Mapping[str, Manifest]
+
+
+def what_to_store(
+    part: FrozenPart, splits: Mapping[str, TokenizedSplit], options: StoreOptions, *, tokenizer: str
+) -> Wanted:
+    """`tokenizer` is a fingerprint."""
     how: dict[str, Any] = {
         "depth": part.depth,
         "dtype": options.dtype,
@@ -113,35 +115,82 @@ def open_stores(
     }
     key = trunk_key(part.backbone, **how)
     digests = {name: row_digests(split.input_ids) for name, split in splits.items()}
-    directories = {name: entry_directory(options.directory, key, digests[name]) for name in splits}
-    stores = Stores(trunk={"key": key, **how})
-    missing = [name for name, directory in directories.items() if sound_entry(directory) is None]
-    if obstacle := lack_of_room(part, splits, options, missing):
-        if options.mode == "on":
-            raise ResourceError(obstacle)
-        say(f"store off: {obstacle}")
-        return stores
+    return Wanted(
+        part=part,
+        splits=splits,
+        options=options,
+        trunk={"key": key, **how},
+        digests=digests,
+        directories={name: entry_directory(options.directory, key, of_split) for name, of_split in digests.items()},
+        manifests={name: part.manifest(split.lengths, options.dtype) for name, split in splits.items()},
+    )
+
+
+def open_stores(
+    wanted: Mapping[str, Wanted], *, reads: Mapping[str, Reads], say: Callable[[str], None]
+) -> dict[str, Stores]:
+    """The stores of all parts' splits, built first where they are missing; none, with a line why, where they do not pay
+    or cannot be written. `reads` is for parts of `mode="auto"`.
+
+    Raises:
+        ResourceError: `mode="on"`, and they do not fit `max_gb` or the disk, or cannot be written.
+        ConfigError: `mode="on"`, and `options.dtype` cannot hold a state.
+    """
+    directories = {directory for of_part in wanted.values() for directory in of_part.directories.values()}
+    found = {directory: sound_entry(directory) for directory in directories}
     try:
-        if options.mode == "auto":
-            pays, why = weigh(measure(part, splits["train"], options), splits, reads, missing)
+        check_room(list(wanted.values()), [directory for directory, store in found.items() if store is None])
+    except ResourceError as error:
+        if any(of_part.options.mode == "on" for of_part in wanted.values()):
+            raise
+        say(f"store off: {error}")
+        return {name: Stores(trunk=of_part.trunk) for name, of_part in wanted.items()}
+    return {name: open_part(of_part, found, reads.get(name), say) for name, of_part in wanted.items()}
+
+
+def check_room(wanted: Sequence[Wanted], missing: Sequence[Path]) -> None:
+    """For all parts together, as none is to make room for another.
+
+    Raises:
+        ResourceError: they are more than `max_gb` or the disk has room for.
+    """
+    root, max_gb = wanted[0].options.directory, wanted[0].options.max_gb
+    sizes = {
+        directory: of_part.manifests[name].num_bytes
+        for of_part in wanted
+        for name, directory in of_part.directories.items()
+    }
+    needed = sum(sizes.values())
+    if needed > max_gb * 2**30:
+        raise ResourceError(f"{needed / 2**30:.1f} GB of trunk output are more than store.max_gb={max_gb:g}")
+    with writing_in(root):
+        free, needed = shutil.disk_usage(root).free, sum(sizes[directory] for directory in missing)
+    if needed > free:
+        raise ResourceError(f"{needed / 2**30:.1f} GB are needed, and the disk has {free / 2**30:.1f}")
+
+
+def open_part(
+    wanted: Wanted, found: Mapping[Path, ActivationStore | None], reads: Reads | None, say: Callable[[str], None]
+) -> Stores:
+    """`found` has what there is of all parts."""
+    stores, directories = Stores(trunk=wanted.trunk), wanted.directories
+    there = {name: store for name, directory in directories.items() if (store := found[directory])}
+    missing = {name: directory for name, directory in directories.items() if name not in there}
+    try:
+        if wanted.options.mode == "auto":
+            assert reads is not None, "it depends on them"
+            pays, why = is_worth_it(wanted, reads, there.get("train"), list(missing))
             say(f"store {'on' if pays else 'off'}: {why}")
             if not pays:
                 return stores
-        for name in unclaimed_first(directories):
-            directory = directories[name]
-            with sole_builder(directory, partial(say, f"store: another run computes {name}; waiting for it")):
-                store = sound_entry(directory)
-                if store is None:
-                    build(part, name, splits[name], directory, digests[name], options, keep=list(directories.values()))
-                    stores.tokens_computed += int(splits[name].lengths.sum())
-                    store = open_entry(directory)
-            assert store is not None, "it was just written"
-            stores.by_split[name] = store
-    except ConfigError as error:
-        if options.mode == "on":
+        for name in unclaimed_first(missing):
+            there[name] = open_or_build(wanted, name, stores, keep=list(found), say=say)
+    except (ConfigError, ResourceError) as error:
+        if wanted.options.mode == "on":
             raise
         say(f"store off: {error}")
-        stores.by_split.clear()
+        return stores
+    stores.by_split = there
     return stores
 
 
@@ -156,81 +205,34 @@ def unclaimed_first(directories: Mapping[str, Path]) -> Iterator[str]:
     yield from others
 
 
-def build(
-    part: FrozenPart,
-    name: str,
-    split: TokenizedSplit,
-    directory: Path,
-    digests: np.ndarray,
-    options: StoreOptions,
-    keep: list[Path],
-) -> None:
-    """Compute and write one entry; the longest unused others make room for it."""
-    manifest = _manifest(part, split, options.dtype)
+def open_or_build(
+    wanted: Wanted, name: str, stores: Stores, *, keep: Sequence[Path], say: Callable[[str], None]
+) -> ActivationStore:
+    directory, store = wanted.directories[name], None
+    while store is None:  # what was there, another run may have made room of before it was opened
+        with sole_builder(directory, partial(say, f"store: another run computes {name}; waiting for it")):
+            store = sound_entry(directory)
+            if store is None:
+                build(wanted, name, keep)
+                stores.tokens_computed += wanted.manifests[name].tokens
+                store = open_entry(directory)
+    return store
+
+
+def build(wanted: Wanted, name: str, keep: Sequence[Path]) -> None:
+    """Compute and write one entry; the longest unused others make room for it. Where that fails nothing is left."""
+    part, split, options, directory = wanted.part, wanted.splits[name], wanted.options, wanted.directories[name]
+    manifest = wanted.manifests[name]
     remove(directory)  # what a killed build left, or damage
     make_room(options.directory, manifest.num_bytes, options.max_gb * 2**30, keep)
     batches = ordered_batches(split.lengths, TokenBatching(max_tokens=PASS_TOKENS[part.device.type]))
-    states = ((rows, part(_token_ids(split, rows))) for rows in batches)
+    states = ((rows, part.of(split, rows)) for rows in batches)
     shown = _with_progress(states, f"trunk: {name}", batches, split.lengths)
-    write_entry(directory, manifest, split.input_ids.offsets, digests, shown)
-
-
-def lack_of_room(
-    part: FrozenPart, splits: Mapping[str, TokenizedSplit], options: StoreOptions, missing: list[str]
-) -> str | None:
-    import shutil
-
-    sizes = {name: _manifest(part, split, options.dtype).num_bytes for name, split in splits.items()}
-    needed = sum(sizes.values())
-    if needed > options.max_gb * 2**30:
-        return f"{needed / 2**30:.1f} GB of trunk output are more than store.max_gb={options.max_gb:g}"
-    options.directory.mkdir(parents=True, exist_ok=True)
-    free, needed = shutil.disk_usage(options.directory).free, sum(sizes[name] for name in missing)
-    return f"{needed / 2**30:.1f} GB are needed, and the disk has {free / 2**30:.1f}" if needed > free else None
-
-
-def measure(part: FrozenPart, split: TokenizedSplit, options: StoreOptions) -> Rates:
-    """Run the trunk on some batches; write its output where the store is, and read it back from the disk itself."""
-    batches = ordered_batches(split.lengths, TokenBatching(max_tokens=SAMPLED_TOKENS))
-    sampled = [batches[len(batches) * (2 * i + 1) // (2 * SAMPLED_BATCHES)] for i in range(SAMPLED_BATCHES)]
-    inputs = [_token_ids(split, rows) for rows in sampled]
-    part(inputs[0][:1])  # the first call sets up more than it computes
-    tokens = sum(len(row) for rows in inputs for row in rows)
-    compute, states = _seconds(lambda: [as_stored(part(ids), options.dtype) for ids in inputs])
-    with TemporaryDirectory(prefix="probe-", dir=options.directory) as directory:
-        path = Path(directory) / "states.bin"
-        write, _ = _seconds(lambda: _write(path, states))
-        read, _ = _seconds(lambda: path.read_bytes())
-    return Rates(compute=compute / tokens, write=write / tokens, read=read / tokens)
-
-
-def weigh(
-    rates: Rates, splits: Mapping[str, TokenizedSplit], reads: Mapping[str, float], missing: list[str]
-) -> tuple[bool, str]:
-    """Whether reading beats computing over all that is to come, and the figures.
-
-    What is computed in less than `WORTH_SECONDS` is not stored, so that the same small run goes the same way each time.
-    """
-    tokens = {name: int(split.lengths.sum()) for name, split in splits.items()}
-    computing = sum(tokens[name] * reads[name] for name in splits) * rates.compute
-    building = sum(tokens[name] for name in missing) * (rates.compute + rates.write)
-    reading = building + sum(tokens[name] * reads[name] for name in splits) * rates.read
-    per_token = f"a token takes {rates.compute * 1e6:.1f} us to compute, {rates.read * 1e6:.1f} us to read"
-    total = f"about {reading:.0f} s with it and {computing:.0f} s without" if computing < 1e6 else "read by a sweep"
-    if computing < WORTH_SECONDS:
-        return False, f"{per_token}; less than a second in all"
-    return reading < computing, f"{per_token}; {total}"
-
-
-def _write(path: Path, states: list[np.ndarray]) -> None:
-    """To the disk, and out of the system's cache where it lets us, as a store larger than memory will be."""
-    with path.open("wb") as file:
-        for state in states:
-            file.write(state.data)
-        file.flush()
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        write_entry(directory, manifest, split.input_ids.offsets, wanted.digests[name], shown)
+    except BaseException:  # a signal, too
+        remove(directory)
+        raise
 
 
 def _with_progress(parts: Iterator[Any], title: str, batches: list[np.ndarray], lengths: np.ndarray) -> Iterator[Any]:
@@ -244,25 +246,3 @@ def _with_progress(parts: Iterator[Any], title: str, batches: list[np.ndarray], 
         for rows, states in parts:
             yield rows, states
             progress.update(bar, advance=int(lengths[rows].sum()))
-
-
-def _manifest(part: FrozenPart, split: TokenizedSplit, dtype: Dtype) -> Manifest:
-    return Manifest(
-        model=part.name,
-        depth=part.depth,
-        dtype=dtype,
-        precision=part.precision,
-        channels=part.channels,
-        rows=len(split),
-        tokens=int(split.lengths.sum()),
-    )
-
-
-def _token_ids(split: TokenizedSplit, rows: np.ndarray) -> list[np.ndarray]:
-    return [split.input_ids[row] for row in rows]
-
-
-def _seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    made = work()
-    return time.perf_counter() - start, made

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from permafrost.data.batching import Batch
+from permafrost.model.flat_rows import num_computed
 
 
 class Throughput(Callback):
@@ -15,7 +16,7 @@ class Throughput(Callback):
     | key | unit |
     |---|---|
     | `train/tokens_per_second` | real tokens per second of training, validation left out |
-    | `train/padding_share` | share of computed tokens that were padding, 0 to 1 |
+    | `train/padding_share` | share of computed positions that were padding, or filled a batch up (model/flat_rows.py) |
     | `train/epoch_seconds` | seconds of those batches, from the first one's start to the last one's end |
     """
 
@@ -43,7 +44,8 @@ class Throughput(Callback):
     ) -> None:
         tokens = int(batch.lengths.sum())
         self.tokens += tokens
-        self.computed += batch.input_ids.numel()
+        with trainer.precision_plugin.forward_context():  # which is what a batch is filled up by
+            self.computed += num_computed(batch.input_ids, is_compiled=module.compiles)
         self.seconds += time.perf_counter() - self.started_at
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
