@@ -65,12 +65,21 @@ def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GP
     except OSError as error:
         raise ResourceError(_unreachable(source)) from error
     except UnpicklingError:  # whose words are how to read it all the same
-        raise ResourceError(f"the weights of {source!r} hold more than tensors, so they are not read") from None
+        raise ResourceError(
+            f"the weights of {source!r} hold more than tensors, so they are not read; give a directory with "
+            f"{WEIGHT_FILES[0]}, as save_pretrained writes it"
+        ) from None
     except (RuntimeError, SafetensorError) as error:
-        raise ResourceError(f"the weights of {source!r} are damaged or of another shape: {error}") from error
+        raise ResourceError(
+            f"the weights of {source!r} are damaged, or of another shape than its config.json says: {error}; copy both "
+            "again, or give another directory with model.path=DIR"
+        ) from error
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
-        raise ResourceError(f"the weights of {source!r} lack {len(missing)} tensors, the first {missing[0]!r}")
+        raise ResourceError(
+            f"the weights of {source!r} lack {len(missing)} tensors, the first {missing[0]!r}; give a whole GPT-2 with "
+            "model.path=DIR"
+        )
     return model
 
 
