@@ -95,7 +95,9 @@ def start_of(resume: str, run_dir: Path) -> Start:
         console.print(f"  {line}; going on from {checkpoint}", markup=False)
     if checkpoint is None:
         if resume != "auto":
-            raise ResourceError(f"resume={resume}: no checkpoint in {path}; resume=auto begins anew where there is none")
+            raise ResourceError(
+                f"resume={resume}: no checkpoint in {path}; resume=auto begins anew where there is none"
+            )
         return Start()
     state = state_in(checkpoint)
     return Start(checkpoint=checkpoint, notes=state["notes"], logs=state["logs"])
