@@ -11,8 +11,8 @@ from permafrost.assembly import Prepared, console, is_first_process, precision_o
 from permafrost.atomic import complete_or_absent, remove_partial
 from permafrost.claims import check_same, same_content
 from permafrost.errors import ConfigError, ResourceError
+from permafrost.run_record import to_write
 from permafrost.settings import Settings
-from permafrost.trials import to_write
 
 if TYPE_CHECKING:
     from permafrost.training.trunk_pass import Stores
