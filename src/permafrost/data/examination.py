@@ -3,7 +3,6 @@
 A training row that stands in validation or test is left out of train, since what was learned by heart is no test.
 """
 
-import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from permafrost.atomic import complete_or_absent
+from permafrost.atomic import kept_json
 from permafrost.data.duplicates import (
     SIMILARITY,
     Copy,
@@ -118,11 +117,8 @@ def _counted_leaks(exact: Sequence[Copy], near: Sequence[Copy]) -> dict[str, int
 def cached_near_copies(splits: Splits, digests: Mapping[str, np.ndarray], cache_dir: Path) -> list[Copy]:
     """Those that were found before in the same rows, as finding them takes longest of all checks."""
     path = cache_dir / "copies" / f"{'-'.join(splits[name].fingerprint for name in sorted(splits))}-{SIMILARITY}.json"
-    if not path.exists():
-        found = near_copies(splits, digests)
-        with complete_or_absent(path) as partial:
-            partial.write_text(json.dumps([asdict(copy) for copy in found]), "utf-8")
-    return [Copy(**copy) for copy in json.loads(path.read_text("utf-8"))]
+    found = kept_json(path, lambda: [asdict(copy) for copy in near_copies(splits, digests)])
+    return [Copy(**copy) for copy in found]
 
 
 def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examination) -> Iterator[Problem]:
