@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from permafrost.atomic import kept_json
 from permafrost.data.duplicates import (
@@ -26,7 +25,7 @@ from permafrost.data.duplicates import (
 )
 from permafrost.data.labels import label_problems
 from permafrost.data.problems import EXCERPT, Problem, ProblemLog, fault
-from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep
+from permafrost.data.rows import ORIGIN, WHERE, StoredRows, select
 
 Splits = dict[str, StoredRows]
 NEAR_ROWS = 200_000  # of all splits; of more, near copies are looked for by check-data alone
@@ -83,7 +82,8 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
         conflicts=len(conflicts),
         dropped_duplicates=len(doubles),
     )
-    return splits | {"train": without(splits["train"], leaked.keys() | doubles, cache_dir / "rows")}, findings
+    left = np.setdiff1d(np.arange(splits["train"].num_rows), [*leaked, *doubles])
+    return splits | {"train": select(splits["train"], left, cache_dir / "rows")}, findings
 
 
 def keeps_leaks(splits: Splits, wanted: Examination) -> str | None:
@@ -192,17 +192,3 @@ def _control(text: str) -> str | None:
     if text.isprintable():  # nearly all are
         return None
     return next((one for one in text if unicodedata.category(one) == "Cc" and one not in ALLOWED_CONTROL), None)
-
-
-def without(rows: StoredRows, left_out: Any, directory: Path) -> StoredRows:
-    """The split but for rows at these positions."""
-    if not left_out:
-        return rows
-    return keep(_filtered(rows, left_out), directory)
-
-
-def _filtered(rows: StoredRows, left_out: set[int]) -> Iterator[pa.Table]:
-    start = 0
-    for part in rows.slices():
-        yield part.filter(pa.array([start + row not in left_out for row in range(part.num_rows)]))
-        start += part.num_rows
