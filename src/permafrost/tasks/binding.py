@@ -1,14 +1,12 @@
 """From what a configuration or an export calls a task to the task itself."""
 
-import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from permafrost.errors import ConfigError
 from permafrost.tasks.base import LOSS, Mode, Task, Writes, in_part
-
-KIND = re.compile(r"[a-z_]+\.[A-Z][A-Za-z]*")
+from permafrost.tasks.declared import KIND
 
 
 def kind_of(path: str) -> Any:
