@@ -1,31 +1,11 @@
-"""The studies of run.py: of each row its name, what stands after `python train.py`, and the seeds.
-
-`{shared}` holds the public data sets.
-"""
+"""The studies of run.py: of each row its name, what stands after `python train.py`, and the seeds."""
 
 from collections.abc import Sequence
-
-FILES = "data=files data.train={0}/{1} data.validation={0}/{2} data.test={0}/{3}"
 
 Row = tuple[str, str, Sequence[int]]
 PYDOCS: list[Row] = [
     ("default", "", (0, 1, 2)),
     ("from scratch", "model.init=random", (0, 1)),
-]
-PLAIN = "trainer.max_epochs=4 head.init=normal "
-REAL: list[Row] = [
-    (
-        "sst2",
-        f"task=sentiment {PLAIN}loss.label_smoothing=0 "
-        + FILES.format("{shared}/sst2", "train.tsv", "dev.tsv", "test.tsv"),
-        (0,),
-    ),
-    (
-        "ag_news",
-        FILES.format("{shared}/ag_news", "train.csv", "val.csv", "test.csv"),
-        (0,),
-    ),
-    ("stsb", f"task=regression {PLAIN}" + FILES.format("{shared}/stsb", "train.csv", "dev.csv", "test.csv"), (0,)),
 ]
 
 EXPERIMENTS = (

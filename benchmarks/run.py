@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from functools import partial
 
-from recipes import ADAPTATION, LABELLED_ROWS, PYDOCS, REAL, STORE, TASKS, Row
+from recipes import ADAPTATION, LABELLED_ROWS, PYDOCS, STORE, TASKS, Row
 from stated import RESULTS, ROOT, SHARED, hardware, publish
 
 from permafrost.reporting.seeds import spread
@@ -72,7 +72,6 @@ def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
 
     return {
         "pydocs": partial(study, "pydocs", "Docstrings to chapters, `data=pydocs`", PYDOCS),
-        "real_data": partial(study, "real_data", "Public data sets with `model=mini`", REAL),
         "tasks": partial(
             study,
             "tasks",
@@ -132,7 +131,7 @@ def command_of(line: str) -> str:
 
 
 def has_its_data(row: Row) -> bool:
-    is_here = SHARED.is_dir() or not ("{shared}" in row[1] or "experiment=" in row[1])
+    is_here = SHARED.is_dir() or "experiment=" not in row[1]
     if not is_here:
         print(f"{row[0]}: left out, its data are not beside this clone")
     return is_here
@@ -155,8 +154,7 @@ def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
     run_dir = ROOT / "outputs" / "benchmarks" / f"{label.replace(' ', '_').replace(',', '')}-{seed}"
     result = run_dir / "result.json"
     if not result.exists():  # a stopped study goes on where it was
-        words = shlex.split(line.replace("{shared}", str(SHARED)))
-        arguments = [*words, f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
+        arguments = [*shlex.split(line), f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
         share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
         command = [sys.executable, "train.py", *arguments, "resume=auto"]
         subprocess.run(command, cwd=ROOT, check=True, env=os.environ | share)

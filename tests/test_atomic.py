@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.atomic import complete_or_absent
+from permafrost.atomic import complete_or_absent, kept_json
 
 
 def test_a_file_is_there_when_the_block_ends(tmp_path):
@@ -46,3 +46,11 @@ def test_of_two_directories_under_one_name_the_first_stays(tmp_path):
             (earlier / "by").write_text("the earlier")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a" / "by").read_text() == "the earlier"
+
+
+def test_what_is_kept_as_json_is_made_once(tmp_path):
+    path, made = tmp_path / "new" / "a.json", []
+    for _ in range(2):
+        assert kept_json(path, lambda: made.append(1) or {"a": [1.5]}) == {"a": [1.5]}
+    assert made == [1]
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]

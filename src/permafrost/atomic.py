@@ -1,11 +1,13 @@
 """Files and directories that are complete or absent, whoever else writes them at the same time."""
 
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -26,6 +28,15 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def kept_json(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, which is asked once: from then on it is read."""
+    if not path.exists():
+        made = json.dumps(make())
+        with complete_or_absent(path) as partial:
+            partial.write_text(made, "utf-8")
+    return json.loads(path.read_text("utf-8"))
 
 
 def flush_to_disk(path: Path) -> None:

@@ -20,7 +20,6 @@ ALLOWED_TARGETS = frozenset(
         "torch.optim.Adam",
         "torch.optim.AdamW",
         "torch.optim.Adafactor",
-        "permafrost.training.optimizers.gradient_descent",
         "permafrost.training.optimizers.muon",
         "permafrost.training.schedulers.constant",
         "permafrost.training.schedulers.linear",

@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.trials import as_written, end_with_parent, finished_result, flat
+from permafrost.run_record import Changes, changes_of, finished_result
+from permafrost.trials import end_with_parent
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -45,7 +46,6 @@ FREE = (
     ),
     *("store.dir", "store.max_gb"),
 )
-Changes = dict[str, tuple[Any, Any]]  # by dotted key: what it was, and what it is now
 
 
 @contextmanager
@@ -99,19 +99,6 @@ def check_same(run_dir: Path, cfg: DictConfig) -> Changes:
             "give the same, allow it with resume_allow_changes=true, or set another hydra.run.dir"
         )
     return {key: pair for key, pair in changes.items() if not key.startswith(("resume", "debug"))}
-
-
-def changes_of(path: Path, cfg: DictConfig) -> Changes:
-    written = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else None
-    if not written:  # or empty, where the machine went down as it was written
-        return {}
-    before, now = flat(written), flat(as_written(cfg))
-    keys = dict.fromkeys([*now, *before])
-    return {
-        key: (before.get(key, "unset"), now.get(key, "unset"))
-        for key in keys
-        if before.get(key, "unset") != now.get(key, "unset")
-    }
 
 
 def is_free(key: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permafrost.assembly import console, prepare, seed_everything
-from permafrost.atomic import complete_or_absent
+from permafrost.atomic import complete_or_absent, kept_json
 from permafrost.compressible import check, check_fits, check_sparsity
 from permafrost.errors import ConfigError
 from permafrost.finished import COMPRESSED, Finished, as_training, calibration
@@ -137,14 +137,16 @@ def value_of_control(run: Finished) -> float:
 
     recipe = run.settings.model_dump(exclude={"compression"})
     path = kept(run, "control", run.prepared.rows["train"].fingerprint, recipe)
-    if not path.exists():
+
+    def measured() -> float:
         value = value_of(answers_of(train_control(run), run))
         shutil.move(run.beside("control") / "metrics.jsonl", path.with_suffix(".jsonl"))
         shutil.rmtree(run.beside("control"))
-        with complete_or_absent(path) as partial:
-            partial.write_text(json.dumps(value), "utf-8")
+        return value
+
+    value = kept_json(path, measured)
     shutil.copy(path.with_suffix(".jsonl"), run.directory / "control.jsonl")
-    return json.loads(path.read_text("utf-8"))
+    return value
 
 
 def kept(run: Finished, what: str, *how: Any) -> Path:
@@ -171,15 +173,12 @@ def compared(run: Finished) -> Entry:
     """Score and cost, before and after."""
     from permafrost.deployment.cost import cost_of
 
-    threads = run.plan.threads
+    threads, dense = run.plan.threads, run.run_dir / "model"
     known = kept(run, "dense", threads, platform.node())  # another machine takes other milliseconds
-    if not known.exists():
-        dense = {**quality(run.run_dir / "model", run), **cost_of(run.run_dir / "model", threads)}
-        with complete_or_absent(known) as partial:
-            partial.write_text(json.dumps(dense), "utf-8")
+    before = kept_json(known, lambda: {**quality(dense, run), **cost_of(dense, threads)})
     after = {**quality(run.directory, run), **cost_of(run.directory, threads)}
     of_run = {"metric_name": run.settings.task.monitor, "mode": monitor_mode(run.settings)}
-    return {**of_run, **after, "before": json.loads(known.read_text("utf-8"))}
+    return {**of_run, **after, "before": before}
 
 
 def quality(directory: Path, run: Finished) -> Entry:

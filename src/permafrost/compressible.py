@@ -87,4 +87,5 @@ def check_sparsity(asked: float, model: "GPT2WithHead") -> None:
     if reached < asked - 0.01:
         raise ConfigError(
             f"compression.sparsify.sparsity={asked}: {reached:.1%} of the weights are zero, and {asked:.1%} were asked"
+            "; if its training was too short for the others to be chosen, give trainer.max_minutes=null"
         )

@@ -1,12 +1,11 @@
 """What settings say together: facts of the run that several parts need, and what is wrong before any data is read."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from permafrost.building import build
 from permafrost.errors import ConfigError, ResourceError, nearest
-from permafrost.settings import Settings, TaskSection
+from permafrost.settings import Settings
 
 SEVERAL = "multi"  # in place of a task's kind
 NO_PARTS = (
@@ -45,32 +44,56 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         raise ConfigError("model.tokenizer=train would give each part of task=multi a tokenizer of its own; give a DIR")
     for part in settings.by_part().values():
         check_part(part)
-        check_monitor(part.task, list(metrics_of(part)))
-    check_agreement(settings, architecture(settings).n_layer, list(metrics_of(settings)))
+        check_monitor(part)
+    check_agreement(settings, architecture(settings).n_layer)
     check_buildable(settings)
 
 
-def check_agreement(settings: Settings, num_blocks: int, metrics: Sequence[str]) -> None:
+def check_agreement(settings: Settings, num_blocks: int) -> None:
     """What no single key can tell: the depth fits the model, and what is monitored is logged."""
     if settings.freezing.blocks != "all" and settings.freezing.blocks > num_blocks:
         raise ConfigError(
             f"freezing.blocks={settings.freezing.blocks}, but {settings.model.name} has {num_blocks} blocks; "
             f"give 0 to {num_blocks}, or all"
         )
-    check_monitor(settings.task, metrics)
-    logged = ["train/loss", *(f"validation/{metric}" for metric in metrics)]
+    check_monitor(settings)
+    logged, remedies = ["train/loss", *(f"validation/{name}" for name in metrics_of(settings))], unwritten(settings)
     for name, node in settings.callbacks.items():
-        if node and node.get("monitor") is not None and node["monitor"] not in logged:
-            raise ConfigError(
-                f"callbacks.{name}.monitor={node['monitor']}: nothing logs it{nearest(node['monitor'], logged)}"
-            )
+        monitor = node.get("monitor") if node else None
+        if monitor is None:
+            continue
+        if monitor not in logged:
+            raise ConfigError(f"callbacks.{name}.monitor={monitor}: nothing logs it{nearest(monitor, logged)}")
+        if remedy := remedies.get(monitor.removeprefix("validation/")):
+            raise ConfigError(f"callbacks.{name}.monitor={monitor}: nothing logs it; give {remedy}")
 
 
-def check_monitor(task: TaskSection, metrics: Sequence[str]) -> None:
-    if task.monitor not in metrics:
+def check_monitor(settings: Settings) -> None:
+    monitor, metrics = settings.task.monitor, list(metrics_of(settings))
+    if monitor not in metrics:
         raise ConfigError(
-            f"task.monitor={task.monitor}: task={task.name} logs no such metric{nearest(task.monitor, metrics)}"
+            f"task.monitor={monitor}: task={settings.task.name} logs no such metric{nearest(monitor, metrics)}"
         )
+    if remedy := unwritten(settings).get(monitor):
+        raise ConfigError(f"task.monitor={monitor}: nothing logs it on validation; give {remedy}")
+
+
+def unwritten(settings: Settings) -> dict[str, str]:
+    """Metric of written texts that these settings leave out on validation -> what brings it."""
+    from permafrost.tasks.base import in_part
+    from permafrost.tasks.binding import writes
+    from permafrost.tasks.text_scores import SCORES
+
+    found: dict[str, str] = {}
+    for name, part in settings.by_part().items():
+        if not writes(part.task.kind):
+            continue
+        remedies = {} if part.task.parses else {"parses": "task.parses=true"}
+        if not part.task.validation_generations:
+            remedies |= dict.fromkeys([*SCORES, "parses"], "task.validation_generations=100")
+        where = f" in task.parts.{name}" if name else ""
+        found |= {in_part(name, metric): remedy + where for metric, remedy in remedies.items()}
+    return found
 
 
 def are_several(settings: Settings) -> bool:

@@ -1,6 +1,5 @@
 """What is left of a model learns again: from its data by the run's own recipe, and from a teacher."""
 
-import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from permafrost.assembly import console, open_stores
-from permafrost.atomic import complete_or_absent
+from permafrost.atomic import kept_json
 from permafrost.errors import ConfigError
 from permafrost.finished import Finished, calibration
 from permafrost.fitting import fit, make_modules, make_trainer
@@ -110,12 +109,12 @@ def written_by_teacher(run: Finished, rows: pa.Table) -> list[str]:
     directory = model_directory(Path(run.plan.recover.teacher or run.run_dir))
     how = (run.prepared.rows["train"].fingerprint, run.prepared.task.describe(), sums_of(directory))
     path = Path(run.settings.data.cache_dir) / "written" / f"{fingerprint(*how)}.json"
-    if not path.exists():
+
+    def written() -> list[str]:
         console.print(f"  the teacher writes {rows.num_rows:,} answers")
-        answers = [answer["text"] for answer in Predictor(directory).answer(rows.to_pylist())]
-        with complete_or_absent(path) as partial:
-            partial.write_text(json.dumps(answers), "utf-8")
-    return json.loads(path.read_text("utf-8"))
+        return [answer["text"] for answer in Predictor(directory).answer(rows.to_pylist())]
+
+    return kept_json(path, written)
 
 
 def learn(

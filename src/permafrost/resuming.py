@@ -11,8 +11,8 @@ from permafrost.assembly import Prepared, console, is_first_process, precision_o
 from permafrost.atomic import complete_or_absent, remove_partial
 from permafrost.claims import check_same, same_content
 from permafrost.errors import ConfigError, ResourceError
+from permafrost.run_record import to_write
 from permafrost.settings import Settings
-from permafrost.trials import to_write
 
 if TYPE_CHECKING:
     from permafrost.training.trunk_pass import Stores
@@ -95,7 +95,9 @@ def start_of(resume: str, run_dir: Path) -> Start:
         console.print(f"  {line}; going on from {checkpoint}", markup=False)
     if checkpoint is None:
         if resume != "auto":
-            raise ResourceError(f"resume={resume}: no checkpoint in {path}")
+            raise ResourceError(
+                f"resume={resume}: no checkpoint in {path}; resume=auto begins anew where there is none"
+            )
         return Start()
     state = state_in(checkpoint)
     return Start(checkpoint=checkpoint, notes=state["notes"], logs=state["logs"])

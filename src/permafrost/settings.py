@@ -156,7 +156,6 @@ class HeadSection(Section):
 
 
 class FreezingSection(Section):
-    name: str
     embeddings: bool | Literal["with_blocks"]
     blocks: Annotated[int, Field(ge=0)] | Literal["all"]
     final_norm: bool

@@ -1,7 +1,6 @@
 """A sweep's trials: run once however often the sweep is started, and told apart where several run side by side."""
 
 import io
-import json
 import multiprocessing
 import os
 import re
@@ -9,14 +8,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError
-from permafrost.redaction import redacted_text
+from permafrost.run_record import changes_of, finished_result
 
 # Keys that say how a sweep is started, not what a trial is.
 OF_THE_START = ("resume", "resume_allow_changes", "save_every", "debug")
@@ -33,53 +32,17 @@ def earlier_result(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> dict[str,
     path = run_dir / "config.yaml"
     if not path.exists():
         return None
-    written = OmegaConf.to_container(OmegaConf.load(path))
-    if written:  # empty where the machine went down as it was written
-        if difference := first_difference(written, as_written(cfg)):
-            raise ConfigError(f"{run_dir} holds another trial: {difference}; set another hydra.sweep.dir")
-        if result := finished_result(run_dir):
-            return result
+    for key, (before, now) in changes_of(path, cfg).items():
+        if key not in OF_THE_START:
+            raise ConfigError(
+                f"{run_dir} holds another trial: {key} is {before} there and {now} here; set another hydra.sweep.dir"
+            )
+    is_known = path.stat().st_size > 0  # empty where the machine went down as it was written
+    if is_known and (result := finished_result(run_dir)):
+        return result
     if cfg.resume == "never" and sweep_dir.resolve() in run_dir.resolve().parents:
         shutil.rmtree(run_dir)
     return None
-
-
-def as_written(cfg: DictConfig) -> Any:
-    """The configuration as reading it back from its file gives it."""
-    return OmegaConf.to_container(OmegaConf.create(to_write(cfg)))
-
-
-def to_write(cfg: DictConfig) -> str:
-    """The text of a run's config.yaml."""
-    return redacted_text(OmegaConf.to_yaml(cfg, resolve=True))
-
-
-def first_difference(there: Any, here: Any) -> str | None:
-    """`optimizer.lr is 0.1 there and 0.2 here`, of the first key that differs."""
-    before, now = flat(there), flat(here)
-    for key in {**now, **before}:
-        if before.get(key, "unset") != now.get(key, "unset") and key not in OF_THE_START:
-            return f"{key} is {before.get(key, 'unset')} there and {now.get(key, 'unset')} here"
-    return None
-
-
-def flat(node: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as one, its keys the dotted paths."""
-    if not isinstance(node, Mapping):
-        return {path: node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()
-    }
-
-
-def finished_result(run_dir: Path) -> dict[str, Any] | None:
-    try:
-        result = json.loads((run_dir / "result.json").read_text("utf-8"))
-    except (OSError, ValueError):  # none, or the program was killed as it wrote
-        return None
-    return result if result.get("status") == "done" else None
 
 
 def worker_number() -> int | None:

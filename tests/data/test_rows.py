@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from permafrost.data.rows import keep, writing
+from permafrost.data.rows import keep, select, writing
 
 ROWS = pa.table({"where": [f"a.csv:{i}" for i in range(10)], "text": [f"text {i}" for i in range(10)]})
 
@@ -57,3 +57,11 @@ def test_no_rows_are_no_file(tmp_path):
     with writing(tmp_path) as writer:
         empty = writer.finish()
     assert (empty.num_rows, list(empty)) == (0, [])
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_rows_are_selected_by_their_positions_and_stay_in_order(size, tmp_path):
+    rows = keep(in_slices(ROWS, size), tmp_path)
+    assert list(select(rows, [7, 2, 3], tmp_path)) == ROWS.take([2, 3, 7]).to_pylist()
+    assert select(rows, [], tmp_path).num_rows == 0
+    assert select(rows, range(10), tmp_path) is rows

@@ -10,7 +10,7 @@ from permafrost.model.backbone import branch, trunk
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
-from permafrost.model.packing import make_packing, pack_where_it_pays
+from permafrost.model.packing import make_packing, pack_where_it_pays, real_tokens
 
 # uncompiled, as a CPU has it here, FlexAttention says that it is slow
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -39,6 +39,10 @@ def alone(backbone, row: int) -> torch.Tensor:
     """(T, C): the states of one row by Transformers itself."""
     with torch.no_grad():
         return backbone(IDS[row : row + 1, : LENGTHS[row]]).last_hidden_state[0]
+
+
+def test_real_tokens_are_those_before_each_rows_end():
+    assert real_tokens(torch.tensor([1, 3]), 3).tolist() == [[True, False, False], [True, True, True]]
 
 
 def test_packing_and_back_keeps_every_token_and_clears_the_padding():

@@ -63,8 +63,14 @@ CONFIG_FAULTS = [
     (["scheduler.warmup=-3"], "scheduler.warmup=-3"),
     (["freezing.blocks=9"], "has 2 blocks"),
     (["task.monitor=acuracy"], "did you mean 'accuracy'"),
+    (["task=generation", "task.monitor=parses"], "nothing logs it on validation; give task.parses=true"),
+    (["task=translation", "task.monitor=bleu", "task.validation_generations=0"], "task.validation_generations=100"),
     (["callbacks.early_stopping.patience=x"], "expected int"),
     (["+callbacks.early_stopping.monitor=validation/f1"], "did you mean 'validation/f1_macro'"),
+    (
+        ["task=generation", "+callbacks.early_stopping.monitor=validation/parses"],
+        "nothing logs it; give task.parses=true",
+    ),
     (["loss._target_=os.system"], "not on the list"),
     (["task.kind=tagging.Taging"], "task.kind=tagging.Taging: no such task"),
     (["task.kind=os.system"], "task.kind=os.system: no such task"),
@@ -90,6 +96,14 @@ def test_36_and_37_config_faults_are_found_before_a_model_loads(overrides, messa
         run(compose_config(*tiny, *overrides), tmp_path / "run")
     assert message in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_not_of_written_texts_asks_for_none(tiny):
+    from permafrost.config import read_settings
+    from permafrost.preflight import preflight
+
+    asked = ["task=multi_label", "task.monitor=exact_match", "task.validation_generations=0"]
+    preflight(read_settings(compose_config(*tiny, *asked)), in_sweep=False)
 
 
 @pytest.mark.parametrize("option", ["gpu", "ddp", "fsdp"])

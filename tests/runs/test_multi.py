@@ -110,6 +110,10 @@ def test_a_run_can_be_resumed(tiny, parts, tmp_path):
         (["task.parts={a: 'experiment=sst'}"], "task.parts.a: .*did you mean 'sst"),
         (["task=classification", "task.parts={a: ''}"], "only task=multi has parts; this is task=classification"),
         (["task.parts={a: ''}", "task.monitor=a/accurcy"], "did you mean 'a/accuracy'"),
+        (
+            ["task.parts={a: 'task=generation task.validation_generations=0'}", "task.monitor=a/bleu"],
+            "task.monitor=a/bleu: nothing logs it on validation; give task.validation_generations=100 in task.parts.a",
+        ),
     ],
 )
 def test_what_is_wrong_with_parts_is_said(tiny, overrides, message):

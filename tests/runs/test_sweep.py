@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError
@@ -27,11 +28,11 @@ from permafrost.reporting.sweep import (
     record_trial,
     write_tables,
 )
+from permafrost.run_record import to_write
 from permafrost.trials import (
     MarkedLines,
     device_of,
     earlier_result,
-    first_difference,
     narrow_devices,
     number_of,
     visible_devices,
@@ -178,17 +179,13 @@ def test_lines_are_marked_whole():
     assert screen.getvalue() == "1 | epoch 1\n2 | a\n2 | b\n"
 
 
-@pytest.mark.parametrize(
-    ("there", "here", "difference"),
-    [
-        ({"a": {"b": 1}}, {"a": {"b": 1}}, None),
-        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1 there and 2 here"),
-        ({"a": 1, "c": None}, {"a": 1}, "c is None there and unset here"),
-        ({"a": 1, "resume": "never"}, {"a": 1, "resume": "auto"}, None),
-    ],
-)
-def test_the_first_difference_has_its_dotted_name(there, here, difference):
-    assert first_difference(there, here) == difference
+def test_another_trial_is_told_by_its_settings_and_not_by_how_it_is_started(tmp_path):
+    there, run_dir = OmegaConf.create({"a": {"b": 1}, "resume": "never"}), tmp_path / "0"
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text(to_write(there))
+    assert earlier_result(OmegaConf.merge(there, {"resume": "auto"}), run_dir, tmp_path) is None
+    with pytest.raises(ConfigError, match=r"a\.b is 1 there and 2 here; set another hydra\.sweep\.dir"):
+        earlier_result(OmegaConf.merge(there, {"a": {"b": 2}}), run_dir, tmp_path)
 
 
 @pytest.fixture(scope="module")

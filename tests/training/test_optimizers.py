@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TiedHead
-from permafrost.training.optimizers import gradient_descent, muon, parameter_groups
+from permafrost.training.optimizers import muon, parameter_groups
 
 MUON = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "betas": [0.8, 0.95]}
 
@@ -202,10 +202,3 @@ def test_muon_holds_the_state_of_every_parameter():
     run_steps(optimizer, parameters_of(groups), range(1))
     kinds = [set(state) for state in optimizer.state_dict()["state"].values()]
     assert kinds == [{"momentum_buffer"}] * 2 + [{"step", "exp_avg", "exp_avg_sq"}] * 2
-
-
-def test_gradient_descent_by_hand():
-    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    parameter.grad = torch.tensor([0.5, 1.0])
-    gradient_descent([{"params": [parameter]}], lr=0.5, weight_decay=0.5).step()
-    assert parameter.tolist() == [0.5, -2.0]  # p - 0.5 * (g + 0.5 * p)

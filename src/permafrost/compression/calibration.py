@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
-from permafrost.model.backbone import embed, real_tokens
+from permafrost.model.backbone import embed
 from permafrost.model.block import attend_everywhere, drop, project, run_block
 from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.packing import real_tokens
 from permafrost.tasks.base import LossFunction, Task
 
 CONV1DS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -41,14 +42,14 @@ def seen_by_blocks(model: GPT2WithHead, batches: Iterable[Batch]) -> list[Seen]:
     for batch in batches:
         input_ids, lengths = batch.input_ids[:, : model.window], batch.lengths.clamp(max=model.window)
         hidden = embed(model.transformer, input_ids)
-        real = real_tokens(hidden, lengths)
-        visible = real if model.bidirectional else None
+        real = real_tokens(lengths, hidden.shape[1])
+        visible = real[:, None, None] if model.bidirectional else None
         for block, of_block in zip(model.transformer.h, seen, strict=True):
             for name, inputs in conv1d_inputs(block, hidden, visible).items():
-                of_block.squares[name] = of_block.squares.get(name, 0) + inputs[real[:, 0, 0]].float().square().sum(0)
+                of_block.squares[name] = of_block.squares.get(name, 0) + inputs[real].float().square().sum(0)
             before, hidden = hidden, run_block(block, hidden, visible=visible)
             change = 1 - nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1)
-            of_block.change += float(change[real[:, 0, 0]].sum())
+            of_block.change += float(change[real].sum())
             of_block.tokens += int(lengths.sum())
     model.train(mode)
     return seen

@@ -1,4 +1,7 @@
-"""Blocks, neurons and heads that do least are taken out: what is left is an ordinary model that is smaller."""
+"""Blocks, neurons and heads that do least are taken out: what is left is smaller, and computes less.
+
+Plain Transformers loads it, but not with fewer heads: GPT2Config has no word for them (model/surgery.py).
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -25,7 +28,10 @@ def drop_blocks_(
     blocks = len(model.transformer.h)
     count = blocks - round(share * blocks)
     if not 1 <= count < blocks:
-        raise ConfigError(f"compression.drop.share={share}: of {blocks} blocks {count} would be left")
+        raise ConfigError(
+            f"compression.drop.share={share}: of {blocks} blocks {count} would be left; give a share from "
+            f"{1 / blocks:.2f} to {(blocks - 1) / blocks:.2f}"
+        )
     kept = evenly_spaced(blocks, count) if choose == "evenly" else most_influential(model, batches, count)
     keep_blocks_(model.transformer, kept)
     return kept

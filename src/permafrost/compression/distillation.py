@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from permafrost.data.batching import Batch
 from permafrost.errors import ConfigError
-from permafrost.model.backbone import real_tokens
 from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.packing import real_tokens
 from permafrost.tasks.base import Answers, LossFunction, LossSum, Task
 from permafrost.tasks.chunked_loss import vocabulary_loss_sum
 from permafrost.tasks.next_token import states_and_labels
@@ -105,7 +105,7 @@ def real_states(given: Sequence[Tensor], batch: Batch) -> Tensor:
         return states
     if states.shape[1] != batch.input_ids.shape[1]:
         return states.flatten(0, 1)
-    return states[real_tokens(states, batch.lengths)[:, 0, 0]]
+    return states[real_tokens(batch.lengths, states.shape[1])]
 
 
 class TaughtToken(nn.Module):

@@ -19,7 +19,7 @@ from permafrost.atomic import complete_or_absent
 from permafrost.compression.signed_products import mark_signed_
 from permafrost.data.batching import Batch
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.model.backbone import real_tokens
+from permafrost.model.packing import real_tokens
 
 PACKAGES = {
     "int8": ("onnx", "onnxruntime", "onnxscript"),
@@ -149,4 +149,4 @@ def sqnr_db(exact: Any, quantized: Any, batches: Iterable[Batch]) -> float:
 
 def real(logits: Tensor, batch: Batch) -> Tensor:
     """(B, K) as they are, (B, T, K) without padding."""
-    return logits if logits.dim() == 2 else logits[real_tokens(logits, batch.lengths)[:, 0, 0]]
+    return logits if logits.dim() == 2 else logits[real_tokens(batch.lengths, logits.shape[1])]

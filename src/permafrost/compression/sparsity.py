@@ -84,7 +84,10 @@ def two_of_four(scores: Tensor, sparsity: float = 0.5) -> Tensor:
         ConfigError: the inputs are no multiple of four.
     """
     if scores.shape[0] % 4:
-        raise ConfigError(f"2:4 sparsity needs a multiple of four inputs; a matrix has {scores.shape[0]}")
+        raise ConfigError(
+            f"compression.sparsify.structure=2:4 needs a multiple of four inputs, and a matrix has {scores.shape[0]}; "
+            "give compression.sparsify.structure=unstructured"
+        )
     fours = scores.unflatten(0, (-1, 4))  # (in / 4, 4, out)
     stays = _largest(fours, 0.5, dim=1)
     lost = (fours * ~stays).sum(1, keepdim=True)

@@ -151,7 +151,7 @@ def examples(train: StoredRows) -> list[dict[str, str]]:
 
 def card_lines(card: Card) -> Iterator[str]:
     """For the screen, but for the problems, which are told one by one."""
-    yield from card.get("decided", [])  # which cards of earlier runs have not
+    yield from card["decided"]
     for name, count in card["rows"].items():
         tokens = card["tokens"]["splits"].get(name)
         told = f", {tokens['median']:.0f} tokens in the middle, {tokens['longest']:,} at most" if tokens else ""
@@ -168,7 +168,7 @@ def card_lines(card: Card) -> Iterator[str]:
     for name, scripts in card["scripts"].items():
         if len(scripts) > 1:
             yield f"{name} letters: " + ", ".join(f"{script} {share:.1%}" for script, share in scripts.items())
-    for name, languages in card.get("languages", {}).items():  # nor have they these
+    for name, languages in card["languages"].items():
         if languages:
             listed = ", ".join(f"{language} {share:.1%}" for language, share in languages.items())
             yield f"{name} languages, of the rows whose words tell one: {listed}"

@@ -3,7 +3,6 @@
 A training row that stands in validation or test is left out of train, since what was learned by heart is no test.
 """
 
-import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from permafrost.atomic import complete_or_absent
+from permafrost.atomic import kept_json
 from permafrost.data.duplicates import (
     SIMILARITY,
     Copy,
@@ -27,7 +25,7 @@ from permafrost.data.duplicates import (
 )
 from permafrost.data.labels import label_problems
 from permafrost.data.problems import EXCERPT, Problem, ProblemLog, fault
-from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep
+from permafrost.data.rows import ORIGIN, WHERE, StoredRows, select
 
 Splits = dict[str, StoredRows]
 NEAR_ROWS = 200_000  # of all splits; of more, near copies are looked for by check-data alone
@@ -84,7 +82,8 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
         conflicts=len(conflicts),
         dropped_duplicates=len(doubles),
     )
-    return splits | {"train": without(splits["train"], leaked.keys() | doubles, cache_dir / "rows")}, findings
+    left = np.setdiff1d(np.arange(splits["train"].num_rows), [*leaked, *doubles])
+    return splits | {"train": select(splits["train"], left, cache_dir / "rows")}, findings
 
 
 def keeps_leaks(splits: Splits, wanted: Examination) -> str | None:
@@ -118,11 +117,8 @@ def _counted_leaks(exact: Sequence[Copy], near: Sequence[Copy]) -> dict[str, int
 def cached_near_copies(splits: Splits, digests: Mapping[str, np.ndarray], cache_dir: Path) -> list[Copy]:
     """Those that were found before in the same rows, as finding them takes longest of all checks."""
     path = cache_dir / "copies" / f"{'-'.join(splits[name].fingerprint for name in sorted(splits))}-{SIMILARITY}.json"
-    if not path.exists():
-        found = near_copies(splits, digests)
-        with complete_or_absent(path) as partial:
-            partial.write_text(json.dumps([asdict(copy) for copy in found]), "utf-8")
-    return [Copy(**copy) for copy in json.loads(path.read_text("utf-8"))]
+    found = kept_json(path, lambda: [asdict(copy) for copy in near_copies(splits, digests)])
+    return [Copy(**copy) for copy in found]
 
 
 def problems_of_copies(splits: Splits, copies: Sequence[Copy], wanted: Examination) -> Iterator[Problem]:
@@ -196,17 +192,3 @@ def _control(text: str) -> str | None:
     if text.isprintable():  # nearly all are
         return None
     return next((one for one in text if unicodedata.category(one) == "Cc" and one not in ALLOWED_CONTROL), None)
-
-
-def without(rows: StoredRows, left_out: Any, directory: Path) -> StoredRows:
-    """The split but for rows at these positions."""
-    if not left_out:
-        return rows
-    return keep(_filtered(rows, left_out), directory)
-
-
-def _filtered(rows: StoredRows, left_out: set[int]) -> Iterator[pa.Table]:
-    start = 0
-    for part in rows.slices():
-        yield part.filter(pa.array([start + row not in left_out for row in range(part.num_rows)]))
-        start += part.num_rows

@@ -80,29 +80,8 @@ def problems_of_label_lists(splits: Splits) -> Iterator[Problem]:
 
 
 def acts_of(splits: Splits) -> list[str]:
-    """Those of the training rows, sorted, numbers by value.
-
-    Raises:
-        DataError: dialogues with more or fewer labels than turns, or labels elsewhere that train does not have; all
-            of them, each with its place.
-    """
-    raise_first(problems_of_acts(splits))
-    return sorted(_known(splits), key=sort_key)
-
-
-def problems_of_acts(splits: Splits) -> Iterator[Problem]:
-    known = _known(splits)
-    for name, rows in splits.items():
-        columns = (rows[column].to_pylist() for column in ("turns", "acts", WHERE))
-        for turns, acts, where in zip(*columns, strict=True):
-            if len(turns) != len(acts):
-                message = f"{len(turns)} turns, and {len(acts)} labels for them"
-                fix = "give each turn one label"
-                yield Problem(code="E406", where=where, message=message, fix=fix, text=", ".join(acts))
-        yield from _unknown(rows, known, "E502", f"{name} has the label {{!r}}, which train has not")
-    if len(known) < 2:
-        fix = "a classifier needs two or more"
-        yield Problem(code="E501", where="", message="train has one label only", fix=fix)
+    """Of dialogues, in which each turn has one, as `labels_of` rows that have one each."""
+    return labels_of(splits)
 
 
 def tags_of(splits: Splits) -> list[str]:
@@ -126,7 +105,7 @@ def problems_of_tags(splits: Splits) -> Iterator[Problem]:
 
 PROBLEMS: Mapping[str, Callable[[Splits], Iterator[Problem]]] = {
     "labels": problems_of_label_lists,
-    "acts": problems_of_acts,
+    "acts": problems_of_labels,
     "tags": problems_of_tags,
 }
 

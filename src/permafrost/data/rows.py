@@ -113,6 +113,20 @@ def keep(slices: Iterable[pa.Table], directory: Path) -> StoredRows:
         return writer.finish()
 
 
+def select(rows: StoredRows, positions: Iterable[int], directory: Path) -> StoredRows:
+    """The rows at these positions, in the order of the split."""
+    chosen = np.zeros(rows.num_rows, bool)
+    chosen[np.fromiter(positions, np.int64)] = True
+    return rows if chosen.all() else keep(_filtered(rows, chosen), directory)
+
+
+def _filtered(rows: StoredRows, chosen: np.ndarray) -> Iterator[pa.Table]:
+    start = 0
+    for part in rows.slices():
+        yield part.filter(pa.array(chosen[start : start + part.num_rows]))
+        start += part.num_rows
+
+
 def _alone(column: pa.ChunkedArray) -> pa.Array:
     """A copy: a view would hold the whole slice, with all its texts."""
     return pa.array(column.to_pylist(), column.type)

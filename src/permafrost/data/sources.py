@@ -4,7 +4,6 @@ Whatever the source, a split has the fields of the roles that its task asks for 
 """
 
 import hashlib
-import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from permafrost.atomic import complete_or_absent
@@ -23,7 +21,7 @@ from permafrost.data.docstrings import chapters, library_rows, package_rows
 from permafrost.data.problems import fault
 from permafrost.data.readers import Row, read_parallel, read_rows
 from permafrost.data.roles import as_text
-from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep, writing
+from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep, select, writing
 from permafrost.data.splits import split_of, unit_hash
 from permafrost.errors import ConfigError, DataError, ResourceError, nearest
 
@@ -161,7 +159,7 @@ def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> 
         labels = rows["label"].to_pylist()
         firsts = set({labels[row]: row for row in reversed(by_hash)}.values())
         by_hash = [row for row in by_hash if row in firsts] + [row for row in by_hash if row not in firsts]
-    return kept(rows, by_hash[:max_rows], directory)
+    return select(rows, by_hash[:max_rows], directory)
 
 
 def sample_of_each_label(rows: StoredRows, count: int, seed: int, directory: Path) -> StoredRows:
@@ -175,25 +173,12 @@ def sample_of_each_label(rows: StoredRows, count: int, seed: int, directory: Pat
     labels, by_label = rows["label"].to_pylist(), defaultdict[str, list[int]](list)
     for row in rows_by_hash(rows, seed):
         by_label[labels[row]].append(row)
-    return kept(rows, [row for of_label in by_label.values() for row in of_label[:count]], directory)
+    return select(rows, [row for of_label in by_label.values() for row in of_label[:count]], directory)
 
 
 def rows_by_hash(rows: StoredRows, seed: int) -> list[int]:
     hashes = [unit_hash(text, seed + 1) for part in rows.slices() for text in texts_of(part)]
     return sorted(range(len(hashes)), key=hashes.__getitem__)
-
-
-def kept(rows: StoredRows, wanted: Sequence[int], directory: Path) -> StoredRows:
-    chosen = np.zeros(rows.num_rows, bool)
-    chosen[list(wanted)] = True
-    starts = itertools.accumulate((part.num_rows for part in rows.slices()), initial=0)
-    return keep(
-        (
-            part.filter(pa.array(chosen[start : start + part.num_rows]))
-            for start, part in zip(starts, rows.slices(), strict=False)
-        ),
-        directory,
-    )
 
 
 def _placed(rows: Rows, source: str) -> Iterator[Row]:

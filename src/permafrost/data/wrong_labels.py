@@ -11,9 +11,8 @@ import numpy as np
 
 from permafrost.data.by_role import Notes
 from permafrost.data.duplicates import asked_texts
-from permafrost.data.examination import without
 from permafrost.data.problems import Problem
-from permafrost.data.rows import WHERE, StoredRows
+from permafrost.data.rows import WHERE, StoredRows, select
 from permafrost.errors import ConfigError
 
 Splits = dict[str, StoredRows]
@@ -45,7 +44,7 @@ def judged(splits: Splits, what: Literal["none", "report", "drop", "weigh"], not
         notes.log.add(Problem(code="W404", where=places[row], message=message, fix=fix, text=texts[row]))
     notes.add(f"cleaning.wrong_labels={what}: {wrong.sum():,} of {len(labels):,} training labels are probably wrong")
     if what == "drop":
-        return splits | {"train": without(train, set(np.flatnonzero(wrong).tolist()), directory)}
+        return splits | {"train": select(train, np.flatnonzero(~wrong), directory)}
     if what == "weigh":
         notes.row_quality = np.where(wrong, quality, 1.0)
     return splits

@@ -4,12 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from permafrost.deployment.logits_model import LogitsModel
 from permafrost.errors import ConfigError
 from permafrost.model.block import take
+from permafrost.model.packing import real_tokens
 
 
 def load_stock_model(directory: Path) -> LogitsModel:
@@ -27,7 +27,7 @@ def load_stock_model(directory: Path) -> LogitsModel:
 def stock_logits(stock: Any, input_ids: Tensor, lengths: Tensor) -> Tensor:
     """(B, T) token ids, (B,) lengths -> (B, K) at each row's last token, or (B, T, K) of a head over tokens or the
     vocabulary; by length, as no token's identity says where a row ends."""
-    real = torch.arange(input_ids.shape[1]) < lengths[:, None]
+    real = real_tokens(lengths, input_ids.shape[1])
     states = stock.transformer(input_ids, attention_mask=real.long()).last_hidden_state
     if hasattr(stock, "score"):
         return stock.score(take(states, lengths[:, None] - 1)[:, 0])

@@ -16,7 +16,7 @@ from torch import Tensor
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.block import drop, run_block, take
 from permafrost.model.flat_rows import flat_where_it_pays
-from permafrost.model.packing import pack_where_it_pays
+from permafrost.model.packing import pack_where_it_pays, real_tokens
 from permafrost.model.surgery import fewer_heads
 from permafrost.trust import check_model_directory
 
@@ -65,12 +65,21 @@ def load_backbone(source: str, config: "GPT2Config", *, pretrained: bool) -> "GP
     except OSError as error:
         raise ResourceError(_unreachable(source)) from error
     except UnpicklingError:  # whose words are how to read it all the same
-        raise ResourceError(f"the weights of {source!r} hold more than tensors, so they are not read") from None
+        raise ResourceError(
+            f"the weights of {source!r} hold more than tensors, so they are not read; give a directory with "
+            f"{WEIGHT_FILES[0]}, as save_pretrained writes it"
+        ) from None
     except (RuntimeError, SafetensorError) as error:
-        raise ResourceError(f"the weights of {source!r} are damaged or of another shape: {error}") from error
+        raise ResourceError(
+            f"the weights of {source!r} are damaged, or of another shape than its config.json says: {error}; copy both "
+            "again, or give another directory with model.path=DIR"
+        ) from error
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
-        raise ResourceError(f"the weights of {source!r} lack {len(missing)} tensors, the first {missing[0]!r}")
+        raise ResourceError(
+            f"the weights of {source!r} lack {len(missing)} tensors, the first {missing[0]!r}; give a whole GPT-2 with "
+            "model.path=DIR"
+        )
     return model
 
 
@@ -107,7 +116,10 @@ def branch(
     With `positions` (B, Q) -> (B, Q, C): the top block and the norm are computed there alone. `bidirectional` lets
     every position see its whole row, of which `lengths` (B,) tells the end.
     """
-    blocks, visible = backbone.h[depth:], real_tokens(hidden, lengths) if bidirectional else None
+    blocks, visible = backbone.h[depth:], None
+    if bidirectional:
+        assert lengths is not None, "who sees the whole row must know where it ends"
+        visible = real_tokens(lengths, hidden.shape[1])[:, None, None]
     if positions is None:
         hidden = run_blocks(blocks, hidden, lengths, visible)
     elif len(blocks):
@@ -134,12 +146,6 @@ def run_blocks(blocks: Any, hidden: Tensor, lengths: Tensor | None, visible: Ten
     for block in blocks:
         packed = run_block(block, packed, visible=packing.mask)
     return packing.unpack(packed)
-
-
-def real_tokens(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, T, C), (B,) -> (B, 1, 1, T) bool, false for padding"""
-    assert lengths is not None, "who sees the whole row must know where it ends"
-    return (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None])[:, None, None]
 
 
 def _unreachable(source: str) -> str:

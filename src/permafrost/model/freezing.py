@@ -16,7 +16,7 @@ from permafrost.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Freezing:
-    """`blocks` first blocks are frozen, with the embeddings if `embeddings`; with all of them also the final norm."""
+    """The first `blocks` blocks are frozen and, each for itself, the embeddings and the final norm."""
 
     embeddings: bool
     blocks: int

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.model.long_rows import last_positions, window_counts
+from permafrost.model.packing import real_tokens
 
 Pooling = Literal["last", "mean", "attention", "windows"]
 Initialization = Literal["normal", "xavier", "he"]
@@ -16,7 +17,7 @@ Initialization = Literal["normal", "xavier", "he"]
 
 def pool_mean(hidden: Tensor, lengths: Tensor) -> Tensor:
     """(B, T, C) -> (B, C): the mean over the real tokens."""
-    real = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]).to(hidden.dtype)
+    real = real_tokens(lengths, hidden.shape[1]).to(hidden.dtype)
     return torch.einsum("btc,bt->bc", hidden, real) / lengths[:, None].to(hidden.dtype)
 
 
@@ -30,7 +31,7 @@ class AttentionPooling(nn.Module):
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         scores = self.query(hidden).squeeze(-1)  # (B, T)
-        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        real = real_tokens(lengths, hidden.shape[1])
         weights = scores.float().masked_fill(~real, float("-inf")).softmax(-1)
         return torch.einsum("btc,bt->bc", hidden, weights.to(hidden.dtype))
 

@@ -46,8 +46,13 @@ def make_packing(lengths: Tensor, longest: int, *, causal: bool = True) -> Packi
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (row[query] == row[key]) & ((query >= key) | (not causal))
 
-    real = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    real = real_tokens(lengths, longest)
     return Packing(real, create_block_mask(sees, None, None, len(row), len(row), device=str(lengths.device)))
+
+
+def real_tokens(lengths: Tensor, longest: int) -> Tensor:
+    """(B,) lengths, T -> (B, T) bool, false for padding."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
 def attend_packed(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:

@@ -23,7 +23,8 @@ def keep_blocks_(backbone: "GPT2Model", kept: Sequence[int]) -> None:
     """
     if backbone.config.scale_attn_by_inverse_layer_idx:
         raise ConfigError(
-            "a model with scale_attn_by_inverse_layer_idx cannot lose blocks: attention goes by their number"
+            "a model with scale_attn_by_inverse_layer_idx cannot lose blocks: attention goes by their number; give "
+            "compression=mlp_width or compression=quantization, which keep them all"
         )
     backbone.h = nn.ModuleList(backbone.h[index] for index in kept)
     blocks: Any = backbone.h

@@ -1,14 +1,12 @@
 """From what a configuration or an export calls a task to the task itself."""
 
-import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from permafrost.errors import ConfigError
-from permafrost.tasks.base import LOSS, Mode, Task, in_part
-
-KIND = re.compile(r"[a-z_]+\.[A-Z][A-Za-z]*")
+from permafrost.tasks.base import LOSS, Mode, Task, Writes, in_part
+from permafrost.tasks.declared import KIND
 
 
 def kind_of(path: str) -> Any:
@@ -40,6 +38,11 @@ def metrics_logged(kinds: Mapping[str, str]) -> dict[str, Mode]:
 def predicts_tokens(kind: str) -> bool:
     """Whether each token is learned from those before it."""
     return "perplexity" in kind_of(kind).metrics_logged
+
+
+def writes(kind: str) -> bool:
+    """Whether its answers are texts, of which validation scores a sample."""
+    return issubclass(kind_of(kind), Writes)
 
 
 def bind_described(description: Mapping[str, Any]) -> Task:

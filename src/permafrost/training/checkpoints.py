@@ -81,17 +81,16 @@ def gathered(value: Any, world_size: int) -> list[Any]:
     return values
 
 
-def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer) -> str | None:
-    """Load the weights of the best validation; returns their file, None where no checkpoint was kept."""
+def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer) -> None:
+    """Load the weights of the best validation, where a checkpoint of them was kept."""
     checkpoint = trainer.checkpoint_callback
     path = getattr(checkpoint, "best_model_path", "")
     if not path:
-        return None
+        return
     if fault := fault_of(Path(path)):
         raise DataError(f"{path} is damaged: {fault}; train again in another hydra.run.dir")
     trained: dict[str, Tensor] = peek(Path(path))["state_dict"]
     module.load_state_dict(dict(frozen_parameters(module)) | trained)
-    return path
 
 
 def check_room(directory: Path, module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Muon, Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 
 from permafrost.model.freezing import depth_of, trainable
 
@@ -48,11 +48,6 @@ def clippable_(optimizer: Optimizer) -> Optimizer:
     """
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
-
-
-def gradient_descent(params: Iterable[Group], *, lr: float, weight_decay: float) -> Optimizer:
-    """Plain gradient descent; full-batch through `trainer.accumulate_grad_batches=epoch`, which optimizer=gd sets."""
-    return SGD(params, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def muon(

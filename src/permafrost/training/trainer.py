@@ -45,7 +45,7 @@ def slurm() -> list[SLURMEnvironment]:
 def make_trainer(
     options: Mapping[str, Any], *, run_dir: Path, precision: str, callbacks: Sequence[Any], loggers: Sequence[Logger]
 ) -> lightning.Trainer:
-    """`options` are the `trainer=` group's values under Lightning's own names, but for precision and max_minutes.
+    """`options` are the `trainer=` group's values by Lightning's own names, but for precision, max_minutes and requeue.
 
     A count of batches between validations goes on over the end of an epoch: else short epochs would have none.
     """
