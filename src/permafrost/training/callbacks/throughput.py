@@ -45,7 +45,7 @@ class Throughput(Callback):
         tokens = int(batch.lengths.sum())
         self.tokens += tokens
         with trainer.precision_plugin.forward_context():  # which is what a batch is filled up by
-            self.computed += num_computed(batch.input_ids, is_compiled=module.compiles)
+            self.computed += num_computed(batch.input_ids, is_compiled=bool(module.compiles))
         self.seconds += time.perf_counter() - self.started_at
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
