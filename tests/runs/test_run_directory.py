@@ -212,7 +212,7 @@ def test_a_language_model_generates_in_plain_transformers(run_tiny):
 def test_a_language_model_is_evaluated_as_it_was_tested(run_tiny, data_dir, tmp_path):
     options = ["task=language_modeling", "freezing=none", "freezing.blocks=0", "data.max_length=16"]
     result, run_dir = run_tiny(*options, "data.columns.text=text")
-    texts = [row["text"] for row in csv.DictReader((data_dir / "test.csv").open())]
+    texts = [row["text"] for row in csv.DictReader((data_dir / "test.csv").read_text().splitlines())]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     found = CliRunner().invoke(app, ["evaluate", str(run_dir), "--data", str(tmp_path / "test.jsonl")])
     scores = json.loads(found.stdout)

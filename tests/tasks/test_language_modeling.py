@@ -110,7 +110,7 @@ def test_perplexity_is_exp_of_the_loss():
 def test_word_perplexity_shares_the_same_losses_out_over_words():
     """Three tokens at 1/8 over two words: 8^3 = 512, and its square root."""
     tables = {name: pa.table({"text": texts}) for name, texts in {"validation": ["a"], "test": ["a", " b\n"]}.items()}
-    task = LanguageModeling.from_rows(tables, {})
+    task = LanguageModeling.from_rows(tables, {"decoding": {"max_new_tokens": 8}})
     values = task.metrics_of_loss(torch.tensor(math.log(8.0)), torch.tensor(3), "test")
     assert values["word_perplexity"].item() == pytest.approx(math.sqrt(512), rel=1e-6)
 

@@ -15,7 +15,7 @@ from permafrost.data.cleaning import Steps
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.data.tokenization import with_end_of_text
 from permafrost.errors import ConfigError
-from permafrost.model.decoding import options_of
+from permafrost.model.decoding import Decoding, options_of
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.surgery import keep_heads_
@@ -51,7 +51,7 @@ def export_model(
     stock = to_transformers(model, task)
     stock.config.pad_token_id = tokenizer.pad_token_id
     if isinstance(task, Writes):
-        stock.generation_config = generation_config(task, tokenizer)
+        stock.generation_config = generation_config(task.decoding, tokenizer)  # type: ignore[attr-defined]
     stock.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     if isinstance(model.head, PooledHead) and model.head.pooling in ("attention", "windows"):
@@ -67,11 +67,11 @@ def export_model(
     write_checksums(directory)
 
 
-def generation_config(task: Writes, tokenizer: "PreTrainedTokenizerBase") -> "GenerationConfig":
+def generation_config(decoding: Decoding, tokenizer: "PreTrainedTokenizerBase") -> "GenerationConfig":
     """By which `generate` and Transformers' pipelines write as the run does, unless they are told otherwise."""
     from transformers import GenerationConfig
 
-    chosen = {name: value for name, value in options_of(task.decoding).items() if value is not None}
+    chosen = {name: value for name, value in options_of(decoding).items() if value is not None}
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return GenerationConfig(**chosen, **ends)
 

@@ -50,7 +50,7 @@ def read_whole(parts: Sequence[Passage], encoding: Encoding) -> list[Passage]:
         if len(offsets) <= limit or len(part.text) == 1:
             found.append(part)
             continue
-        read = offsets[limit - 1][1]
+        read = offsets[limit][0] or 1  # all before the first token that is not read
         end = part.text.rfind(" ", 1, read) if " " in part.text[1:read] else read
         first, rest = part.text[:end].rstrip(), part.text[end:].lstrip()
         cut = [Passage(part.start, part.start + len(first), first), Passage(part.end - len(rest), part.end, rest)]

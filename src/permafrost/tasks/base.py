@@ -14,7 +14,6 @@ from permafrost.data.rows import Table
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.errors import ConfigError
-from permafrost.model.decoding import Decoding
 from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
@@ -64,10 +63,7 @@ class Answers(Protocol):
 
 @runtime_checkable
 class Writes(Protocol):
-    """A task whose model writes texts."""
-
-    @property
-    def decoding(self) -> Decoding: ...
+    """A task whose model writes texts, by its `decoding`."""
 
     def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]: ...
 

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from permafrost.errors import ConfigError
-from permafrost.tasks.base import LOSS, Mode, Task, Writes, in_part
+from permafrost.tasks.base import LOSS, Mode, Task, WritesAnswers, in_part
 from permafrost.tasks.declared import KIND
 
 
@@ -42,7 +42,7 @@ def predicts_tokens(kind: str) -> bool:
 
 def writes(kind: str) -> bool:
     """Whether its answers are texts, of which validation scores a sample."""
-    return issubclass(kind_of(kind), Writes)
+    return issubclass(kind_of(kind), WritesAnswers)
 
 
 def bind_described(description: Mapping[str, Any]) -> Task:
