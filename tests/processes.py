@@ -1,9 +1,34 @@
-"""Child processes that have all that the test has."""
+"""Child processes: such as have all that the test has, and one that has a directory for itself."""
 
 import multiprocessing
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from permafrost.locks import sole_run
+with sole_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def holding(directory: Path) -> Iterator[subprocess.Popen]:
+    """A process that has the directory for itself."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(directory)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def begun(target: Callable[[], object]) -> BaseProcess:

@@ -1,70 +1,12 @@
-"""A run directory is one process's and one configuration's; an unfinished run is found by its settings."""
+"""A run directory is one configuration's; an unfinished run is found by its settings."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from permafrost.claims import check_same, is_free, is_named_by_time, same_content, sole_run, unfinished_run
-from permafrost.errors import ConfigError, ResourceError
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from permafrost.claims import sole_run
-with sole_run(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.fixture
-def another(tmp_path):
-    """A process that has the run directory."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-
-def test_45_a_second_run_is_told_who_has_the_directory(another, tmp_path):
-    with (
-        pytest.raises(ConfigError, match=rf"at work: process {another.pid} on {os.uname().nodename}; wait for it"),
-        sole_run(tmp_path / "run"),
-    ):
-        pass
-
-
-def test_45_the_lock_of_a_killed_process_is_free(another, tmp_path):
-    another.kill()
-    another.wait()
-    assert (tmp_path / "run" / ".running.json").exists()
-    with sole_run(tmp_path / "run"):
-        assert json.loads((tmp_path / "run" / ".running.json").read_text())["process"] == os.getpid()
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_also_within_one_process(tmp_path):
-    with sole_run(tmp_path), pytest.raises(ConfigError, match="another run's"), sole_run(tmp_path):
-        pass
-
-
-def test_a_failed_run_leaves_no_lock(tmp_path):
-    with pytest.raises(ValueError), sole_run(tmp_path):
-        raise ValueError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_where_nothing_can_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match="cannot write to the run directory"), sole_run(tmp_path / "file" / "run"):
-        pass
+from permafrost.claims import check_same, is_free, is_named_by_time, same_content, unfinished_run
+from permafrost.errors import ConfigError
 
 
 def config(**changes):

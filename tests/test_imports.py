@@ -12,7 +12,7 @@ ROOT = Path(permafrost.__file__).parent
 # Each name may import from its own tier and from those before it.
 TIERS = [
     {"errors"},
-    {"atomic", "building", "checksums", "ragged", "redaction"},
+    {"atomic", "building", "checksums", "locks", "ragged", "redaction"},
     {"trust"},
     {"data", "model"},
     {"tasks"},

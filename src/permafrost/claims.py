@@ -1,24 +1,21 @@
-"""Whose a run directory is: of one process at a time, of one configuration, and where an unfinished run lies."""
+"""A run directory is of one configuration; and where an unfinished run lies."""
 
-import json
 import os
 import re
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, read_write
 
-from permafrost.errors import ConfigError, ResourceError
+from permafrost.errors import ConfigError
 from permafrost.run_record import Changes, changes_of, finished_result
 from permafrost.trials import end_with_parent
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
 
-LOCK, HOLDER = ".lock", ".running.json"
 BY_TIME = re.compile(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-.+")  # the end of a directory that is named by when it began
 # What a run may go on with that it was not begun with: how long it trains, on what hardware, where things lie, what is
 # told of it. What lies at a path is compared by its content: rows, tokenizer, frozen weights.
@@ -46,42 +43,6 @@ FREE = (
     ),
     *("store.dir", "store.max_gb"),
 )
-
-
-@contextmanager
-def sole_run(run_dir: Path) -> Iterator[None]:
-    """Keep the directory for this process. The system frees it when the process ends, however it ends.
-
-    Raises:
-        ConfigError: another process has it.
-        ResourceError: nothing can be written there.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(f"{run_dir} is another run's, which is at work: {holder(run_dir)}") from None
-    except OSError as error:
-        raise ResourceError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
-    try:
-        told = {"process": os.getpid(), "host": socket.gethostname()}
-        (run_dir / HOLDER).write_text(json.dumps(told) + "\n", "utf-8")
-        yield
-    finally:
-        for path in (run_dir / HOLDER, run_dir / LOCK):
-            path.unlink(missing_ok=True)
-        lock.release()
-
-
-def holder(run_dir: Path) -> str:
-    try:
-        told = json.loads((run_dir / HOLDER).read_text("utf-8"))
-        return f"process {told['process']} on {told['host']}; wait for it, or set another hydra.run.dir"
-    except (OSError, ValueError):  # it has only just begun
-        return "wait for it, or set another hydra.run.dir"
 
 
 def check_same(run_dir: Path, cfg: DictConfig) -> Changes:

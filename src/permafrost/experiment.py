@@ -19,12 +19,12 @@ from permafrost.assembly import (
     prepare,
     seed_everything,
 )
-from permafrost.claims import sole_run
 from permafrost.compress import clear, compress
 from permafrost.compressible import check as check_compression
 from permafrost.config import read_settings
 from permafrost.errors import TrainingError
 from permafrost.fitting import fit, leave_group, make_modules, make_trainer, parts_that_fit, with_parts_counted
+from permafrost.locks import sole_run
 from permafrost.preflight import preflight
 from permafrost.redaction import redacted
 from permafrost.resuming import begin, notes_of
@@ -70,7 +70,8 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
             check_writer(part)
         seed_everything(settings.seed)
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
-    with sole_run(run_dir) if is_first_process() else nullcontext():
+    # a trial's directory is held by its sweep already: from before what an earlier start left there was cleared
+    with sole_run(run_dir) if is_first_process() and sweep is None else nullcontext():
         try:
             return train_and_test(cfg, settings, prepared, run_dir, clock, sweep)
         except BaseException:  # a signal, too

@@ -229,20 +229,25 @@ def mode_of(cfg: DictConfig) -> str:
 
 
 def earlier_or_new(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> Result:
-    from permafrost.trials import earlier_result, narrow_devices, worker_number
+    from permafrost.locks import sole_run
 
     try:
-        earlier = earlier_result(cfg, run_dir, sweep_dir)
-    except Exception as error:  # the directory is another trial's: nothing may be written there
+        with sole_run(run_dir, key="hydra.sweep.dir"):
+            return earlier_result_or_attempt(cfg, run_dir, sweep_dir)
+    except Exception as error:  # the directory is another trial's or another process's: nothing may be written there
         return failure(error, debug=bool(cfg.debug))
-    if earlier:
+
+
+def earlier_result_or_attempt(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> Result:
+    from permafrost.trials import earlier_result, narrow_devices, worker_number
+
+    if earlier := earlier_result(cfg, run_dir, sweep_dir):
         print(f"  done before, {cfg.task.monitor} {earlier['validation'][cfg.task.monitor]:.4f}: {run_dir}")
         return earlier
     narrow_devices(worker_number() or 0, cfg.trainer.accelerator)
     result = attempt(cfg, run_dir, sweep=sweep_dir.as_posix().removeprefix("outputs/"))
     gc.collect()  # trainer, module and optimizer refer to one another: else several trials' weights pile up
     if result["status"] != "done":
-        run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return result
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError
+from permafrost.locks import HOLDER, LOCK
 from permafrost.run_record import changes_of, finished_result
 
 # Keys that say how a sweep is started, not what a trial is.
@@ -24,7 +25,8 @@ OF_THE_START = ("resume", "resume_allow_changes", "save_every", "debug")
 def earlier_result(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> dict[str, Any] | None:
     """The result of this very trial where an earlier start of the sweep finished it.
 
-    What a trial left that broke off or failed is cleared, so that it begins again, unless `resume` goes on from it.
+    What a trial left that broke off or failed is cleared, so that it begins again, unless `resume` goes on from it: who
+    asks must have the directory for itself (locks.sole_run).
 
     Raises:
         ConfigError: the directory holds a trial of another configuration.
@@ -41,8 +43,17 @@ def earlier_result(cfg: DictConfig, run_dir: Path, sweep_dir: Path) -> dict[str,
     if is_known and (result := finished_result(run_dir)):
         return result
     if cfg.resume == "never" and sweep_dir.resolve() in run_dir.resolve().parents:
-        shutil.rmtree(run_dir)
+        clear(run_dir)
     return None
+
+
+def clear(run_dir: Path) -> None:
+    """Remove all but what says that the directory is this process's."""
+    for path in run_dir.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, HOLDER):
+            path.unlink()
 
 
 def worker_number() -> int | None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError
+from permafrost.launch import earlier_or_new
+from permafrost.locks import sole_run
 from permafrost.reporting.seeds import over_seeds
 from permafrost.reporting.sweep import (
+    SweepTable,
     Trial,
     best_first,
     columns_and_rows,
@@ -37,6 +41,7 @@ from permafrost.trials import (
     number_of,
     visible_devices,
 )
+from tests.processes import holding
 from tests.runs.conftest import ROOT, command, compose_config
 
 
@@ -188,6 +193,56 @@ def test_another_trial_is_told_by_its_settings_and_not_by_how_it_is_started(tmp_
         earlier_result(OmegaConf.merge(there, {"a": {"b": 2}}), run_dir, tmp_path)
 
 
+def sweep_in(directory: Path) -> DictConfig:
+    return OmegaConf.create({"hydra": {"launcher": {}, "sweep": {"dir": str(directory)}}})
+
+
+def test_45_a_second_start_of_a_sweep_is_refused_before_it_changes_anything(tmp_path, capsys):
+    with holding(tmp_path / "sweep") as first:
+        (tmp_path / "sweep" / "trials.jsonl").write_text("of the first start\n")
+        with pytest.raises(SystemExit) as ended:
+            SweepTable().on_multirun_start(sweep_in(tmp_path / "sweep"))
+    assert ended.value.code == 2
+    assert f"process {first.pid} on" in (told := capsys.readouterr().err)
+    assert "set another hydra.sweep.dir" in told
+    assert (tmp_path / "sweep" / "trials.jsonl").read_text() == "of the first start\n"
+
+
+def test_a_sweep_keeps_its_directory_to_its_end(tmp_path):
+    table = SweepTable()
+    table.on_multirun_start(sweep_in(tmp_path))
+    pickle.loads(pickle.dumps(table))  # joblib gives each worker a copy
+    with pytest.raises(ConfigError, match="another run's"), sole_run(tmp_path):
+        pass
+    finished = trial(0, 0.5)
+    record_trial(replace(finished, result={**finished.result, "frozen_blocks": 0}), tmp_path)
+    table.on_multirun_end(sweep_in(tmp_path))
+    with sole_run(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_45_a_trial_that_another_process_trains_is_left_as_it_is(resume, tmp_path, capsys):
+    cfg, run_dir = OmegaConf.create({"resume": resume, "debug": False}), tmp_path / "0"
+    with holding(run_dir) as other:
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        refused = earlier_or_new(cfg, run_dir, tmp_path)
+        assert {path.name for path in run_dir.iterdir()} == {"config.yaml", ".lock", ".running.json"}
+    assert refused["exit_code"] == 2
+    assert f"process {other.pid} on" in refused["error"]
+    assert "set another hydra.sweep.dir" in refused["error"]
+
+
+def test_what_a_trial_left_is_cleared_and_the_directory_stays_this_processs(tmp_path):
+    cfg, run_dir = OmegaConf.create({"resume": "never"}), tmp_path / "0"
+    with sole_run(run_dir):
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        (run_dir / "checkpoints").mkdir()
+        (run_dir / "checkpoints" / "last.ckpt").touch()
+        assert earlier_result(cfg, run_dir, tmp_path) is None
+        assert {path.name for path in run_dir.iterdir()} == {".lock", ".running.json"}
+
+
 @pytest.fixture(scope="module")
 def small(tiny) -> list[str]:
     return ["-m", *(override for override in tiny if not override.startswith("freezing.blocks")), "trainer.max_steps=2"]
@@ -217,6 +272,7 @@ def result(directory: Path) -> dict:
 def test_a_sweep_ends_with_its_table_and_one_failed_trial_fails_alone(sweep):
     done, directory = sweep
     assert done.returncode == 2, done.stderr
+    assert not list(directory.rglob(".lock"))
     rows = table(directory)
     assert [row["status"].split(":")[0] for row in rows] == ["done", "done", "failed"]
     assert rows[2]["freezing.blocks"] == "7"
@@ -281,7 +337,7 @@ def test_what_broke_off_or_failed_is_cleared(cfg, directory, content):
     path = directory / "0" / "result.json"
     path.write_text(content) if content else path.unlink()
     assert earlier_result(cfg, directory / "0", directory) is None
-    assert not (directory / "0").exists()
+    assert list((directory / "0").iterdir()) == []
 
 
 @pytest.mark.slow
@@ -331,6 +387,25 @@ def test_a_stopped_sweep_leaves_no_worker_behind(small, tmp_path):
     sizes = [log.stat().st_size for log in logs]
     time.sleep(3)
     assert [log.stat().st_size for log in logs] == sizes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_45_a_sweep_started_again_while_it_trains_is_refused(small, tmp_path, resume):
+    own = [*small, "trainer.max_steps=-1", "trainer.max_epochs=1000", "callbacks.early_stopping=null", "seed=1,2"]
+    own += [f"hydra.sweep.dir={tmp_path / 'sweep'}", f"resume={resume}"]
+    first = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *own], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    log = tmp_path / "sweep" / "0" / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.stat().st_size)
+    second = command(*own, cwd=tmp_path)
+    assert second.returncode == 2
+    assert f"process {first.pid} on" in second.stderr
+    before = log.stat().st_size
+    wait_for(lambda: log.stat().st_size > before)
+    first.terminate()
+    assert first.wait(timeout=60) == 143
+    assert not (tmp_path / "sweep" / "0" / "result.json").exists()
+    assert not list(tmp_path.rglob(".lock"))
 
 
 @pytest.mark.slow

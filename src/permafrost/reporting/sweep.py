@@ -2,11 +2,13 @@
 also what each setting reaches, as seeds.md.
 """
 
+import atexit
 import csv
 import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from permafrost.data.problems import LEAKS_ALLOWED
-from permafrost.errors import ConfigError
+from permafrost.errors import ConfigError, PermafrostError
+from permafrost.locks import sole_run
 from permafrost.reporting.seeds import over_seeds, varied_keys
 
 TRIALS = "trials.jsonl"  # in the sweep's directory: one line per trial, in the order in which they ended
@@ -40,7 +43,15 @@ class Trial:
 
 
 class SweepTable(Callback):
-    """Says where the sweep is, and ends it with its table and the exit code of its first failure."""
+    """Keeps the directory of the sweep for it, says where it is, and ends it with its table and the exit code of its
+    first failure."""
+
+    def __init__(self) -> None:
+        self.held = ExitStack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers get a copy of it, and have no part in the lock."""
+        return {}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         workers = config.hydra.launcher.get("n_jobs", 1)
@@ -50,6 +61,7 @@ class SweepTable(Callback):
         if workers != 1:  # at the default action the workers would train on
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         directory = Path(config.hydra.sweep.dir)
+        self.keep(directory)
         (directory / TRIALS).unlink(missing_ok=True)
         print(
             f"sweep in {directory}; if it breaks off, the same command with hydra.sweep.dir={directory} does the rest"
@@ -57,10 +69,20 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         directory = Path(config.hydra.sweep.dir)
-        trials = read_trials(directory)
-        write_tables(best_first(trials), directory)
+        with self.held:
+            trials = read_trials(directory)
+            write_tables(best_first(trials), directory)
         if failed := [trial for trial in trials if trial.failed]:
             raise SystemExit(failed[0].result["exit_code"])
+
+    def keep(self, directory: Path) -> None:
+        """Until the end of the sweep, or of the program where it breaks off."""
+        try:
+            self.held.enter_context(sole_run(directory, key="hydra.sweep.dir"))
+        except PermafrostError as error:  # Hydra would make a warning of it, and begin
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        atexit.register(self.held.close)
 
 
 def record_trial(trial: Trial, directory: Path) -> None:
