@@ -82,6 +82,11 @@ def sentences(offset: int = 0) -> str:
     return "\n".join(blocks)
 
 
+def words_a_line(offset: int = 0) -> str:
+    tags = ["B-LOC", "I-LOC", "O", "O"]
+    return as_jsonl([{"tokens": text.split()[:4], "tags": tags} for text in texts(COUNT, offset)])
+
+
 def as_parquet(offset: int = 0) -> bytes:
     buffer = io.BytesIO()
     rows = [{"text": text, "label": label} for text, label in labelled(COUNT, offset)]
@@ -104,8 +109,8 @@ WHOLE = {
     "ner": of_all_splits("conll", sentences),
 }
 CSV, HELD_OUT = as_csv(labelled(COUNT)), as_csv(labelled(COUNT, OFFSETS["test"]))
-TARGETS, JSONL, DIALOGUES, PAIRS, LISTS, SENTENCES = (
-    make() for make in (numbered, labels_a_line, dialogues, pairs, lists, sentences)
+TARGETS, JSONL, DIALOGUES, PAIRS, LISTS, SENTENCES, TOKENS = (
+    make() for make in (numbered, labels_a_line, dialogues, pairs, lists, sentences, words_a_line)
 )
 
 
@@ -188,6 +193,14 @@ VALUES = [
     Fault("one act", "E406", ":5", "each turn", jsonl_with(5, '{"turns": ["x", "y"], "act": "a"}', DIALOGUES), "acts"),
     Fault("few acts", "E406", ":6", "each", jsonl_with(6, '{"turns": ["x", "y"], "act": ["ask"]}', DIALOGUES), "acts"),
     Fault("no tag", "E407", "train.conll:2", "B-", {"train.conll": SENTENCES.replace("I-LOC", "ILOC", 1)}, "ner"),
+    Fault(
+        "a blank word",
+        "E407",
+        "train.jsonl:3, word 1",
+        "remove it",
+        jsonl_with(3, '{"tokens": ["", "Bob"], "tags": ["O", "B-LOC"]}', TOKENS),
+        "ner",
+    ),
 ]
 LABELLING = [
     Fault("one class", "E501", "", "two or more", all_warm()),
@@ -197,9 +210,9 @@ LABELLING = [
     Fault(
         "a mistyped type",
         "E502",
-        "test.conll:1",
+        "test.conll:3",
         "'LOC'",
-        {"test.conll": sentences(200).replace("LOC", "LOK", 2)},
+        {"test.conll": sentences(OFFSETS["test"]).replace("\tO", "\tB-LOK", 1)},
         "ner",
     ),
     Fault(

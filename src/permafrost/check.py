@@ -13,7 +13,7 @@ from permafrost.data.by_role import Notes
 from permafrost.data.card import Card, card_lines, drawn_lines, token_lengths
 from permafrost.data.duplicates import asked_text
 from permafrost.data.examination import has_answers
-from permafrost.data.problems import Problem, ProblemLog, problem_of
+from permafrost.data.problems import Problem, ProblemLog, problems_of
 from permafrost.data.rows import WHERE, StoredRows
 from permafrost.errors import DataError
 from permafrost.reading import card_of, read_splits
@@ -34,7 +34,7 @@ def check_data(settings: DataSettings, output: Path) -> tuple[Card | None, Probl
             card = examined(settings, notes)
         except DataError as error:
             if not notes.log.errors:
-                notes.log.add(problem_of(error))
+                notes.log.add(*problems_of(error))
             card = None
     return card, notes.log
 

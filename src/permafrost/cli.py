@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from permafrost.command_files import read_document, read_table, write_answers
+from permafrost.command_files import asked_of, check_labels, read_document, read_table, tell, write_answers
 from permafrost.errors import ConfigError, DataError, PermafrostError
 from permafrost.redaction import redacted_text
 
@@ -22,6 +22,9 @@ DEFAULT_PROBLEMS = Path("outputs/data_problems.jsonl")
 StoreDirectory = Annotated[Path, typer.Option("--dir", help="the store.dir of the runs")]
 Run = Annotated[Path, typer.Argument(help="a run directory, or a model/ directory of one")]
 TextColumn = Annotated[list[str] | None, typer.Option("--text", help="column of the text; give it twice for a pair")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="csv, jsonl, conll, ...; as the run's own files unless given")
+]
 
 
 @app.callback()
@@ -39,6 +42,7 @@ def predict(
         Path | None, typer.Option(help="where to write the rows with their answers: .jsonl or .csv")
     ] = None,
     text_column: TextColumn = None,
+    file_format: Format = None,
 ) -> None:
     """Answer one text, or every row of a file."""
     from permafrost.deployment.predictor import Predictor
@@ -47,36 +51,34 @@ def predict(
         raise ConfigError(
             'give either a text or a file: permafrost predict RUN "text", or RUN --input FILE --output FILE'
         )
+    predictor = Predictor(run, say=tell)
     if text is not None:
-        print(json.dumps(Predictor(run).predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
+        print(json.dumps(predictor.predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
         return
-    predictor = Predictor(run)
-    asked = [role for role in predictor.task.roles if role in ("source", "turns")] or ["text"]
-    table = read_table(input, asked, text_column)  # type: ignore[arg-type]
-    rows = table.to_pylist()
-    if asked == ["text"]:  # which a task may want in another form, as words
-        pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
-        answers = predictor.predict(table["text"].to_pylist(), pairs)
-    else:
-        answers = predictor.answer(rows)
-    write_answers([row | answer for row, answer in zip(rows, answers, strict=True)], output)
+    assert input is not None
+    roles, own = predictor.task.roles, predictor.files
+    table = read_table(input, roles, text_column, own=own, file_format=file_format, only_asked=True)
+    answers = predictor.answer(asked_of(predictor.task, table))
+    write_answers([row | answer for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
 
 
 @app.command()
 def evaluate(
     run: Run,
-    data: Annotated[Path, typer.Option(help="a file of labelled rows")],
+    data: Annotated[
+        list[Path], typer.Option(help="a file of labelled rows; of parallel text give it twice, SOURCE and TARGET")
+    ],
     text_column: TextColumn = None,
     label_column: Annotated[str | None, typer.Option("--label", help="column of the label or target")] = None,
+    file_format: Format = None,
 ) -> None:
     """Print the task's metrics over a file, as JSON."""
-    from permafrost.data.labels import labels_of
     from permafrost.deployment.predictor import Predictor
 
-    predictor = Predictor(run)
-    table = read_table(data, predictor.task.roles, text_column, label_column)
-    if "label" in table.column_names:
-        labels_of({"train": table, "validation": table.slice(0, 0), "test": table.slice(0, 0)}, predictor.task.labels)  # type: ignore[attr-defined]
+    predictor = Predictor(run, say=tell)
+    roles, own = predictor.task.roles, predictor.files
+    table = read_table(data, roles, text_column, label_column, own=own, file_format=file_format)
+    check_labels(predictor.task, table)
     print(json.dumps(predictor.evaluate(table), indent=2))
 
 
@@ -192,9 +194,10 @@ def synthesize(
     from permafrost.deployment.predictor import Predictor
     from permafrost.deployment.synthesis import synthesize
 
-    known = read_table(train, ["text"], text_column)["text"].to_pylist()
+    of_writer, of_judge = Predictor(writer), Predictor(judge)
+    known = read_table(train, ["text"], text_column, own=of_judge.files)["text"].to_pylist()
     how = {"per_label": per_label, "candidates": candidates, "seed": seed}
-    rows, refused = synthesize(Predictor(writer), Predictor(judge), known, **how)
+    rows, refused = synthesize(of_writer, of_judge, known, **how)
     if not rows:
         raise DataError(f"no row is left of what {writer} wrote: {dict(refused)}; train it longer, or on more rows")
     write_answers(rows, output)

@@ -3,27 +3,122 @@
 import csv
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from permafrost.errors import DataError
+from permafrost.errors import ConfigError, DataError, nearest
 
-
-def read_table(path: Path, roles: Any, text: list[str] | None, label: str | None = None) -> Any:
+if TYPE_CHECKING:
     import pyarrow as pa
 
-    from permafrost.data.readers import read_rows
-    from permafrost.data.sources import Notes, rows_by_role
+    from permafrost.deployment.predictor import OwnFiles
+    from permafrost.tasks.base import Task
 
-    columns = {"text": text, "source": text, "label": label, "target": label}
+# What is asked of a row, by its role; a role that is not here is the answer to it.
+ASKED = {"text": "text", "source": "source", "turns": "history", "tagged": "words"}
+
+
+def read_table(
+    files: Path | Sequence[Path],
+    roles: Sequence[str],
+    text: list[str] | None = None,
+    label: str | None = None,
+    *,
+    own: "OwnFiles | None" = None,
+    file_format: str | None = None,
+    only_asked: bool = False,
+) -> "pa.Table":
+    """A file's rows by role, or those of two files of parallel text. Columns are those that are named, or the run's
+    `own` where this file has them too, or found by their names; of rows that are `only_asked` no answer is read."""
+    import pyarrow as pa
+
+    from permafrost.data.by_role import Notes, rows_by_role, with_columns
+    from permafrost.data.columns import columns_here
+    from permafrost.data.sources import read_file
+
+    paths = [files] if isinstance(files, Path) else list(files)
+    if len(paths) > 2:
+        raise ConfigError(f"{len(paths)} files: give one, or the two of parallel text")
+    chosen = chosen_format(paths[0], file_format, own.format if own else None)
+    rows, present = with_columns(read_file(str(paths[0]) if len(paths) == 1 else [str(path) for path in paths], chosen))
+    columns: dict[str, Any] = (columns_here(own.columns, present) if own else {}) | named_columns(text, label)
+    if only_asked:
+        roles = asked_roles(roles, columns, present)
     notes = Notes()
-    parts = list(rows_by_role(read_rows(path), roles, columns, path.name, notes))
+    parts = list(rows_by_role(rows, roles, columns, paths[0].name, notes))
     if not parts:
-        raise DataError(f"{path}: no row has a text")
-    table = pa.concat_tables(parts)
+        raise DataError(f"{paths[0]}: no row has a text")
     for line in notes.lines:
-        print(line, file=sys.stderr)
-    return table
+        tell(line)
+    return pa.concat_tables(parts)
+
+
+def chosen_format(path: Path, asked: str | None, own: str | None) -> str | None:
+    """The one that is `asked` for, or else that of the run's `own` files; by the file's name where there is neither.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    from permafrost.data.readers import READERS, format_by_name
+
+    if asked is not None and asked not in READERS:
+        raise ConfigError(f"--format {asked}{nearest(asked, READERS)}")
+    if asked is None and own is not None and READERS.get(format_by_name(path)) is not READERS.get(own):
+        tell(f"{path.name} is read as {own}, as the run's own files were; --format says otherwise")
+    return asked or own
+
+
+def named_columns(text: list[str] | None, label: str | None) -> dict[str, Any]:
+    """As data.columns: what `--text` and `--label` may be of any task."""
+    texts = dict.fromkeys(("text", "source", "turns", "token"), text) if text else {}
+    return texts | (dict.fromkeys(("label", "target", "act", "tag"), label) if label else {})
+
+
+def asked_roles(roles: Sequence[str], columns: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    """Without the answers. What is to be tagged may be words, or a text that is split into words."""
+    asked = [ASKED[role] for role in roles if role in ASKED] or ["text"]
+    return ["text"] if asked == ["words"] and not has_words(columns, present) else asked
+
+
+def has_words(columns: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
+    from permafrost.data.columns import columns_of
+
+    if not present:  # no row of the file can be read
+        return False
+    try:
+        (name, *_), _ = columns_of("words", columns, present)
+    except DataError:
+        return False
+    return isinstance(present[name], list)
+
+
+def asked_of(task: "Task", table: "pa.Table") -> list[dict[str, Any]]:
+    """Rows of a file as the task is asked them: texts in its own form, and dialogues with the turn that is to come."""
+    from permafrost.tasks.base import asked_rows
+    from permafrost.tasks.dialogue import Dialogue
+
+    if "text" in table.column_names:
+        pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
+        return asked_rows(task, table["text"].to_pylist(), pairs)
+    rows = table.to_pylist()
+    return [task.to_answer(row["speakers"], row["turns"]) for row in rows] if isinstance(task, Dialogue) else rows
+
+
+def check_labels(task: "Task", table: "pa.Table") -> None:
+    """
+    Raises:
+        DataError: labels or types of tags that the run does not know, each with its place.
+    """
+    from permafrost.data.labels import check_known
+
+    described = task.describe()
+    check_known(table, described.get("labels") or described.get("tags") or ())
+
+
+def tell(line: str) -> None:
+    """Beside the answers, which a program may read."""
+    print(line, file=sys.stderr)
 
 
 def read_document(path: Path) -> str:

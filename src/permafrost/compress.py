@@ -14,6 +14,7 @@ from permafrost.compressible import check, check_fits, check_sparsity
 from permafrost.errors import ConfigError
 from permafrost.finished import COMPRESSED, Finished, as_training, calibration
 from permafrost.preflight import monitor_mode
+from permafrost.reading import told_of_files
 from permafrost.recover import recover_, sparsity_asked, train_control
 from permafrost.settings import CompressionSection, Settings
 
@@ -104,7 +105,8 @@ def write(model: "GPT2WithHead", run: Finished) -> None:
     from permafrost.deployment.quantized import quantize_
 
     with complete_or_absent(run.directory) as partial:
-        export_model(model.eval(), run.prepared.task, run.prepared.encoding, partial, card_of(run))
+        files = told_of_files(run.settings.data)
+        export_model(model.eval(), run.prepared.task, run.prepared.encoding, partial, card_of(run), files=files)
         if run.plan.quantize:
             quantize_(partial, model, run.plan.quantize.method)
 

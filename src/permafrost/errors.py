@@ -15,7 +15,12 @@ class ConfigError(PermafrostError):
 
 
 class DataError(PermafrostError):
+    """Of one problem or several, each of which is told on a line of its own."""
+
     exit_code = 3
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ResourceError(PermafrostError):

@@ -71,6 +71,11 @@ def given_mixture(data: DataSection) -> Mapping[str, Any]:
     return {"train": {name: sources.read_file(path, data.format) for name, path in parts.items()}} | held_out
 
 
+def told_of_files(data: DataSection) -> dict[str, Any]:
+    """How files are read: kept with the model, for those that it is given later."""
+    return {"columns": data.columns.model_dump(exclude_none=True), "format": data.format}
+
+
 def row_policy(settings: Settings | DataSettings) -> RowPolicy:
     missing = settings.cleaning.missing
     if missing.text == "constant" and missing.constant is None:

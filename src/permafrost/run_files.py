@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from permafrost.assembly import Prepared, console
 from permafrost.atomic import complete_or_absent
+from permafrost.reading import told_of_files
 from permafrost.settings import Settings
 from permafrost.tasks.base import in_part
 
@@ -47,7 +48,8 @@ def write_run(
     for name, of_part in settings.by_part().items():
         part = prepared[name]
         card = model_card(of_part.model_dump(), scores_of_part(result["test"], name), part.task.describe())
-        export_model(models[name], part.task, part.encoding, run_dir / "model" / name, card, stores[name].trunk)
+        directory, files = run_dir / "model" / name, told_of_files(of_part.data)
+        export_model(models[name], part.task, part.encoding, directory, card, stores[name].trunk, files)
     write_predictions(run_dir / "predictions.jsonl", prepared, answers)
     (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     yardsticks = write_yardsticks(run_dir / "yardsticks.json", settings, prepared)

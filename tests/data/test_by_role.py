@@ -5,6 +5,7 @@ import pytest
 from permafrost.data.by_role import Notes, RowPolicy, rows_by_role
 from permafrost.data.missing import Missing, fill_missing
 from permafrost.data.problems import Problem
+from permafrost.data.readers import read_rows
 from permafrost.data.rows import keep
 from permafrost.errors import DataError
 
@@ -50,9 +51,42 @@ def test_more_bad_rows_than_that_end_the_run():
 
 def test_a_line_that_could_not_be_read_is_put_aside_whole():
     problem = Problem(code="E201", where="f:3", message="3 columns", text="one,two,three " * 20)
-    rows = [*given(), {"where": "f:11", "fault": problem}]
+    rows = [*given(), {"where": "f:11", "fault": DataError(problem)}]
     _, notes = read(rows, RowPolicy(on_bad_rows="quarantine", max_bad_fraction=0.1))
     assert notes.quarantined[0]["row"] == {"text": "one,two,three " * 20}
+
+
+def tagged(*tags: str) -> dict:
+    return {"tokens": list("abc"[: len(tags)]), "tags": list(tags), "where": "f:1"}
+
+
+def test_all_that_is_wrong_with_a_sentence_is_told_and_it_is_put_aside_once_and_whole():
+    rows = [tagged("BX", "O", "IX"), *([tagged("B-X", "O")] * 9)]
+    with pytest.raises(DataError) as raised:
+        read(rows, roles=("tagged",))
+    assert [line.partition(";")[0] for line in str(raised.value).splitlines()] == [
+        "f:1, word 1: 'BX' is no tag",
+        "f:1, word 3: 'IX' is no tag",
+    ]
+    kept, notes = read(rows, RowPolicy(on_bad_rows="quarantine", max_bad_fraction=0.1), roles=("tagged",))
+    assert len(kept) == 9
+    assert notes.log.counts == {"E407": 2}
+    (aside,) = notes.quarantined  # one row of ten, as max_bad_fraction counts
+    assert aside["row"] == rows[0]
+    assert aside["problem"] == str(raised.value)
+
+
+def test_a_sentence_whose_lines_cannot_be_read_is_put_aside_with_all_of_them(tmp_path):
+    (tmp_path / "a.conll").write_text("a O\nb\nc\n\n" + "d B-X\ne O\n\n" * 9)
+    rows = list(read_rows(tmp_path / "a.conll"))
+    _, notes = read(rows, RowPolicy(on_bad_rows="quarantine", max_bad_fraction=0.1), roles=("tagged",))
+    (aside,) = notes.quarantined
+    assert aside["row"] == {"text": "a O\nb\nc"}
+    assert [line.removeprefix(f"{tmp_path}/")[:9] for line in aside["problem"].splitlines()] == [
+        "a.conll:2",
+        "a.conll:3",
+    ]
+    assert notes.log.counts == {"E201": 2}
 
 
 def test_a_column_that_is_called_fault_is_a_column():

@@ -9,6 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from permafrost.data import readers
+from permafrost.data.problems import problems_of
 from permafrost.errors import DataError
 
 
@@ -124,9 +125,21 @@ def test_a_column_file_is_a_sentence_a_row(tmp_path):
     content = "-DOCSTART- O\n\nNew\tB-LOC\nYork\tI-LOC\n\n\nis O\nbig O\n"
     (tmp_path / "a.conll").write_text(content)
     assert read_rows(tmp_path / "a.conll") == [
-        {"0": ["New", "York"], "1": ["B-LOC", "I-LOC"], "where": "a.conll:3", "first_line": 3},
-        {"0": ["is", "big"], "1": ["O", "O"], "where": "a.conll:7", "first_line": 7},
+        {"0": ["New", "York"], "1": ["B-LOC", "I-LOC"], "where": "a.conll:3-4", "first_line": 3},
+        {"0": ["is", "big"], "1": ["O", "O"], "where": "a.conll:7-8", "first_line": 7},
     ]
+
+
+def test_all_lines_of_a_sentence_that_cannot_be_read_are_told(tmp_path):
+    (tmp_path / "a.conll").write_bytes(b"A O\nB\nC O\ncaf\xe9 O\nD O more\n\nE O\n")
+    faulty, read = read_rows(tmp_path / "a.conll")
+    assert [line.removeprefix(str(tmp_path))[:20] for line in str(faulty["fault"]).splitlines()] == [
+        "/a.conll:2: 1 column",
+        "/a.conll:4: byte 13 ",
+        "/a.conll:5: 3 column",
+    ]
+    assert faulty["text"] == "A O\nB\nC O\ncaf\u00e9 O\nD O more"
+    assert read["where"] == "a.conll:7"
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n"])
@@ -297,13 +310,14 @@ ENCODED = {
 def test_29_the_encoding_is_guessed_from_the_line(encoding, text, tmp_path):
     (tmp_path / "a.csv").write_bytes(b"text,label\n" + f"{text},a\n".encode(encoding))
     (row,) = read_rows(tmp_path / "a.csv")
-    assert f"perhaps {encoding}" in row["fault"].message
-    assert f"iconv -f {encoding} -t utf-8" in row["fault"].fix
-    assert text in row["fault"].text
+    (problem,) = problems_of(row["fault"])
+    assert f"perhaps {encoding}" in problem.message
+    assert f"iconv -f {encoding} -t utf-8" in problem.fix
+    assert text in problem.text
 
 
 def test_a_column_by_a_name_that_readers_use_is_not_taken_for_it(tmp_path):
-    from permafrost.data.roles import columns_of
+    from permafrost.data.columns import columns_of
 
     (tmp_path / "a.csv").write_text("text,where\nx,Rome\n")
     (row,) = read_rows(tmp_path / "a.csv")

@@ -2,13 +2,15 @@
 
 import pytest
 
+from permafrost.data.columns import columns_here, columns_of
 from permafrost.data.roles import (
+    ROLES,
     as_text,
-    columns_of,
     place_of,
     read_label,
     read_labels,
     read_tagged,
+    read_text,
     read_turns,
     to_bio,
 )
@@ -55,6 +57,11 @@ def test_lists_become_texts(value, expected):
     assert as_text(value) == expected
 
 
+def test_a_text_that_is_a_list_is_its_members():
+    row = AT | {"x": ["one.", "two."], "y": [["a", "r", "b"]]}
+    assert read_text(row, ["x", "y"]) == {"text": "one. two.", "text_pair": "a | r | b"}
+
+
 @pytest.mark.parametrize("value", [["b", "a", "b"], "a|b", "b, a", "a;b"])
 def test_labels_of_a_row_are_a_sorted_set(value):
     assert read_labels(AT | {"x": value}, ["x"]) == {"labels": ["a", "b"]}
@@ -97,6 +104,11 @@ FAULTS = [
     (["tagged"], {"tokens": ["a"], "tags": ["O", "O"]}, "f.jsonl:3: 1 words in 'tokens' and 2 tags in 'tags'"),
     (["tagged"], {"tokens": ["a", "b"], "tags": ["O", "X-A"]}, "f.jsonl:3, word 2: 'X-A' is no tag"),
     (["tagged"], {"tokens": ["a"], "tags": ["BA"]}, "f.jsonl:3, word 1: 'BA' is no tag"),
+    (["tagged"], {"tokens": ["", "Bob"], "tags": ["O", "B-PER"]}, "f.jsonl:3, word 1: a blank word; remove it"),
+    (["tagged"], {"tokens": ["Bob", " "], "tags": ["B-PER", "O"]}, "f.jsonl:3, word 2: a blank word; remove it"),
+    (["words"], {"tokens": ["Bob", None]}, "f.jsonl:3, word 2: a blank word; remove it"),
+    (["words"], {"tokens": "Bob"}, "f.jsonl:3: column 'tokens' holds no list"),
+    (["history"], {"turns": []}, "f.jsonl:3: 0 turns in column 'turns'; a dialogue needs one or more"),
 ]
 
 
@@ -159,3 +171,38 @@ def test_a_words_place_is_its_line_in_a_column_file():
     assert place_of({"where": "f.conll:5", "first_line": 5}, 3) == "f.conll:8"
     with pytest.raises(DataError, match=r"f.conll:6: 'Q' is no tag"):
         read_tagged({"0": ["a", "b"], "1": ["O", "Q"], "where": "f.conll:5", "first_line": 5}, ["0", "1"])
+
+
+def test_all_that_is_wrong_with_a_sentence_is_told():
+    tokens, tags = ["a", "", "c", "d"], ["Q", "O", "X-A", "B-"]
+    with pytest.raises(DataError) as raised:
+        read_tagged({"0": tokens, "1": tags, "where": "f.conll:5-8", "first_line": 5}, ["0", "1"])
+    assert [line.partition(";")[0] for line in str(raised.value).splitlines()] == [
+        "f.conll:6: a blank word",
+        "f.conll:5: 'Q' is no tag",
+        "f.conll:7: 'X-A' is no tag",
+        "f.conll:8: 'B-' is no tag",
+    ]
+
+
+def test_what_is_to_be_answered_needs_no_answer():
+    assert ROLES["history"].read(AT | {"turns": ["hi"]}, ["turns"]) == {"speakers": ["A"], "turns": ["hi"]}
+    row = {"0": ["a", "b"], "where": "f.conll:5-6", "first_line": 5}
+    found, notes = pick([row], ["words"])
+    assert found == [{"where": "f.conll:5-6", "tokens": ["a", "b"]}]
+    assert notes == ["data.columns.token=0, first column"]
+
+
+@pytest.mark.parametrize(
+    ("given", "here"),
+    [
+        ({"text": "a", "label": "z"}, {"text": "a"}),
+        ({"text": ["a", "b"]}, {"text": ["a", "b"]}),
+        ({"text": ["a", "z"]}, {}),
+        ({"token": 0, "tag": 3}, {"token": 0}),
+        ({"token": 0, "tag": -1}, {"token": 0, "tag": -1}),
+        ({"tag": -9, "label": "where"}, {}),
+    ],
+)
+def test_columns_of_another_file_count_where_this_one_has_them(given, here):
+    assert columns_here(given, AT | {"a": "x", "b": "y", "0": "z"}) == here

@@ -32,7 +32,7 @@ def trained(tiny, of_task, tmp_path_factory):
     def give(task: str = "classification"):
         if task not in made:
             made[task] = tmp_path_factory.mktemp(task) / "run"
-            of_own = [] if task == "classification" else of_task(task)
+            of_own = ["data.columns.label=label"] if task == "classification" else of_task(task)
             run(compose_config(*tiny, *of_own, "freezing.blocks=0", "optimizer.lr=1e-2"), made[task])
         copied = tmp_path_factory.mktemp("copy") / "run"
         shutil.copytree(made[task], copied)
@@ -74,6 +74,8 @@ def test_blocks_are_dropped_and_what_is_left_learns_from_the_whole(trained, chea
     assert entry["metric_name"] == "accuracy"
     assert entry["interval"][0] <= entry["metric"] <= entry["interval"][1]
     assert 0 <= entry["control"] <= 1
+    described = json.loads((run_dir / "compressed" / "layer_drop" / "permafrost.json").read_text())
+    assert (described["columns"], described["format"]) == ({"label": "label"}, None)
     stock = pipeline("text-classification", model=str(run_dir / "compressed" / "layer_drop"))
     for text in ("sunny hot day", "snow"):
         (own,) = Predictor(run_dir / "compressed" / "layer_drop").predict([text])

@@ -166,8 +166,8 @@ def test_types_that_train_does_not_have_are_named_with_their_places():
     with pytest.raises(DataError) as raised:
         tags_of(splits([["B-PER", "O"]], [["O"], ["B-PRE", "I-PRE"], ["B-LOC"]]))
     assert str(raised.value).splitlines() == [
-        "test.conll:1: test has the type 'PRE', which train has not; did you mean 'PER'?",
-        "test.conll:2: test has the type 'LOC', which train has not; known here: PER",
+        "test.conll:1, word 1: test has the type 'PRE', which train has not; did you mean 'PER'?",
+        "test.conll:2, word 1: test has the type 'LOC', which train has not; known here: PER",
     ]
 
 

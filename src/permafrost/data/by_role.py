@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.problems import EXCERPT, SHOWN, Problem, ProblemLog, fault, problem_of
+from permafrost.data.columns import columns_of
+from permafrost.data.problems import EXCERPT, SHOWN, Problem, ProblemLog, fault, problems_of
 from permafrost.data.readers import FAULT, Row
-from permafrost.data.roles import ROLES, Fields, Names, as_text, columns_of
+from permafrost.data.roles import ROLES, Fields, Names, as_text
 from permafrost.data.rows import SLICE_ROWS, WHERE
 from permafrost.errors import DataError
 
@@ -55,6 +56,22 @@ class Notes:
             self.lines.append(line)
 
 
+@dataclass
+class BadRows:
+    """Those of a split that cannot be used: how many, and all that is wrong with them."""
+
+    count: int = 0
+    log: ProblemLog = field(default_factory=ProblemLog)
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        self.count += 1
+        self.log.add(*problems)
+
+    @property
+    def is_of_whole_file(self) -> bool:
+        return bool(self.log.counts.keys() & WHOLE_FILE)
+
+
 def rows_by_role(
     rows: Rows,
     roles: Sequence[str],
@@ -69,14 +86,14 @@ def rows_by_role(
     Raises:
         DataError: what is wrong with the rows, the first of each kind with their places.
     """
-    rows, present = _with_columns(rows)
+    rows, present = with_columns(rows)
     checked = _checked_rows(rows, present, roles, columns, split, notes, policy or RowPolicy(), change or dict)
     while part := list(itertools.islice(checked, SLICE_ROWS)):
         fields = {name: kind for role in roles for name, kind in ROLES[role].fields.items() if name in part[0]}
         yield pa.Table.from_pylist(part, pa.schema({WHERE: pa.string()} | fields))
 
 
-def _with_columns(rows: Rows) -> tuple[Rows, Row]:
+def with_columns(rows: Rows) -> tuple[Rows, Row]:
     """The rows, and one that has every column of the first PEEKED: an object may leave out what it has no value for."""
     of_file = _until_damaged(rows)
     first = list(itertools.islice(of_file, PEEKED))
@@ -99,21 +116,21 @@ def _checked_rows(
     """Rows by role; those without text are left out, counted and said."""
     names: dict[str, Names] = {}
     filled: list[str] = []  # places of rows that had no text
-    bad, types, left_out, seen = ProblemLog(), defaultdict[str, dict[str, str]](dict), [], 0
+    bad, types, left_out, seen = BadRows(), defaultdict[str, dict[str, str]](dict), [], 0
     for seen, row in enumerate(rows, 1):  # noqa: B007 - it counts
         try:
             if is_faulty(row):
-                raise DataError(row[FAULT])
+                raise row[FAULT]
             names = names or _names_by_role(roles, columns, row, present or row, notes)
             made = _made(row, names, policy, change, filled)
             _note_type(row, names, types)
         except DataError as error:
-            problem = with_excerpt(problem_of(error), row)
-            bad.add(problem)
-            notes.log.add(problem)
+            problems = [with_excerpt(problem, row) for problem in problems_of(error)]
+            bad.add(problems)
+            notes.log.add(*problems)
             if policy.on_bad_rows == "quarantine":
-                notes.quarantined.append(put_aside(problem, row, split))
-            if bad.counts.keys() & WHOLE_FILE:
+                notes.quarantined.append(put_aside(problems, row, split))
+            if bad.is_of_whole_file:
                 break
         else:
             if made is None:
@@ -121,7 +138,7 @@ def _checked_rows(
                 message = f"no text in a row of {split}"
                 problem = Problem(code="W101", where=row[WHERE], message=message, fix="fill it in")
                 notes.log.add(with_excerpt(problem, row))
-            elif not bad.errors or policy.on_bad_rows == "quarantine":
+            elif not bad.count or policy.on_bad_rows == "quarantine":
                 yield made
     _judge(bad, seen, split, policy)
     if filled:
@@ -146,13 +163,12 @@ def _until_damaged(rows: Rows) -> Iterator[Row]:
     try:
         yield from rows
     except DataError as error:
-        problem = problem_of(error)
-        yield {WHERE: problem.where, FAULT: problem}
+        yield {WHERE: problems_of(error)[0].where, FAULT: error}
 
 
 def is_faulty(row: Row) -> bool:
     """Not by the name alone: a file may have a column that is called so."""
-    return isinstance(row.get(FAULT), Problem)
+    return isinstance(row.get(FAULT), DataError)
 
 
 def with_excerpt(problem: Problem, row: Row) -> Problem:
@@ -161,26 +177,27 @@ def with_excerpt(problem: Problem, row: Row) -> Problem:
     return problem if problem.text else replace(problem, text=shown)
 
 
-def put_aside(problem: Problem, row: Row, split: str) -> dict[str, Any]:
+def put_aside(problems: Sequence[Problem], row: Row, split: str) -> dict[str, Any]:
     """A line of quarantine.jsonl: the row with all it holds, or the text that could not be read as one."""
     content = (
         {name: value for name, value in row.items() if name not in (WHERE, FAULT)} if is_faulty(row) else dict(row)
     )
-    return {"split": split, "code": problem.code, "problem": str(problem), "row": content or {"text": problem.text}}
+    told = {"code": problems[0].code, "problem": "\n".join(map(str, problems))}
+    return {"split": split, **told, "row": content or {"text": problems[0].text}}
 
 
-def _judge(bad: ProblemLog, seen: int, split: str, policy: RowPolicy) -> None:
+def _judge(bad: BadRows, seen: int, split: str, policy: RowPolicy) -> None:
     """
     Raises:
         DataError: there are bad rows, or more of them than may be put aside.
     """
-    if bad.errors and policy.on_bad_rows == "quarantine" and not bad.counts.keys() & WHOLE_FILE:
-        if bad.errors <= policy.max_bad_fraction * seen:
+    if bad.count and policy.on_bad_rows == "quarantine" and not bad.is_of_whole_file:
+        if bad.count <= policy.max_bad_fraction * seen:
             return
-        share = f"{bad.errors:,} of {seen:,} rows of {split} cannot be used, more than data.max_bad_fraction="
-        shown = "\n".join(str(problem) for problems in bad.first.values() for problem in problems)
+        share = f"{bad.count:,} of {seen:,} rows of {split} cannot be used, more than data.max_bad_fraction="
+        shown = "\n".join(str(problem) for problems in bad.log.first.values() for problem in problems)
         raise DataError(f"{share}{policy.max_bad_fraction:g}\n{shown}")
-    bad.raise_errors()
+    bad.log.raise_errors()
 
 
 def _tell(left_out: Sequence[str], types: Mapping[str, Mapping[str, str]], split: str, notes: Notes) -> None:

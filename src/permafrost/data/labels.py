@@ -3,11 +3,12 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import pyarrow.compute as pc
 
 from permafrost.data.problems import SHOWN, Problem
-from permafrost.data.rows import WHERE, Table
+from permafrost.data.rows import WHERE, Table, word_place
 from permafrost.errors import DataError, nearest
 
 Splits = Mapping[str, Table]
@@ -18,6 +19,19 @@ def classes_by_row(rows: Table) -> list[list[str]]:
     """What each row is labelled with: one label, several, one for each turn, or the types of its spans; or nothing."""
     field = next((name for name in CLASSES if name in rows.column_names), None)
     return [CLASSES[field](value) for value in rows[field].to_pylist()] if field else []
+
+
+def placed_labels(rows: Table) -> Iterator[tuple[str, str]]:
+    """Each label of each row, and the type of each span, with file:line of the row or of the span's first word."""
+    places = rows[WHERE].to_pylist()
+    if "tags" not in rows.column_names:
+        for given, where in zip(classes_by_row(rows), places, strict=True):
+            yield from ((label, where) for label in sorted(set(given)))
+        return
+    for tags, where in zip(rows["tags"].to_pylist(), places, strict=True):
+        for number, tag in enumerate(tags):
+            if tag.startswith("B-"):
+                yield tag[2:], word_place(where, number)
 
 
 def class_counts(rows: Table) -> Counter[str]:
@@ -103,6 +117,17 @@ def problems_of_tags(splits: Splits) -> Iterator[Problem]:
         yield from _unknown(splits[name], known, "E502", f"{name} has the type {{!r}}, which train has not")
 
 
+def check_known(rows: Table, names: Sequence[str]) -> None:
+    """`names` are the labels or the tags of a finished run; there are none where it has neither.
+
+    Raises:
+        DataError: labels, or types of tags, that are none of them, each with its place.
+    """
+    what, known = ("type", _types_of(names)) if "tags" in rows.column_names else ("label", names)
+    if names:
+        raise_first(_unknown(rows, set(known), "E502", f"the run does not know the {what} {{!r}}"))
+
+
 PROBLEMS: Mapping[str, Callable[[Splits], Iterator[Problem]]] = {
     "labels": problems_of_label_lists,
     "acts": problems_of_labels,
@@ -149,25 +174,26 @@ def doubtful_labels(splits: Splits) -> Iterator[Problem]:
 
 
 def first_places(splits: Splits, labels: set[str]) -> dict[str, str]:
-    """Label -> file:line of the first row that has it, in train if it is there."""
+    """Label -> file:line of the first row or word that has it, in train if it is there."""
     found: dict[str, str] = {}
     for rows in (splits[name] for name in ("train", *EVALUATED)):
         if not rows.num_rows or not labels - found.keys():
             continue
-        for given, where in zip(classes_by_row(rows), rows[WHERE].to_pylist(), strict=True):
-            for label in labels.intersection(given) - found.keys():
-                found[label] = where
+        for label, where in placed_labels(rows):
+            if label in labels:
+                found.setdefault(label, where)
     return found
 
 
 def raise_first(problems: Iterable[Problem]) -> None:
     """
     Raises:
-        DataError: there are any; a line for each of the first SHOWN.
+        DataError: there are any; a line for each of the first SHOWN, and how many more there are.
     """
-    lines = [str(problem) for problem, _ in zip(problems, range(SHOWN), strict=False)]
-    if lines:
-        raise DataError("\n".join(lines))
+    rest = iter(problems)
+    if lines := [str(problem) for problem in islice(rest, SHOWN)]:
+        left_out = sum(1 for _ in rest)
+        raise DataError("\n".join([*lines, *([f"and {left_out:,} more"] if left_out else [])]))
 
 
 def sort_key(label: str) -> tuple[int, float, str]:
@@ -189,9 +215,7 @@ def _known(splits: Splits) -> set[str]:
 
 
 def _unknown(rows: Table, known: set[str], code: str, message: str) -> Iterator[Problem]:
-    if not class_counts(rows).keys() - known:
-        return
-    for given, where in zip(classes_by_row(rows), rows[WHERE].to_pylist(), strict=True):
-        for label in sorted(set(given) - known):
-            fix = nearest(label, known).removeprefix("; ")
-            yield Problem(code=code, where=where, message=message.format(label), fix=fix, text=label)
+    hints = {label: nearest(label, known).removeprefix("; ") for label in class_counts(rows).keys() - known}
+    for label, where in placed_labels(rows) if hints else ():
+        if label in hints:
+            yield Problem(code=code, where=where, message=message.format(label), fix=hints[label], text=label)

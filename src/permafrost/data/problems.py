@@ -33,7 +33,7 @@ CODES = {
     "E404": "nothing to write",
     "E405": "turns that are no dialogue",
     "E406": "labels that do not fit the turns",
-    "E407": "words and tags that do not fit, or a tag that is none",
+    "E407": "words and tags that do not fit, a blank word, or a tag that is none",
     "E501": "too few labels to tell apart",
     "E502": "a label that train has not",
     "E503": "a label that task.labels does not name",
@@ -86,9 +86,13 @@ def fault(code: str, where: str, message: str, fix: str = "", text: Any = "") ->
     return DataError(Problem(code=code, where=where, message=message, fix=fix, text=text))
 
 
-def problem_of(error: DataError) -> Problem:
-    (given,) = error.args
-    return given if isinstance(given, Problem) else Problem(code="E103", where="", message=str(given))
+def problems_of(error: DataError) -> list[Problem]:
+    """One, or several of a single row."""
+    return [given if isinstance(given, Problem) else _of_sentence(given) for given in error.args]
+
+
+def _of_sentence(told: object) -> Problem:
+    return Problem(code="E103", where="", message=str(told))
 
 
 def as_json(problem: Problem) -> dict[str, str]:
@@ -105,13 +109,14 @@ class ProblemLog:
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, list[Problem]] = field(default_factory=dict)
 
-    def add(self, problem: Problem) -> None:
-        self.counts[problem.code] += 1
-        kept = self.first.setdefault(problem.code, [])
-        if len(kept) < SHOWN:
-            kept.append(problem)
-        if self.file is not None:
-            self.file.write(json.dumps(as_json(problem)) + "\n")
+    def add(self, *problems: Problem) -> None:
+        for problem in problems:
+            self.counts[problem.code] += 1
+            kept = self.first.setdefault(problem.code, [])
+            if len(kept) < SHOWN:
+                kept.append(problem)
+            if self.file is not None:
+                self.file.write(json.dumps(as_json(problem)) + "\n")
 
     @property
     def errors(self) -> int:

@@ -1,7 +1,7 @@
 """One file -> rows: csv, tsv, jsonl, json, parquet, txt and column files, each also gzipped. Errors name file and line.
 
-A row that cannot be read has FAULT, a Problem, and what stands there as text, so that all faults of a file can be told
-and nothing of it is lost.
+A row that cannot be read has FAULT, a DataError, and what stands there as text, so that all faults of a file can be
+told and nothing of it is lost.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from permafrost.data.delimited import read_delimited
 from permafrost.data.lines import Line, opened, text_lines, whole_text
-from permafrost.data.problems import Problem, fault, problem_of
+from permafrost.data.problems import Problem, fault, problems_of
 from permafrost.errors import DataError, nearest
 
 Row = dict[str, Any]
@@ -28,7 +28,7 @@ def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
         DataError: no such file, an unknown format, no rows, a file that is damaged as a whole.
     """
     path = _existing(path)
-    chosen = file_format or _format_of(path)
+    chosen = file_format or format_by_name(path)
     if chosen not in READERS:
         fix = f"set data.format={'|'.join(READERS)}"
         raise fault("E101", str(path), "cannot tell the format from the name", fix)
@@ -50,20 +50,21 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _format_of(path: Path) -> str:
+def format_by_name(path: Path) -> str:
     suffixes = [suffix.lstrip(".").lower() for suffix in path.suffixes]
     return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == "gz" else (suffixes or [""])[-1]
 
 
-def _faulty(problem: Problem, path: Path, text: str) -> Row:
+def _faulty(problems: Sequence[Problem], path: Path, text: str) -> Row:
     """`text` is all of the row. Its place as other rows have it, which is by the file's name alone."""
-    return {"where": path.name + problem.where.removeprefix(str(path)), FAULT: problem, "text": text}
+    where = path.name + problems[0].where.removeprefix(str(path))
+    return {"where": where, FAULT: DataError(*problems), "text": text}
 
 
 def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
     def read(path: Path) -> Iterator[Row]:
         for row in read_delimited(path, delimiter):
-            yield _faulty(row, path, row.text) if isinstance(row, Problem) else row
+            yield _faulty([row], path, row.text) if isinstance(row, Problem) else row
 
     return read
 
@@ -71,12 +72,12 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterator[Row]]:
 def _json_lines(path: Path) -> Iterator[Row]:
     for line in text_lines(path):
         if line.problem:
-            yield _faulty(line.problem, path, line.shown)
+            yield _faulty([line.problem], path, line.shown)
         elif line.text.strip():
             try:
                 yield _as_row(_parse(line.text.rstrip(), path, line.number), path, line.number)
             except DataError as error:
-                yield _faulty(problem_of(error), path, line.text.strip())
+                yield _faulty(problems_of(error), path, line.text.strip())
 
 
 def _json_array(path: Path) -> Iterator[Row]:
@@ -90,7 +91,7 @@ def _json_array(path: Path) -> Iterator[Row]:
         try:
             yield _as_row(value, path, number)
         except DataError as error:
-            yield _faulty(problem_of(error), path, json.dumps(value))
+            yield _faulty(problems_of(error), path, json.dumps(value))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -118,7 +119,7 @@ def _unpacked(path: Path) -> Path | IO[bytes]:
 def _lines(path: Path) -> Iterator[Row]:
     for line in text_lines(path):
         if line.problem:
-            yield _faulty(line.problem, path, line.shown)
+            yield _faulty([line.problem], path, line.shown)
         elif line.text.strip():
             yield {"text": line.text.strip(), "where": f"{path.name}:{line.number}"}
 
@@ -145,20 +146,22 @@ def _columns(line: str) -> list[str]:
 
 
 def _sentence(words: list[tuple[Line, list[str]]], path: Path) -> Row:
-    first, num_columns = words[0][0].number, len(words[0][1])
-    for line, columns in words:
-        if line.problem:
-            return _faulty(line.problem, path, _shown(words))
-        if len(columns) != num_columns:
-            found = f"{len(columns)} columns, but the sentence began with {num_columns}"
-            fix = "a sentence ends with a blank line, and every word has all columns"
-            problem = Problem(
-                code="E201", where=f"{path}:{line.number}", message=found, fix=fix, text=line.text.strip()
-            )
-            return _faulty(problem, path, _shown(words))
+    first, last, num_columns = words[0][0].number, words[-1][0].number, len(words[0][1])
+    found = [line.problem or _ragged(line, columns, num_columns, path) for line, columns in words]
+    if problems := [problem for problem in found if problem]:
+        return _faulty(problems, path, _shown(words))
     values = zip(*(columns for _, columns in words), strict=True)
     named: Row = {str(index): list(column) for index, column in enumerate(values)}
-    return named | {"where": f"{path.name}:{first}", "first_line": first}
+    lines = f"{first}-{last}" if last > first else f"{first}"
+    return named | {"where": f"{path.name}:{lines}", "first_line": first}
+
+
+def _ragged(line: Line, columns: Sequence[str], num_columns: int, path: Path) -> Problem | None:
+    if len(columns) == num_columns:
+        return None
+    found = f"{len(columns)} columns, but the sentence began with {num_columns}"
+    fix = "a sentence ends with a blank line, and every word has all columns"
+    return Problem(code="E201", where=f"{path}:{line.number}", message=found, fix=fix, text=line.text.strip())
 
 
 def _shown(words: list[tuple[Line, list[str]]]) -> str:
@@ -174,7 +177,7 @@ def read_parallel(paths: Sequence[Path]) -> Iterator[Row]:
         where = {"where": f"{paths[0].name}:{number}"}
         problem = _problem_of_pair(paths, (source, target), number)
         texts = {name: line.shown.strip() for name, line in (("source", source), ("target", target)) if line}
-        yield where | texts | ({FAULT: problem} if problem else {})
+        yield where | texts | ({FAULT: DataError(problem)} if problem else {})
 
 
 def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line | None], number: int) -> Problem | None:

@@ -5,14 +5,16 @@ A role fills one or more fields of the stored row; a value that cannot be used i
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from permafrost.data.problems import fault
-from permafrost.errors import nearest
+from permafrost.data.problems import Problem, fault
+from permafrost.data.rows import word_place
+from permafrost.errors import DataError
 
 Row = Mapping[str, Any]  # as a reader gives it; `where` says file:line
 Names = Sequence[str]  # of the columns that fill a role
@@ -74,12 +76,15 @@ def read_references(row: Row, names: Names) -> Fields:
     return {"references": references}
 
 
-def read_turns(row: Row, names: Names) -> Fields:
-    """A list of texts whose speakers take turns, or of objects with `speaker` (or `role`) and `text` (or `content`)."""
+def read_turns(row: Row, names: Names, least: int = 2) -> Fields:
+    """A list of texts whose speakers take turns, or of objects with `speaker` (or `role`) and `text` (or `content`).
+
+    `least` is how many there must be: two to learn from, and one to be answered."""
     value = row.get(names[0])
-    if not isinstance(value, list) or len(value) < 2:
+    if not isinstance(value, list) or len(value) < least:
         count = len(value) if isinstance(value, list) else 0
-        raise fault("E405", row["where"], f"{count} turns in column {names[0]!r}", "a dialogue needs two or more")
+        fix = f"a dialogue needs {'two' if least > 1 else 'one'} or more"
+        raise fault("E405", row["where"], f"{count} turns in column {names[0]!r}", fix)
     turns = [_turn(turn, number) for number, turn in enumerate(value)]
     for number, (_, text) in enumerate(turns, 1):
         if not text.strip():
@@ -111,16 +116,43 @@ def read_tagged(row: Row, names: Names) -> Fields:
         counts = [len(value) if isinstance(value, list) else 0 for value in (tokens, tags)]
         found = f"{counts[0]} words in {names[0]!r} and {counts[1]} tags in {names[1]!r}"
         raise fault("E407", row["where"], found, "give each word a tag")
-    for number, tag in enumerate(tags):
-        if not TAG.fullmatch(str(tag)):
-            fix = "known are O and B-, I-, E- or S- with a type"
-            raise fault("E407", place_of(row, number), f"{tag!r} is no tag", fix, tokens[number])
+    if problems := [*_blank_words(row, tokens), *_no_tags(row, tokens, tags)]:
+        raise DataError(*problems)
     words = [_checked(str(token), row, names[0]) for token in tokens]
     return {"tokens": words, "tags": [_checked(tag, row, names[1]) for tag in to_bio(tags)]}
 
 
+def read_words(row: Row, names: Names) -> Fields:
+    """Those of a sentence that is to be tagged."""
+    tokens = row.get(names[0])
+    if not isinstance(tokens, list):
+        raise fault("E407", row["where"], f"column {names[0]!r} holds no list", "it has to hold words", tokens)
+    if problems := list(_blank_words(row, tokens)):
+        raise DataError(*problems)
+    return {"tokens": [_checked(str(token), row, names[0]) for token in tokens]}
+
+
+def _blank_words(row: Row, tokens: Sequence[Any]) -> Iterator[Problem]:
+    """They have no sub-token that a tag could sit on."""
+    for number, token in enumerate(tokens):
+        if not as_text(token).strip():
+            yield Problem(
+                code="E407", where=place_of(row, number), message="a blank word", fix="remove it, and its tag with it"
+            )
+
+
+def _no_tags(row: Row, tokens: Sequence[Any], tags: Sequence[Any]) -> Iterator[Problem]:
+    fix = "known are O and B-, I-, E- or S- with a type"
+    for number, (token, tag) in enumerate(zip(tokens, tags, strict=True)):
+        if not TAG.fullmatch(str(tag)):
+            place = place_of(row, number)
+            yield Problem(code="E407", where=place, message=f"{tag!r} is no tag", fix=fix, text=str(token))
+
+
 TAG = re.compile(r"O|[BIESLU]-\S+")
 TEXTS, TEXT = pa.list_(pa.string()), pa.string()
+WORDS = (("tokens",), ("words",))
+TURNS = (("turns",), ("messages",), ("dialog",), ("dialogue",), ("conversations",))
 ROLES: Mapping[str, Role] = {
     "text": Role(
         fields={"text": TEXT, "text_pair": TEXT},
@@ -166,8 +198,14 @@ ROLES: Mapping[str, Role] = {
     "turns": Role(
         fields={"speakers": TEXTS, "turns": TEXTS},
         column=("turns",),
-        common=(("turns",), ("messages",), ("dialog",), ("dialogue",), ("conversations",)),
+        common=TURNS,
         read=read_turns,
+    ),
+    "history": Role(  # turns that are to be answered
+        fields={"speakers": TEXTS, "turns": TEXTS},
+        column=("turns",),
+        common=TURNS,
+        read=partial(read_turns, least=1),
     ),
     "acts": Role(
         fields={"acts": TEXTS},
@@ -181,6 +219,7 @@ ROLES: Mapping[str, Role] = {
         common=(("tokens", "tags"), ("tokens", "ner_tags"), ("words", "tags"), ("words", "labels")),
         read=read_tagged,
     ),
+    "words": Role(fields={"tokens": TEXTS}, column=("token",), common=WORDS, read=read_words),
 }
 
 
@@ -209,43 +248,12 @@ def to_bio(tags: Sequence[str]) -> list[str]:
 def place_of(row: Row, token: int) -> str:
     """file:line of a word; a column file has one line for each."""
     if "first_line" not in row:
-        return f"{row['where']}, word {token + 1}"
+        return word_place(row["where"], token)
     return f"{row['where'].rpartition(':')[0]}:{row['first_line'] + token}"
 
 
-def columns_of(role: str, given: Mapping[str, Any], row: Row) -> tuple[Names, str | None]:
-    """The columns that fill a role, and a sentence where they were found by their names.
-
-    Raises:
-        DataError: a column that was named is not there, or none looks like the role.
-    """
-    present = [name for name in row if name not in ("where", "first_line")]
-    keys = ROLES[role].column
-    if all(given.get(key) is not None for key in keys):
-        return [_named(name, key, row, present) for key in keys for name in _as_list(given[key])], None
-    for names in ROLES[role].common:
-        if all(name in row for name in names):
-            written = " ".join(f"data.columns.{key}={_written(names)}" for key in keys[:1])
-            if len(keys) > 1:
-                written = " ".join(f"data.columns.{key}={name}" for key, name in zip(keys, names, strict=True))
-            return names, f"{written}, found by its name"
-    if role == "tagged" and "first_line" in row:  # a column file: the word comes first and its tag last
-        return [present[0], present[-1]], f"data.columns.token=0 data.columns.tag={present[-1]}, first and last column"
-    hint, found = nearest(keys[0], present).removeprefix("; "), f"no column looks like the {keys[0]}"
-    raise fault("E301", row["where"], found, f"{hint}; set data.columns.{keys[0]}=NAME", ", ".join(present))
-
-
-def _named(name: Any, key: str, row: Row, present: Sequence[str]) -> str:
-    """Of a column file, which has numbers for names, -1 is the last."""
-    found = present[name] if isinstance(name, int) and -len(present) <= name < 0 else str(name)
-    if found not in present:
-        hint, missing = nearest(found, present).removeprefix("; "), f"no column {found!r} for data.columns.{key}"
-        raise fault("E301", row["where"], missing, hint, ", ".join(present))
-    return found
-
-
 def _text(row: Row, name: str) -> str:
-    return _checked(str(row[name]), row, name)
+    return _checked(as_text(row[name]), row, name)
 
 
 def _checked(text: str, row: Row, name: str) -> str:
@@ -264,11 +272,3 @@ def _turn(turn: Any, number: int) -> tuple[str, str]:
         text = turn.get("text") or turn.get("content") or turn.get("value")
         return str(speaker or "AB"[number % 2]), as_text(text)
     return "AB"[number % 2], as_text(turn)
-
-
-def _as_list(names: Any) -> list[Any]:
-    return list(names) if isinstance(names, (list, tuple)) else [names]
-
-
-def _written(names: Names) -> str:
-    return names[0] if len(names) == 1 else f"[{','.join(names)}]"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 SLICE_ROWS = 4_000
-WHERE = "where"  # the column that says file:line, for messages
+WHERE = "where"  # the column that says file:line, for messages; of a column file file:first-last, a line for each word
 ORIGIN = "origin"  # of rows from several files, the name of each one's
+LINES = re.compile(r"(.*):(\d+)-\d+", re.DOTALL)
 
 
 class Table(Protocol):
@@ -104,6 +106,12 @@ def writing(directory: Path) -> Iterator[RowsWriter]:
         yield writer
     finally:
         writer.discard()
+
+
+def word_place(where: str, word: int) -> str:
+    """file:line of a word, by the place of its row."""
+    lines = LINES.fullmatch(where)
+    return f"{lines[1]}:{int(lines[2]) + word}" if lines else f"{where}, word {word + 1}"
 
 
 def keep(slices: Iterable[pa.Table], directory: Path) -> StoredRows:

@@ -19,6 +19,8 @@ from permafrost.deployment.export import DESCRIPTION, check_new
 from permafrost.deployment.predictor import model_directory
 from permafrost.errors import ConfigError
 
+# Of a description, what runs that began alike need not share: what is stored of it, and how files are read.
+OWN = ("trunk", "columns", "format")
 # What a run's weights, its head's among them, were before the first step.
 BEGINNINGS = ("seed", "init_from", "head", "model.name", "model.path", "model.init", "task.name")
 
@@ -81,9 +83,9 @@ def beginning(run: Path, key: str) -> Any:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """But for the place of what the run has stored, which others need not have."""
+    """But for what is each run's own."""
     content = json.loads(path.read_text("utf-8"))
-    return {name: value for name, value in content.items() if name != "trunk"}
+    return {name: value for name, value in content.items() if name not in OWN}
 
 
 def write_description(models: Sequence[Path], directory: Path) -> None:

@@ -15,7 +15,6 @@ from permafrost.deployment.predictor import Predictor, batches
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import asked_rows
-from permafrost.tasks.preparation import encode_table
 
 Answer = dict[str, Any]
 
@@ -44,7 +43,7 @@ class Branches:
 
     def _encoded(self, name: str, rows: Sequence[Mapping[str, Any]]) -> TokenizedSplit:
         predictor = self.predictors[name]
-        return encode_table(predictor.task, pa.Table.from_pylist(predictor.cleaned(rows)), predictor.encoding)
+        return predictor.encoded(pa.Table.from_pylist(predictor.cleaned(rows)))
 
     @torch.inference_mode()
     def _states(self, splits: Mapping[str, TokenizedSplit]) -> dict[bytes, Tensor]:

@@ -40,10 +40,11 @@ def export_model(
     directory: Path,
     card: str,
     trunk: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights (safetensors) with their checksums, config, tokenizer, a card, and what binds the task again.
 
-    `trunk` says under which key the frozen part's output was stored.
+    `trunk` says under which key the frozen part's output was stored, `files` how the run was told to read its own.
     """
     pooled = isinstance(model.head, PooledHead)
     tokenizer = with_end_of_text(encoding.tokenizer) if pooled else encoding.tokenizer
@@ -61,6 +62,7 @@ def export_model(
     attention = "bidirectional" if model.bidirectional else "causal"
     description = task.describe() | {"max_length": encoding.max_length, "max_windows": encoding.max_windows}
     description |= {"trunk": trunk, "attention": attention, "cleaning": dict(encoding.cleaning)}
+    description |= {"columns": {}, "format": None} | dict(files or {})
     description["causal_blocks"] = model.freezing.blocks if model.bidirectional else None  # what is frozen looks back
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")

@@ -1,7 +1,8 @@
 """Answers from an exported model: no trainer, no configuration, only its directory."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -37,12 +38,27 @@ EVALUATION_TOKENS = 4096  # per batch
 PLAIN_LOSSES = {"regression": MeanSquared, "multi_label": BinaryCrossEntropy}  # cross-entropy for all others
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnFiles:
+    """How a run was told to read its files: what holds for those that it is given later, unless they say otherwise."""
+
+    columns: Mapping[str, Any] = field(default_factory=dict)  # as data.columns
+    format: str | None = None
+
+
 class Predictor:
     """A run directory, or the `model/` directory in it, ready to answer."""
 
-    def __init__(self, run: str | Path, *, threads: int = 0, reads_store: bool = True):
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        threads: int = 0,
+        reads_store: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+    ):
         """`threads` are ONNX Runtime's, where the model is a graph; 0 is one for each core. `reads_store`: rows are
-        looked for among those whose frozen part the run has stored."""
+        looked for among those whose frozen part the run has stored. `say` gets what a person has to know of them."""
         quiet_transformers()
         directory = model_directory(Path(run))
         check_files(directory)
@@ -55,11 +71,13 @@ class Predictor:
             evaluates=True,
             cleaning=description.get("cleaning", {}),
         )
+        self.files = OwnFiles(columns=description.get("columns", {}), format=description.get("format"))
         self.clean = Cleaner(Steps(**self.encoding.cleaning))
         self.loss = PLAIN_LOSSES.get(self.task.name, CrossEntropy)().eval()
         self.trunk = description.get("trunk")
         self.model: Any = load_described(directory, self.task, description, threads)
         self.store_dir = store_directory(Path(run)) if reads_store else None
+        self.say = say
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """One answer a text: `{"label", "score"}`, `{"labels", "scores"}`, `{"value"}`, `{"spans"}`, `{"acts"}` or
@@ -76,8 +94,15 @@ class Predictor:
 
     def outputs_of(self, rows: Sequence[Mapping[str, Any]]) -> Outputs:
         """What the task keeps of each row: a classifier its logits."""
-        table = pa.Table.from_pylist(self.cleaned(rows))
-        return self.outputs(encode_table(self.task, table, self.encoding))
+        return self.outputs(self.encoded(pa.Table.from_pylist(self.cleaned(rows))))
+
+    def encoded(self, table: pa.Table) -> TokenizedSplit:
+        """Cleaned rows as tokens; what there is no room for is said."""
+        split = encode_table(self.task, table, self.encoding)
+        if split.truncated_rows:
+            cut = f"{split.truncated_rows:,} of {len(split):,} rows cut: {split.share_read:.1%} read"
+            self.say(f"{cut}; the model reads {self.encoding.max_length:,} tokens at once")
+        return split
 
     def cleaned(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """As the training rows were; what nothing would be left of stays as it is."""
@@ -136,7 +161,7 @@ class Predictor:
         if isinstance(self.task, LanguageModeling):
             self.task.words = {"test": count_words(table)}
         total, count = 0.0, 0
-        for batch in self.read(encode_table(self.task, table, self.encoding)):
+        for batch in self.read(self.encoded(table)):
             loss_sum, outputs = self.task.loss_sum(self.model, batch, self.loss)
             if isinstance(self.task, Answers) and outputs is not None:
                 self.task.update_metrics(metrics, outputs, batch)
