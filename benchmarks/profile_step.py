@@ -124,7 +124,7 @@ def one_batch(source: Path) -> Batch:
     """The first batch of an epoch."""
     with (ROOT / materials.ag_news(2000)["train"]).open(encoding="utf-8", newline="") as file:
         table = pa.table({"text": [row["text"] for row in csv.DictReader(file)]})
-    ids, _ = encode_texts(table, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
+    ids, *_ = encode_texts(table, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
     split = tokenized_split(ids, torch.ones(len(ids)).numpy(), None)
     batching = TokenBatching(max_tokens=materials.TOKENS_PER_BATCH)
     rows = shuffled_batches(split.lengths, batching, seed=0, epoch=0)[0]

@@ -13,6 +13,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
@@ -55,8 +56,18 @@ def main() -> None:
     }
     if strangers := [name for name in options.names if name not in measures]:
         raise SystemExit(f"no study {strangers[0]!r}; there are {', '.join(measures)}")
-    for name in options.names or list(measures):
-        measures[name]()
+    failed = [name for name in options.names or measures if not ends_well(measures[name])]
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; what they said stands above")
+
+
+def ends_well(measure: Callable[[], None]) -> bool:
+    try:
+        measure()
+    except (Exception, SystemExit):  # of a day's work the others are worth having
+        traceback.print_exc()
+        return False
+    return True
 
 
 def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +158,21 @@ def test_an_unknown_study_is_told_before_any_is_run(module, monkeypatch):
         run.main()
 
 
+def test_a_study_that_fails_is_named_after_the_others_have_run(module, monkeypatch):
+    run, ended = module("run"), []
+
+    def fails() -> None:
+        raise SystemExit("a trial failed")
+
+    studies = {"first": fails, "second": lambda: ended.append("second"), "third": lambda: 1 / 0}
+    monkeypatch.setattr(run, "studies", lambda **_: studies)
+    monkeypatch.setattr(run, "SCRIPTS", {})
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit, match="failed: first, third;"):
+        run.main()
+    assert ended == ["second"]
+
+
 def test_what_is_published_ends_with_one_line_of_json(module, monkeypatch, tmp_path, capsys):
     stated = module("stated")
     monkeypatch.setattr(stated, "RESULTS", tmp_path)
@@ -193,6 +209,21 @@ def test_padding_of_what_is_filled_up_by_hand(module):
     batches, lengths = [np.array([0, 1]), np.array([2])], np.array([30, 34, 65])
     share = module("padding").filled_share(batches, lengths)  # 2 x 34 and 1 x 65 tokens, each computed as 128
     assert share == pytest.approx(1 - 129 / 256)
+
+
+def test_a_step_that_is_profiled_is_the_programs_own(module, monkeypatch, tiny_model_dir, tmp_path):
+    materials, profile = module("materials"), module("profile_step")
+    materials.write_rows(
+        tmp_path / "train.csv", [{"text": f"the quick brown fox {n}", "label": n % 2} for n in range(8)]
+    )
+    monkeypatch.setattr(materials, "ag_news", lambda count: {"train": tmp_path / "train.csv"})
+    monkeypatch.setattr(materials, "gpt2_shape", lambda: tiny_model_dir)
+    model, source = profile.build_model("gpt2-shape", 1)
+    batch = profile.one_batch(source)
+    assert sorted(batch.row_ids.tolist()) == list(range(8))
+    below = profile.trunk(model.transformer, batch.input_ids, 1).detach().half()
+    optimizer = torch.optim.SGD([parameter for _, parameter in profile.trainable(model)], lr=0.1)
+    assert len(profile.one_step(model, batch, below, optimizer, "32-true")) == 3
 
 
 @pytest.mark.slow
