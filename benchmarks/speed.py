@@ -15,6 +15,7 @@ import shlex
 import shutil
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -49,6 +50,7 @@ BF16 = "--precision bf16"
 TRAINER_OPTIONS = (BF16, "--attention eager", "--fused-gelu")
 PROBE_ROWS, WORTHWHILE = 128, 0.03  # a gain below 3 % may be chance
 EPOCH = Figure("later_epoch_seconds", "an epoch from the second on, with its evaluation, s", 2, compared=True)
+EPOCH_LINE = re.compile(r"(?:(\d+) \| )?\s*epoch (\d+)/\d+ ")  # behind the trial's number, of several at work
 OUTCOME = (
     Figure("memory_mb", "peak memory, MB", 0, compared=True),
     Figure("tokens_trained", "tokens trained", 0),
@@ -257,9 +259,12 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def later_epoch_seconds(lines: Sequence[tuple[float, str]]) -> list[float]:
-    """From one epoch's line to the next: training, evaluation and checkpoints of every epoch but a run's first."""
-    ends = [(second, int(found[1])) for second, line in lines if (found := re.match(r"\s*epoch (\d+)/\d+ ", line))]
-    return [end - start for (start, _), (end, epoch) in pairwise(ends) if epoch > 1]
+    """From one epoch's line to the trial's next: training, evaluation and checkpoints of all epochs but the first."""
+    ends = defaultdict[str, list[tuple[float, int]]](list)
+    for second, line in lines:
+        if found := EPOCH_LINE.match(line):
+            ends[found[1]].append((second, int(found[2])))
+    return [end - start for of_trial in ends.values() for (start, _), (end, epoch) in pairwise(of_trial) if epoch > 1]
 
 
 def write(options: argparse.Namespace, figures: Sequence[Figure], done: Mapping[str, Sequence[Figures]]) -> None:

@@ -81,6 +81,20 @@ def test_epoch_seconds_are_those_between_its_lines(module):
     assert module("speed").later_epoch_seconds(lines) == [2.0, 3.0, 4.0]
 
 
+def test_epochs_of_trials_side_by_side_are_told_apart(module):
+    lines = [
+        (5.0, "0 | epoch 1/3  step 2"),
+        (6.0, "1 | epoch 1/3  step 2"),
+        (7.0, "0 | epoch 2/3  step 4"),
+        (9.0, "1 | epoch 2/3  step 4"),
+        (9.5, "1 |   test: loss 1.0"),
+        (10.0, "0 | epoch 3/3  step 6"),
+        (11.0, "2 | epoch 1/3  step 2"),  # the next trial of the same worker
+        (15.0, "2 | epoch 2/3  step 4"),
+    ]
+    assert module("speed").later_epoch_seconds(lines) == [2.0, 3.0, 3.0, 4.0]
+
+
 def test_trials_not_measured_count_as_those_measured(module):
     runs = [
         {"fit_seconds": 2.0, "memory_mb": 5.0, "validation": 0.5, "test": 0.25, "is_peers_recipe": True},
