@@ -81,7 +81,8 @@ SAID = """\
 that Permafrost takes, within a pair: above 1 Permafrost is faster, or smaller. Stage times leave out Python's start and
 imports. Permafrost's fit begins with an empty activation store and, unless its command leaves them out, writes two
 checkpoints an epoch; the peer writes none. Validation is the best epoch's; test is that epoch's (Permafrost's, where it
-wrote checkpoints) or the last one's.
+wrote checkpoints) or the last one's. Here the peer, as Permafrost, has the C library keep the buffers that it
+frees, which by itself it does not: that buys speed with resident memory, and both show in its figures.
 """
 ALIKE = """\
 Both sides have the same weights, rows, tokens, optimizer, schedule and number of epochs. Permafrost's batches hold
