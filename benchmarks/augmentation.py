@@ -3,8 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import date
 
+from kept import cleared
 from stated import ROOT, SHARED, hardware, publish
 
 from permafrost.reporting.seeds import by_setting, differences
@@ -17,16 +17,18 @@ def augmentation() -> None:
         print("augmentation: left out, its data are not beside this clone")
         return
     line = "-m experiment=augmentation_study"
-    directory = ROOT / "outputs" / "benchmarks" / "augmentation"  # a stopped study goes on where it was
+    directory = ROOT / "outputs" / "benchmarks" / "augmentation"
+    measured = cleared(directory, command=line)  # a stopped study goes on where it was
     subprocess.run([sys.executable, "train.py", *line.split(), f"hydra.sweep.dir={directory}"], cwd=ROOT, check=True)
     trials = read_trials(directory)
     changes = differences(by_setting(trials))
     lines = ["# Changed copies of few rows of sst2, `model=mini`", ""]
-    lines += [f"{hardware()}; {date.today()}; `python train.py {line}`; mean over the seeds ± standard deviation"]
+    lines += [f"{hardware()}; {measured['date']}; `python train.py {line}`; mean over the seeds ± standard deviation"]
     lines += ["(smallest to largest).", ""]
     lines += [*(directory / "seeds.md").read_text("utf-8").splitlines(), "", *agreed(changes)]
     kept = {"trials": [{"overrides": trial.overrides, **trial.result} for trial in trials]}
-    publish("augmentation", lines, {" ".join(setting): values for setting, values in changes.items()}, kept=kept)
+    figures = {" ".join(setting): values for setting, values in changes.items()}
+    publish("augmentation", lines, figures, kept=kept, measured={"date": measured["date"]})
 
 
 def agreed(changes: Mapping[tuple[str, ...], Sequence[float]]) -> list[str]:

@@ -4,8 +4,9 @@
 own and beside the whole model trained for as many epochs more. The two ways that differ by their teacher alone are made
 with --seeds seeds and compared seed by seed, the others with the first. `speed`: GPT-2 124M's shape, random weights, as
 a classifier and as a writer: megabytes, milliseconds of a request and of a written token, on one thread; all versions
-by turns, in --rounds rounds, and ratios within a round. What is finished is kept in outputs/benchmarks/compression.
-Writes results/compression_STUDY.md and .json, anew with every part that ends, and prints, last, one line of JSON.
+by turns, in --rounds rounds, and ratios within a round. What is finished is kept in outputs/benchmarks/compression,
+and made again on other hardware or of other sources. Writes results/compression_STUDY.md and .json, anew with every
+part that ends, and prints, last, one line of JSON.
 """
 
 import argparse
@@ -17,11 +18,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import materials
+from kept import cleared, days
 from pairs import spelled
 from stated import RESULTS, ROOT, hardware
 
@@ -92,10 +93,12 @@ def quality(seeds: int, jobs: int) -> None:
             compared = taught_less_alone(done)
             sections = [quality_section(name, of_way, compared[name]) for name, of_way in done.items()]
             sections += [[f"## {TOGETHER}", "", said_of(compared[TOGETHER]), ""]] if TOGETHER in compared else []
-            write("quality", command, sections, {"taught_less_alone": compared}, {"runs": done})
+            measured_on = days(entry for of_way in done.values() for each in of_way.values() for entry in each)
+            write("quality", measured_on, command, sections, {"taught_less_alone": compared}, {"runs": done})
     if any(len(of_seeds) < seeds for of_seeds in of_runs.values()):
         raise SystemExit("not all of it is done; what failed stands above, and the same command goes on")
-    print_last("quality", {"taught_less_alone": compared, "kept": {n: kept_of(of_way) for n, of_way in done.items()}})
+    kept = {name: kept_of(of_way) for name, of_way in done.items()}
+    print_last("quality", measured_on, {"taught_less_alone": compared, "kept": kept})
 
 
 def ways_of(seed: int) -> Ways:
@@ -109,8 +112,9 @@ def made_ways(name: str, run: str, ways: Ways, seed: int, jobs: int = 1) -> dict
 
 
 def made(name: str, run: str, way: str, line: str, environment: Mapping[str, str]) -> Entry:
-    """The entry of `compression.json`, measured once."""
+    """The entry of `compression.json`, kept while the run of which it was made holds, and that run's date."""
     run_dir = OUTPUTS / name
+    measured = cleared(run_dir, command=run)
     if not (run_dir / "result.json").exists():
         shutil.rmtree(run_dir, ignore_errors=True)
         command = [sys.executable, "train.py", *run.split(), f"hydra.run.dir={run_dir}"]
@@ -120,7 +124,7 @@ def made(name: str, run: str, way: str, line: str, environment: Mapping[str, str
         program, label = str(Path(sys.executable).with_name("permafrost")), summary.parent.name
         command = [program, "compress", str(run_dir), *line.split(), f"compression.name={label}"]
         subprocess.run(command, check=True, env=environment)
-    return json.loads(summary.read_text("utf-8"))
+    return json.loads(summary.read_text("utf-8")) | {"date": measured["date"]}
 
 
 def version_of(name: str, way: str) -> Path:
@@ -203,8 +207,9 @@ def speed(rounds: int) -> None:
         done[name] = {"entries": entries, "rounds": costs}
         sections = [speed_section(name, runs[name], **of_run) for name, of_run in done.items()]
         ratios = {name: ratios_of(of_run["rounds"]) for name, of_run in done.items()}
-        write("speed", command, sections, {"ratios": ratios}, {"runs": done})
-    print_last("speed", {"ratios": ratios})
+        measured_on = days(entry for of_run in done.values() for entry in of_run["entries"].values())
+        write("speed", measured_on, command, sections, {"ratios": ratios}, {"runs": done})
+    print_last("speed", measured_on, {"ratios": ratios})
 
 
 def speed_runs() -> dict[str, str]:
@@ -292,22 +297,27 @@ def commands(run: str, of_way: Mapping[str, Any], ways: Ways) -> list[str]:
 
 
 def write(
-    study: str, command: str, sections: Sequence[Sequence[str]], found: Mapping[str, Any], more: Mapping[str, Any]
+    study: str,
+    measured_on: str,
+    command: str,
+    sections: Sequence[Sequence[str]],
+    found: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> None:
-    lines = [f"# Compression: {study}", "", f"`{command}`; {hardware()}; {date.today()}.", ""]
+    lines = [f"# Compression: {study}", "", f"`{command}`; {hardware()}; {measured_on}.", ""]
     lines += [line for section in sections for line in section]
     path = RESULTS / f"compression_{study}"
     path.with_suffix(".md").write_text("\n".join(lines))
-    path.with_suffix(".json").write_text(json.dumps({**stated(study), **found, **more}, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps({**stated(study, measured_on), **found, **more}, indent=1) + "\n")
     print("\n".join(lines), flush=True)
 
 
-def print_last(study: str, found: Mapping[str, Any]) -> None:
-    print(json.dumps({**stated(study), **found}))
+def print_last(study: str, measured_on: str, found: Mapping[str, Any]) -> None:
+    print(json.dumps({**stated(study, measured_on), **found}))
 
 
-def stated(study: str) -> dict[str, str]:
-    return {"study": study, "hardware": hardware(), "date": date.today().isoformat()}
+def stated(study: str, measured_on: str) -> dict[str, str]:
+    return {"study": study, "hardware": hardware(), "date": measured_on}
 
 
 if __name__ == "__main__":

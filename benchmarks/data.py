@@ -163,7 +163,7 @@ def counted(problems: dict[str, int], codes: tuple[str, ...] | None) -> int:
 
 
 def write(found: dict[str, dict[str, Any]], costs: dict[str, dict[int, dict[str, Any]]], wrong: dict[str, Any]) -> None:
-    stated = {"hardware": hardware(), "date": date.today().isoformat()}
+    stated: dict[str, Any] = {"hardware": hardware(), "date": date.today().isoformat()}
     lines = ["# What check-data finds in public data sets", ""]
     lines += [f"`python benchmarks/data.py`; {stated['hardware']}; {stated['date']}. Rows are what is left in train,"]
     lines += ["validation and test; of the rest, how many rows each is told of, by the codes of data/problems.py.", ""]

@@ -106,12 +106,12 @@ def stock_texts(model: GPT2LMHeadModel, prompts: Written, decoding: Decoding, en
     return [text for batch in batches for text in stock_batch(model, batch, decoding, end)]
 
 
-def stock_batch(model: GPT2LMHeadModel, prompts: Sequence[Sequence[int]], decoding: Decoding, end: int) -> Written:
+def stock_batch(model: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, end: int) -> Written:
     longest = max(map(len, prompts))
     padded = torch.tensor([[end] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     options = {"max_new_tokens": decoding.max_new_tokens, "num_beams": decoding.num_beams, "do_sample": False}
-    written: Any = model.generate(input_ids=padded, attention_mask=mask, eos_token_id=end, pad_token_id=end, **options)
+    written = model.generate(input_ids=padded, attention_mask=mask, eos_token_id=end, pad_token_id=end, **options)
     texts = [row[longest:].tolist() for row in written]
     return [text[: text.index(end)] if end in text else text for text in texts]
 

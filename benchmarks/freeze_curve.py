@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
 import yaml
+from kept import cleared, days
 from stated import RESULTS, ROOT, hardware, publish
 
 from permafrost.reporting.plots import freeze_curve as plot
@@ -19,6 +19,7 @@ def freeze_curve() -> None:
     grids = [("last", "1e-3"), ("mean", "1e-3")]
     queues = [["0", "2", "5"], ["1", "3", "4", "6"]]  # about equal work
     sweeps = [sweep_of(depths, *grid) for depths in queues for grid in grids]
+    measured_on = days([cleared(sweep["dir"], command=sweep["command"]) for sweep in sweeps])
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     waiting = [[sweep for sweep in sweeps if sweep["depths"] == depths] for depths in queues]
     while any(waiting):
@@ -30,7 +31,7 @@ def freeze_curve() -> None:
         for s in sweeps
         for path in s["dir"].glob("*/result.json")
     ]
-    write(trials)
+    write(trials, measured_on)
 
 
 def sweep_of(depths: Sequence[str], pooling: str, rates: str) -> dict:
@@ -46,7 +47,7 @@ def chosen(result: Path) -> dict:
     return {"lr": config["optimizer"]["lr"], "pooling": config["head"]["pooling"]}
 
 
-def write(trials: Sequence[dict]) -> None:
+def write(trials: Sequence[dict], measured_on: str) -> None:
     best: dict[tuple[int, str], dict] = {}
     scores: dict[int, list[float]] = {}
     for trial in sorted(trials, key=lambda trial: trial["validation"]["accuracy"]):
@@ -54,7 +55,7 @@ def write(trials: Sequence[dict]) -> None:
         scores.setdefault(trial["frozen_blocks"], []).append(trial["validation"]["accuracy"])
     plot(scores, "accuracy", RESULTS / "freeze_curve.png")
     lines = ["# Accuracy by frozen depth, `data=pydocs model=mini`", ""]
-    lines += [f"{hardware()}, one for each of two runs at a time; {date.today()}; seed 0.", ""]
+    lines += [f"{hardware()}, one for each of two runs at a time; {measured_on}; seed 0.", ""]
     lines += ["`python benchmarks/run.py freeze_curve`. Chosen on validation; test is shown and not looked at.", ""]
     lines += ["| frozen blocks | head | validation | learning rate | epochs | test | fit, s |", "|---" * 7 + "|"]
     for depth, pooling in sorted(best):
@@ -63,6 +64,5 @@ def write(trials: Sequence[dict]) -> None:
         rate, epochs, seconds = f"{trial['config']['lr']:g}", str(trial["epochs"]), f"{trial['seconds']['fit']:.0f}"
         lines.append("| " + " | ".join([str(depth), pooling, validation, rate, epochs, test, seconds]) + " |")
     lines += ["", "![freeze curve](freeze_curve.png)"]
-    publish(
-        "freeze_curve", lines, {depth: max(of_depth) for depth, of_depth in scores.items()}, kept={"trials": trials}
-    )
+    figures = {str(depth): max(of_depth) for depth, of_depth in scores.items()}
+    publish("freeze_curve", lines, figures, kept={"trials": trials}, measured={"date": measured_on})

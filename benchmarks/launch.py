@@ -24,6 +24,8 @@ def launch() -> None:
         process = subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
         metrics = run_dir / "metrics.jsonl"
         while not (metrics.exists() and "train/loss" in metrics.read_text()):
+            if process.poll() is not None:
+                raise SystemExit("the run ended before its first step")
             time.sleep(0.02)
         first_steps.append(time.perf_counter() - start)
         process.kill()

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from kept import cleared
 from stated import ROOT, SHARED
 
 OUTPUTS = Path("outputs/benchmarks")
@@ -61,6 +62,7 @@ def ag_news(train_rows: int) -> dict[str, Path]:
 def pydocs() -> dict[str, Path]:
     """The default's rows, as `python train.py` splits them."""
     directory = OUTPUTS / "data" / "pydocs"
+    cleared(ROOT / directory)  # another Python has other docstrings
     files = {name: directory / f"{name}.csv" for name in ("train", "validation", "test")}
     if not (ROOT / files["test"]).exists():
         apart(_export_pydocs, {name: ROOT / path for name, path in files.items()})

@@ -63,7 +63,7 @@ def fused_attention(query: Any, key: Any, value: Any) -> Any:
 
 
 def written_out_attention(query: Any, key: Any, value: Any) -> Any:
-    without_dropout = SimpleNamespace(attn_dropout=torch.nn.Dropout(0.0), scaling=query.shape[-1] ** -0.5)
+    without_dropout: Any = SimpleNamespace(attn_dropout=torch.nn.Dropout(0.0), scaling=query.shape[-1] ** -0.5)
     return block.attend_written_out(without_dropout, query, key, value, None)
 
 

@@ -51,10 +51,10 @@ def table(pairs: Sequence[Pair], figures: Sequence[Figure], peer: str, ours: str
     """Markdown: a row for each figure that either side has."""
     lines = [f"| | {ours} | {peer} | ratio |", "|---" * 4 + "|"]
     for figure in figures:
-        ours, theirs = (values(pairs, side, figure.key) for side in SIDES)
-        if ours or theirs:
+        mine, theirs = (values(pairs, side, figure.key) for side in SIDES)
+        if mine or theirs:
             times = ratios(pairs, figure.key) if figure.compared else []
-            cells = [figure.title, spelled(ours, figure.digits), spelled(theirs, figure.digits)]
+            cells = [figure.title, spelled(mine, figure.digits), spelled(theirs, figure.digits)]
             lines.append("| " + " | ".join([*cells, spelled(times, 2) if times else ""]) + " |")
     return lines
 

@@ -60,7 +60,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     model = load_model(options, tokenizer, num_labels)
     freeze_(model, options.frozen_blocks)
     epochs = EpochSeconds()
-    by_task = {
+    by_task: dict[bool, dict[str, Any]] = {
         True: {"data_collator": DataCollatorWithPadding(tokenizer), "compute_metrics": accuracy},
         False: {"data_collator": DataCollatorForLanguageModeling(tokenizer, mlm=False)},
     }
@@ -131,10 +131,10 @@ class EpochSeconds(TrainerCallback):
     def on_epoch_end(self, *arguments: Any, **named: Any) -> None:
         self.training.append(time.perf_counter() - self.started)
 
-    def on_evaluate(self, *arguments: Any, metrics: Mapping[str, float], **named: Any) -> None:
+    def on_evaluate(self, *arguments: Any, **named: Any) -> None:
         if len(self.whole) < len(self.training):  # the evaluation on test is no epoch's
             self.whole.append(time.perf_counter() - self.started)
-            self.scores.append(metrics)
+            self.scores.append(named["metrics"])
 
 
 def tutorial(options: argparse.Namespace) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def freeze_(model: Any, blocks: int) -> None:
 
 def read_splits(options: argparse.Namespace) -> dict[str, Rows]:
     limits = {"train": options.max_train_rows, "validation": options.max_validation_rows, "test": 0}
-    splits = {}
+    splits: dict[str, Rows] = {}
     for split, limit in limits.items():
         if path := getattr(options, split):
             with open(path, encoding="utf-8", newline="") as file:
@@ -283,7 +283,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("model", "train", "validation"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--test")
-    numbers = {"epochs": 3, "batch-rows": 8, "max-length": 512, "frozen-blocks": 0, "seed": 0}
+    numbers: dict[str, float] = {"epochs": 3, "batch-rows": 8, "max-length": 512, "frozen-blocks": 0, "seed": 0}
     numbers |= {"lr": 1e-3, "weight-decay": 0.01, "warmup": 0.1, "dropout": 0.1, "label-smoothing": 0.0}
     numbers |= {"max-train-rows": 0, "max-validation-rows": 0}  # the first so many; 0 is all
     for name, default in numbers.items():

@@ -124,7 +124,7 @@ def one_batch(source: Path) -> Batch:
     """The first batch of an epoch."""
     with (ROOT / materials.ag_news(2000)["train"]).open(encoding="utf-8", newline="") as file:
         table = pa.table({"text": [row["text"] for row in csv.DictReader(file)]})
-    ids, _ = encode_texts(table, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
+    ids, *_ = encode_texts(table, Encoding(tokenizer=load_tokenizer(str(source)), max_length=MAX_LENGTH))
     split = tokenized_split(ids, torch.ones(len(ids)).numpy(), None)
     batching = TokenBatching(max_tokens=materials.TOKENS_PER_BATCH)
     rows = shuffled_batches(split.lengths, batching, seed=0, epoch=0)[0]
@@ -172,11 +172,14 @@ def timed_steps(
     return Step(*(list(part) for part in zip(*times[WARMUP:], strict=True))), rates[WARMUP:]
 
 
-def compiled_step(*step: Any) -> dict[str, float]:
+def compiled_step(
+    model: GPT2WithHead, batch: Batch, below: Tensor | None, optimizer: torch.optim.Optimizer, precision: str
+) -> dict[str, float]:
     """Seconds of the first step with `torch.compile`, which compiles, and of a later one, all of the same shape."""
     torch._dynamo.reset()
     compiled = torch.compile(loss_of, dynamic=False)
-    times = [sum(one_step(*step, compiled)) for _ in range(WARMUP + REPEATS)]
+    step = (model, batch, below, optimizer, precision, compiled)
+    times = [sum(one_step(*step)) for _ in range(WARMUP + REPEATS)]
     return {"first": times[0], "later": statistics.median(times[WARMUP:])}
 
 

@@ -2,8 +2,10 @@
 
 A NAME is a study, or another script of this folder; without one all are run, which takes a day. Each prints its table
 and, last, one line of JSON. The studies of this file run the real command over seeds and write NAME.json (every run)
-and NAME.md (the table), with the hardware, the date and the command of each row. `--missing` runs the rows alone that
-NAME.json has not yet; `--jobs` runs so many rows of `tasks` at a time, each with its share of the cores.
+and NAME.md (the table), with the hardware, the date and the command of each row. Their runs are kept in
+outputs/benchmarks, and made again on other hardware or of other sources. `--missing` runs the rows alone that NAME.json
+has not yet; `--jobs` runs so many rows of `tasks` at a time, each with its share of the cores. What fails is named at
+the end, and does not keep the others from being run.
 """
 
 import argparse
@@ -13,19 +15,22 @@ import shlex
 import statistics
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import date
 from functools import partial
 
+from kept import cleared, days
 from recipes import ADAPTATION, LABELLED_ROWS, PYDOCS, STORE, TASKS, Row
-from stated import RESULTS, ROOT, SHARED, hardware, publish
+from stated import RESULTS, ROOT, SHARED, publish
 
 from permafrost.reporting.seeds import spread
 
 Says = Callable[[Sequence[dict]], str]
-METRICS = ("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity")
-METRICS += ("word_perplexity", "pearson", "spearman", "rmse")
+METRICS = (
+    *("accuracy", "f1_macro", "f1_micro", "span_f1", "bleu", "chrf", "rouge_l", "parses", "perplexity"),
+    *("word_perplexity", "pearson", "spearman", "rmse"),
+)
 # What has a script of its own: the name, the script with its arguments, and whether it is of no use without ../shared
 SPEED = ("frozen", "second_epoch", "seed_noise", "unfrozen", "language_modeling", "sweep", "tutorial")
 SCRIPTS: dict[str, tuple[str, bool]] = {
@@ -55,8 +60,18 @@ def main() -> None:
     }
     if strangers := [name for name in options.names if name not in measures]:
         raise SystemExit(f"no study {strangers[0]!r}; there are {', '.join(measures)}")
-    for name in options.names or list(measures):
-        measures[name]()
+    failed = [name for name in options.names or measures if not ends_well(measures[name])]
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; what they said stands above")
+
+
+def ends_well(measure: Callable[[], None]) -> bool:
+    try:
+        measure()
+    except (Exception, SystemExit):  # of a day's work the others are worth having
+        traceback.print_exc()
+        return False
+    return True
 
 
 def studies(*, missing: bool, jobs: int) -> dict[str, Callable[[], None]]:
@@ -140,19 +155,24 @@ def has_its_data(row: Row) -> bool:
 def measured_row(name: str, row: Row, jobs: int) -> dict:
     label, line, seeds = row
     runs = [train(f"{name}-{label}", line, seed, jobs) for seed in seeds]
-    return {"row": label, "command": command_of(line), "jobs": jobs, "hardware": hardware(), "runs": runs}
+    measured = [run["measured"] for run in runs]
+    stated = {"hardware": measured[0]["hardware"], "date": days(measured)}
+    return {"row": label, "command": command_of(line), "jobs": jobs, **stated, "runs": runs}
 
 
 def earlier_rows(name: str) -> list[dict]:
-    """Of the study's last table."""
+    """Of the study's last table, each with where and when it was measured."""
     path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
+    last = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    stated = {key: last[key] for key in ("hardware", "date") if key in last}
+    return [stated | row for row in last["rows"]]
 
 
 def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
-    """result.json of the run, with its yardsticks; of several at a time each has its share of the cores."""
+    """result.json of the run, with its yardsticks and when it was measured; of several at a time each has its share of
+    the cores."""
     run_dir = ROOT / "outputs" / "benchmarks" / f"{label.replace(' ', '_').replace(',', '')}-{seed}"
-    result = run_dir / "result.json"
+    measured, result = cleared(run_dir, command=command_of(line), jobs=jobs), run_dir / "result.json"
     if not result.exists():  # a stopped study goes on where it was
         arguments = [*shlex.split(line), f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
         share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
@@ -160,7 +180,7 @@ def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
         subprocess.run(command, cwd=ROOT, check=True, env=os.environ | share)
     yardsticks = run_dir / "yardsticks.json"
     extra = {"yardsticks": json.loads(yardsticks.read_text())} if yardsticks.exists() else {}
-    return json.loads(result.read_text()) | extra
+    return json.loads(result.read_text()) | {"measured": measured} | extra
 
 
 def changes(done: Sequence[dict]) -> str:
@@ -204,34 +224,36 @@ def behind(done: Sequence[dict]) -> str:
 
 def write(name: str, title: str, done: Sequence[dict], says: Says | None = None) -> None:
     jobs = max(row.get("jobs", 1) for row in done)
-    at_a_time = f"{jobs} runs at a time; " if jobs > 1 else ""
+    at_a_time, measured_on = f"{jobs} runs at a time; " if jobs > 1 else "", days(done)
     lines = [f"# {title}", "", *([says(done), ""] if says else [])]
     lines += [
-        f"{machines(done)}; {at_a_time}{date.today()}; mean over the seeds ± standard deviation (smallest to largest).",
+        f"{machines(done)}; {at_a_time}{measured_on}; mean over the seeds ± standard deviation (smallest to largest).",
         "",
     ]
-    lines += ["| | metric | test | validation | seeds | frozen blocks | fit, s | command |", "|---" * 8 + "|"]
+    columns = ("", "metric", "test", "validation", "seeds", "frozen blocks", "fit, s", "whole run, s", "command")
+    lines += [f"| {' | '.join(columns)} |".replace("|  |", "| |"), "|---" * len(columns) + "|"]
     for row in done:
         runs = row["runs"]
         for metric in reported(runs[0]["test"]):
             test, validation = ([run[stage][metric] for run in runs] for stage in ("test", "validation"))
-            seconds = spread([run["seconds"]["fit"] for run in runs], ".0f")
+            seconds = [spread([run["seconds"][stage] for run in runs], ".0f") for stage in ("fit", "total")]
             seeds = ", ".join(str(run["seed"]) for run in runs)
             cells = [row["row"], metric, spread(test, ".4f"), spread(validation, ".4f"), seeds]
-            cells += [str(runs[0]["frozen_blocks"]), seconds]
+            cells += [str(runs[0]["frozen_blocks"]), *seconds]
             lines.append("| " + " | ".join([*cells, f"`{row['command']}`"]) + " |")
     for row in done:
         for yardstick, value in row["runs"][0].get("yardsticks", {}).items():
-            line = f"| {row['row']}: {yardstick} | | {value:.4f} | | | | | printed by the same run |"
+            line = f"| {row['row']}: {yardstick} | | {value:.4f} | | | | | | printed by the same run |"
             lines.append(line)
-    publish(name, lines, {row["row"]: means_of(row["runs"]) for row in done}, kept={"rows": done})
+    measured = {"hardware": machines(done), "date": measured_on}
+    publish(name, lines, {row["row"]: means_of(row["runs"]) for row in done}, kept={"rows": done}, measured=measured)
 
 
 def machines(done: Sequence[Mapping]) -> str:
     """On which the rows were measured; where they were several, which rows on each but that of most."""
     rows: dict[str, list[str]] = {}
     for row in done:
-        rows.setdefault(row.get("hardware", hardware()), []).append(row["row"])
+        rows.setdefault(row["hardware"], []).append(row["row"])
     *others, (most, _) = sorted(rows.items(), key=lambda item: len(item[1]))
     named = [f"{', '.join(labels)} on {machine}" for machine, labels in others]
     return "; ".join([*named, f"all others on {most}" if named else most])

@@ -4,9 +4,9 @@
 rounds; errors of all, medians of the rounds' percentiles beside the least that 64 who queue can wait, and the memory of
 its processes before the first round and, at most, after one.
 `branches`: GPT-2 124M's shape, 10 of 12 blocks frozen, two runs of other heads and seeds; one server of both beside two
-servers at once, by turns: memory, and milliseconds until both have answered a text. Its runs and pairs are kept in
-outputs/benchmarks/serving and not made again. Writes results/serving_STUDY.md and .json, and prints, last, one line of
-JSON.
+servers at once, by turns: memory, and milliseconds until both have answered a text. Runs and pairs are kept in
+outputs/benchmarks/serving, and made again on other hardware or of other sources. Writes results/serving_STUDY.md and
+.json, and prints, last, one line of JSON.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import materials
+from kept import cleared, days, read_kept, record
 from pairs import order, values
 from stated import RESULTS, ROOT, hardware
 
@@ -46,7 +47,8 @@ def main() -> None:
     os.chdir(ROOT)
     os.environ["HF_HUB_OFFLINE"] = "1"
     figures = load() if study == "load" else branches()
-    stated = {"study": study, "hardware": hardware(), "date": date.today().isoformat()}
+    measured_on = days(figures["pairs"]) if "pairs" in figures else date.today().isoformat()
+    stated = {"study": study, "hardware": hardware(), "date": measured_on}
     title = f"# Serving: {study}\n\n`python benchmarks/serving.py {study}`; {stated['hardware']}; {stated['date']}.\n"
     text = "\n".join([title, *table(figures), ""])
     path = RESULTS / f"serving_{study}"
@@ -102,14 +104,17 @@ def branches() -> dict[str, Any]:
 
 
 def measured_pair(number: int, runs: Sequence[Path]) -> dict[str, Any]:
-    """Measured once; who goes first alternates."""
+    """Kept while it holds; who goes first alternates."""
     path = OUTPUTS / f"branches-pair-{number}.json"
-    if not path.exists():
-        servers, texts = {"ours": [runs], "peer": [[run] for run in runs]}, some_texts(TEXTS_A_PAIR, seed=number)
-        pair = {side: served_texts(servers[side], texts) for side in order(number)}
-        path.write_text(json.dumps(pair, indent=1) + "\n")
-        print(f"pair {number}: {pair}", flush=True)
-    return json.loads(path.read_text())
+    if kept := read_kept(path):
+        return kept
+    measured = record()
+    servers: dict[str, list[Sequence[Path]]] = {"ours": [runs], "peer": [[run] for run in runs]}
+    texts = some_texts(TEXTS_A_PAIR, seed=number)
+    pair = {side: served_texts(servers[side], texts) for side in order(number)}
+    path.write_text(json.dumps(measured | pair, indent=1) + "\n")
+    print(f"pair {number}: {pair}", flush=True)
+    return measured | pair
 
 
 def of_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -209,8 +214,9 @@ def wait_until_ready(server: Server, patience_s: float = 180) -> None:
 
 
 def trained(name: str, overrides: str) -> Path:
-    """A run, made once."""
+    """A run, kept while it holds."""
     run = OUTPUTS / name
+    cleared(run, command=overrides)
     if not (run / "result.json").exists():
         shutil.rmtree(run, ignore_errors=True)
         command = [sys.executable, "train.py", *overrides.split(), *QUIET.split(), f"hydra.run.dir={run}"]

@@ -3,8 +3,8 @@
 STUDY is frozen, second_epoch, seed_noise, default, unfrozen, language_modeling, sweep or tutorial. Each pair runs
 `python train.py` and a peer (benchmarks/peers.py) one after the other, on the same rows, weights and recipe; which goes
 first alternates.
-Finished pairs are kept in outputs/benchmarks/speed and not measured again. Writes results/speed_STUDY_CPU.md and .json,
-and prints the table and, last, one line of JSON.
+Finished pairs are kept in outputs/benchmarks/speed, and measured again on other hardware or of other sources. Writes
+results/speed_STUDY_CPU.md and .json, and prints the table and, last, one line of JSON.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import shlex
 import shutil
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ from contests import (
     peer_commands,
     trainer_command,
 )
+from kept import days, holds, read_kept, record
 from pairs import Figure, order, summary, table
-from stated import RESULTS, ROOT, hardware, machine
+from stated import RESULTS, ROOT, machine
 from timed import run_side_by_side, run_stamped
 
 from permafrost.training.hardware import is_emulated
@@ -47,8 +48,9 @@ Figures = dict[str, Any]
 # padded lengths vary, and it compiles anew for most of them (peers.py --compile).
 BF16 = "--precision bf16"
 TRAINER_OPTIONS = (BF16, "--attention eager", "--fused-gelu")
-PROBE_ROWS, WORTHWHILE = 128, 0.03  # a gain below 3 % may be chance
+PROBE_ROWS, PROBES, WORTHWHILE = 128, 3, 0.03  # a gain below 3 % may be chance
 EPOCH = Figure("later_epoch_seconds", "an epoch from the second on, with its evaluation, s", 2, compared=True)
+EPOCH_LINE = re.compile(r"(?:(\d+) \| )?\s*epoch (\d+)/\d+ ")  # behind the trial's number, of several at work
 OUTCOME = (
     Figure("memory_mb", "peak memory, MB", 0, compared=True),
     Figure("tokens_trained", "tokens trained", 0),
@@ -79,12 +81,13 @@ SAID = """\
 that Permafrost takes, within a pair: above 1 Permafrost is faster, or smaller. Stage times leave out Python's start and
 imports. Permafrost's fit begins with an empty activation store and, unless its command leaves them out, writes two
 checkpoints an epoch; the peer writes none. Validation is the best epoch's; test is that epoch's (Permafrost's, where it
-wrote checkpoints) or the last one's.
+wrote checkpoints) or the last one's. Here the peer, as Permafrost, has the C library keep the buffers that it
+frees, which by itself it does not: that buys speed with resident memory, and both show in its figures.
 """
 ALIKE = """\
 Both sides have the same weights, rows, tokens, optimizer, schedule and number of epochs. Permafrost's batches hold
 2,048 tokens, Trainer's as many rows of mean length, grouped by length; its other settings are those that were fastest
-in a trial before.
+before, over a few rows, by the median of three runs each, by turns and with as many threads.
 """
 SWEEP_IS_EXTRAPOLATED = f"""\
 Both sides run two trials at a time, with one core each. Trainer's {TRIALS} trials are extrapolated:
@@ -129,15 +132,15 @@ def named(name: str, options: argparse.Namespace) -> str:
 def measured_pair(
     contest: Contest, material: Mapping[str, Any], settings: str, directory: Path, number: int, overrides: str
 ) -> Figures:
-    """Measure the pair, unless the same commands were measured before."""
+    """Measure the pair, unless the same commands were measured before, on this hardware and of these sources."""
     path, run = directory / f"pair-{number}.json", directory / f"run-{number}"
-    commands = {
+    commands: dict[str, Any] = {
         "ours": overridden(our_command(contest, material, run, number), overrides),
         "peer": peer_commands(contest, material, number, settings),
     }
-    if path.exists() and (pair := json.loads(path.read_text()))["commands"] == commands:
-        return pair
-    pair = {"pair": number, "order": order(number), "commands": commands}
+    if kept := read_kept(path, commands=commands):
+        return kept
+    pair: Figures = {"pair": number, "order": order(number), **record(commands=commands)}
     for side in order(number):
         log = directory / f"pair-{number}-{side}.log"
         if side == "ours":
@@ -150,27 +153,35 @@ def measured_pair(
 
 
 def best_settings(contest: Contest, material: Mapping[str, Any]) -> str:
-    """Of Trainer's options those that make an epoch over a few rows faster; measured once for each command."""
+    """Of Trainer's options those that make an epoch over a few rows faster; kept for each command."""
     few = f"--epochs 3 --max-train-rows {PROBE_ROWS} --max-validation-rows {PROBE_ROWS // 4}"
     base, path = trainer_command(contest, material, 0, few), materials.OUTPUTS / "speed" / "settings.json"
+    name = f"{contest.side_by_side} at a time: {base}"
     known = json.loads(path.read_text()) if path.exists() else {}
-    if base in known:
-        return known[base]["chosen"]
-
-    def epoch_seconds(options: str) -> float:
-        _, lines = run_stamped(joined(base, options), path.with_suffix(".log"))
-        return min(json.loads(lines[-1][1])["epoch_seconds"][1:])
-
-    chosen, tried = "", {"": epoch_seconds("")}
+    if holds(known.get(name, {})):
+        return known[name]["chosen"]
+    begun, chosen, tried = record(), "", []
     for option in TRAINER_OPTIONS:
         if option == BF16 and is_emulated("bf16-mixed", "auto"):  # far slower than float32: speed.md
             continue
         together = joined(chosen, option)
-        tried[together] = epoch_seconds(together)
-        if tried[together] < tried[chosen] * (1 - WORTHWHILE):
+        seconds = probed(base, (chosen, together), contest.side_by_side, path.with_suffix(".log"))
+        tried.append(seconds)
+        if statistics.median(seconds[together]) < statistics.median(seconds[chosen]) * (1 - WORTHWHILE):
             chosen = together
-    path.write_text(json.dumps(known | {base: {"chosen": chosen, "epoch_seconds": tried}}, indent=1) + "\n")
+    path.write_text(json.dumps(known | {name: begun | {"chosen": chosen, "epoch_seconds": tried}}, indent=1) + "\n")
     return chosen
+
+
+def probed(base: str, choices: Sequence[str], side_by_side: int, log: Path) -> dict[str, list[float]]:
+    """Seconds of an epoch with each of the choices, by turns; so many at a time, as in the contest."""
+    found: dict[str, list[float]] = {choice: [] for choice in choices}
+    for turn in range(PROBES):
+        for choice in choices if turn % 2 == 0 else choices[::-1]:
+            ended = run_side_by_side([joined(base, choice)] * side_by_side, log)
+            epochs = [json.loads(lines[-1][1])["epoch_seconds"] for _, lines in ended]
+            found[choice].append(statistics.mean(min(seconds[1:]) for seconds in epochs))
+    return found
 
 
 def our_figures(contest: Contest, command: str, run: Path, log: Path) -> Figures:
@@ -257,13 +268,18 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def later_epoch_seconds(lines: Sequence[tuple[float, str]]) -> list[float]:
-    """From one epoch's line to the next: training, evaluation and checkpoints of every epoch but a run's first."""
-    ends = [(second, int(found[1])) for second, line in lines if (found := re.match(r"\s*epoch (\d+)/\d+ ", line))]
-    return [end - start for (start, _), (end, epoch) in pairwise(ends) if epoch > 1]
+    """From one epoch's line to the trial's next: training, evaluation and checkpoints of all epochs but the first."""
+    ends = defaultdict[str, list[tuple[float, int]]](list)
+    for second, line in lines:
+        if found := EPOCH_LINE.match(line):
+            ends[found[1]].append((second, int(found[2])))
+    return [end - start for of_trial in ends.values() for (start, _), (end, epoch) in pairwise(of_trial) if epoch > 1]
 
 
 def write(options: argparse.Namespace, figures: Sequence[Figure], done: Mapping[str, Sequence[Figures]]) -> None:
-    stated = {"study": options.study, "hardware": hardware(), "date": date.today().isoformat(), "pairs": options.pairs}
+    measured = [pair for pairs in done.values() for pair in pairs]
+    stated = {"study": options.study, "hardware": measured[0]["hardware"], "date": days(measured)}
+    stated |= {"pairs": options.pairs}
     command = shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])
     lines = [f"# Speed: {named(options.study, options).replace('_', ' ')}", "", SAID.format(command=command, **stated)]
     lines.append(CONDITIONS.get(options.study, ALIKE))

@@ -15,15 +15,20 @@ SHARED = ROOT.parent / "shared" / "data"
 
 
 def publish(
-    name: str, lines: Sequence[str], figures: Mapping[str, Any], *, kept: Mapping[str, Any] | None = None
+    name: str,
+    lines: Sequence[str],
+    figures: Mapping[str, Any],
+    *,
+    kept: Mapping[str, Any] | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> None:
     """results/NAME.md has the lines, NAME.json what is `kept` of the runs; both tables and figures are printed, the
-    latter as one line of JSON, the last."""
-    stated = {"study": name, "hardware": hardware(), "date": date.today().isoformat()}
+    latter as one line of JSON, the last. `measured` says on what hardware and when, where it was not today."""
+    stated = {"study": name, "hardware": hardware(), "date": date.today().isoformat(), **(measured or {})}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     if kept is not None:
-        (RESULTS / f"{name}.json").write_text(json.dumps(stated | kept, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps({**stated, **kept}, indent=1) + "\n")
     print("\n".join(lines))
     print(json.dumps(stated | {"figures": figures}))
 

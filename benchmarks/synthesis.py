@@ -14,11 +14,11 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+from kept import cleared, days
 from run import train
 from stated import ROOT, SHARED, hardware, publish
 
@@ -73,6 +73,7 @@ def main() -> None:
 def one_seed(name: str, seed: int) -> dict[str, Any]:
     """The results of the three runs, and what became of the texts."""
     directory = ROOT / "outputs" / "benchmarks" / "synthesis" / f"{name}-{seed}"
+    measured = cleared(directory)
     draw_rows(SOURCES[name], SHARED / name, directory, seed)
     results = {label: result_of(label, directory, seed) for label in ("rows", "writer")}
     told = synthesize(directory, seed)
@@ -83,7 +84,8 @@ def one_seed(name: str, seed: int) -> dict[str, Any]:
     kept = Counter(row["label"] for row in new)
     surest = {label: next(row["text"] for row in new if row["label"] == label) for label in kept}
     change = results["rows and texts"]["test"]["accuracy"] - results["rows"]["test"]["accuracy"]
-    return {"seed": seed, "change": change, "kept": kept, "surest": surest, "told": told, "results": results}
+    found = {"kept": kept, "surest": surest, "told": told, "results": results}
+    return {"seed": seed, "date": measured["date"], "change": change, **found}
 
 
 def result_of(label: str, directory: Path, seed: int) -> dict[str, Any]:
@@ -131,8 +133,9 @@ def synthesize(directory: Path, seed: int) -> str:
 
 
 def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
+    measured_on = days(of_seed for seeds in done.values() for of_seed in seeds)
     lines = [f"# Texts that a model wrote, beside {ROWS} rows of each label; `model=mini`", ""]
-    lines += [f"{hardware()}; {date.today()}; `python benchmarks/synthesis.py`; each seed draws other rows; mean ±"]
+    lines += [f"{hardware()}; {measured_on}; `python benchmarks/synthesis.py`; each seed draws other rows; mean ±"]
     lines += ["standard deviation (smallest to largest)."]
     lines += [f"Accuracy on the first {TEST_ROWS:,} rows of test, of 200 steps each.", ""]
     lines += ["| | seeds | the rows | rows and texts | difference | texts | of the rarest label |", "|---" * 7 + "|"]
@@ -153,7 +156,7 @@ def write(done: Mapping[str, list[dict[str, Any]]]) -> None:
     lines += [f"python train.py {line.format('.')}" for line in RUNS.values()]
     lines += [f"permafrost synthesize WRITER ROWS --train few.csv --output new.csv --per-label {WRITTEN}", "```"]
     changes = {name: [run["change"] for run in seeds] for name, seeds in done.items()}
-    publish("synthesis", lines, changes, kept={"seeds": done})
+    publish("synthesis", lines, changes, kept={"seeds": done}, measured={"date": measured_on})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def run_stamped(command: str, log: Path, variables: Mapping[str, str] | None = N
     """Run it; seconds of the whole process, and its lines, each with the second at which it came."""
     log.parent.mkdir(parents=True, exist_ok=True)
     arguments = [sys.executable, *shlex.split(command)[1:]]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | (variables or {})  # unbuffered: else lines wait in the pipe
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(variables or {})}  # else lines wait in the pipe
     start, lines = time.perf_counter(), []
     with (
         log.open("w") as copy,

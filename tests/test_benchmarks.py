@@ -1,5 +1,6 @@
 """The benchmarks' own parts: python -m pytest tests/test_benchmarks.py"""
 
+import argparse
 import importlib
 import json
 import shlex
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +80,20 @@ def test_epoch_seconds_are_those_between_its_lines(module):
         (24.0, "epoch 2/3  step 4"),
     ]
     assert module("speed").later_epoch_seconds(lines) == [2.0, 3.0, 4.0]
+
+
+def test_epochs_of_trials_side_by_side_are_told_apart(module):
+    lines = [
+        (5.0, "0 | epoch 1/3  step 2"),
+        (6.0, "1 | epoch 1/3  step 2"),
+        (7.0, "0 | epoch 2/3  step 4"),
+        (9.0, "1 | epoch 2/3  step 4"),
+        (9.5, "1 |   test: loss 1.0"),
+        (10.0, "0 | epoch 3/3  step 6"),
+        (11.0, "2 | epoch 1/3  step 2"),  # the next trial of the same worker
+        (15.0, "2 | epoch 2/3  step 4"),
+    ]
+    assert module("speed").later_epoch_seconds(lines) == [2.0, 3.0, 3.0, 4.0]
 
 
 def test_trials_not_measured_count_as_those_measured(module):
@@ -157,6 +173,21 @@ def test_an_unknown_study_is_told_before_any_is_run(module, monkeypatch):
         run.main()
 
 
+def test_a_study_that_fails_is_named_after_the_others_have_run(module, monkeypatch):
+    run, ended = module("run"), []
+
+    def fails() -> None:
+        raise SystemExit("a trial failed")
+
+    studies = {"first": fails, "second": lambda: ended.append("second"), "third": lambda: 1 / 0}
+    monkeypatch.setattr(run, "studies", lambda **_: studies)
+    monkeypatch.setattr(run, "SCRIPTS", {})
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit, match="failed: first, third;"):
+        run.main()
+    assert ended == ["second"]
+
+
 def test_what_is_published_ends_with_one_line_of_json(module, monkeypatch, tmp_path, capsys):
     stated = module("stated")
     monkeypatch.setattr(stated, "RESULTS", tmp_path)
@@ -165,6 +196,9 @@ def test_what_is_published_ends_with_one_line_of_json(module, monkeypatch, tmp_p
     assert table == (tmp_path / "launch.md").read_text().splitlines() == ["# Title", "", "| a |"]
     assert (json.loads(last)["study"], json.loads(last)["figures"]) == ("launch", {"a": 1.5})
     assert json.loads((tmp_path / "launch.json").read_text())["runs"] == [1, 2]
+
+
+MEASURED = [{"hardware": "X", "date": "2026-11-27"}, {"hardware": "X", "date": "2026-11-25"}]
 
 
 def run_of(seed: int, accuracy: float) -> dict:
@@ -177,11 +211,12 @@ def test_a_study_shows_mean_and_range_of_each_row_and_what_changed(module, monke
     monkeypatch.setattr(module("stated"), "RESULTS", tmp_path)
     scores = {"computed": [0.5, 0.7], "stored": [0.5, 0.6]}
     rows = [
-        {"row": name, "command": "python train.py", "runs": [run_of(*pair) for pair in enumerate(of_row)]}
-        for name, of_row in scores.items()
+        {"row": name, "command": "python train.py", "runs": [run_of(*pair) for pair in enumerate(of_row)], **measured}
+        for (name, of_row), measured in zip(scores.items(), MEASURED, strict=True)
     ]
     run.write("store", "Title", rows, run.changes)
     lines = capsys.readouterr().out.splitlines()
+    assert "X; 2026-11-25 to 2026-11-27; mean over the seeds" in "\n".join(lines)
     assert "The largest change of a seed's test accuracy beside computed: stored 0.1000." in lines
     scores = ["0.5500 ± 0.0707 (0.5000 to 0.6000)"] * 2
     cells = ["stored", "accuracy", *scores, "0, 1", "4", "10 ± 1 (10 to 11)", "`python train.py`"]
@@ -193,6 +228,21 @@ def test_padding_of_what_is_filled_up_by_hand(module):
     batches, lengths = [np.array([0, 1]), np.array([2])], np.array([30, 34, 65])
     share = module("padding").filled_share(batches, lengths)  # 2 x 34 and 1 x 65 tokens, each computed as 128
     assert share == pytest.approx(1 - 129 / 256)
+
+
+def test_a_step_that_is_profiled_is_the_programs_own(module, monkeypatch, tiny_model_dir, tmp_path):
+    materials, profile = module("materials"), module("profile_step")
+    materials.write_rows(
+        tmp_path / "train.csv", [{"text": f"the quick brown fox {n}", "label": n % 2} for n in range(8)]
+    )
+    monkeypatch.setattr(materials, "ag_news", lambda count: {"train": tmp_path / "train.csv"})
+    monkeypatch.setattr(materials, "gpt2_shape", lambda: tiny_model_dir)
+    model, source = profile.build_model("gpt2-shape", 1)
+    batch = profile.one_batch(source)
+    assert sorted(batch.row_ids.tolist()) == list(range(8))
+    below = profile.trunk(model.transformer, batch.input_ids, 1).detach().half()
+    optimizer = torch.optim.SGD([parameter for _, parameter in profile.trainable(model)], lr=0.1)
+    assert len(profile.one_step(model, batch, below, optimizer, "32-true")) == 3
 
 
 @pytest.mark.slow
@@ -230,6 +280,7 @@ def written(module, monkeypatch, tmp_path) -> Path:
     for name in ("run", "synthesis", "augmentation", "stated"):
         for path in {"ROOT", "RESULTS", "SHARED"} & vars(module(name)).keys():
             monkeypatch.setattr(module(name), path, tmp_path)
+    monkeypatch.setattr(module("kept"), "commit", lambda: "abc1234")  # or git would be started, as runs are
     for name in ("train.py", "conf"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
@@ -284,7 +335,8 @@ def test_the_augmentation_study_says_on_which_changes_all_seeds_agree(module, mo
 def test_the_adaptation_study_compares_seed_by_seed(module, monkeypatch, written):
     def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
         assert ("init_from=outputs/benchmarks/adaptation-texts-0" in line) == ("adapted" in label)
-        return result(0.5 + seed / 10 + (0.02 * (seed + 1) if "adapted" in label else 0), seed)
+        accuracy = 0.5 + seed / 10 + (0.02 * (seed + 1) if "adapted" in label else 0)
+        return result(accuracy, seed, measured=MEASURED[0])
 
     monkeypatch.setattr(module("run"), "train", train)
     module("run").studies(missing=False, jobs=1)["adaptation"]()
@@ -300,6 +352,7 @@ def test_the_table_of_written_texts(module, written):
         name: [
             {
                 "seed": seed,
+                "date": "2026-11-27",
                 "change": 0.1,
                 "kept": {label: 3 for label in list(source.labels.values())[:1]},
                 "surest": {"positive": "a warm\nday"},
@@ -375,7 +428,8 @@ def version(metric: float, **more: float) -> dict:
     """An entry of compression.json."""
     dense = {"metric": 0.8, "interval": [0.78, 0.82], "size_mb": 10.0, "rows_per_second": 5.0, "block_parameters": 100}
     own = {"metric": metric, "interval": [metric - 0.02, metric + 0.02], "size_mb": 4.0, "rows_per_second": 10.0}
-    return own | {"metric_name": "accuracy", "block_parameters": 55, "before": dense} | more
+    entry = {"metric_name": "accuracy", "block_parameters": 55, "before": dense, "date": "2026-11-27"}
+    return own | entry | more
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -551,3 +605,125 @@ def test_peers_print_their_figures(tiny_model_dir, rows, peer, options):
     assert len(figures.get("epoch_seconds", [0, 0])) == 2
     metric = "loss" if "language_modeling" in options else "accuracy"
     assert figures["validation"][metric] >= 0
+
+
+@pytest.fixture
+def here(module, monkeypatch) -> dict[str, str]:
+    """On what hardware, and of what sources, is measured: to be changed."""
+    place = {"hardware": "X", "source": "0a"}
+    for name in place:
+        monkeypatch.setattr(module("kept"), name, lambda name=name: place[name])
+    monkeypatch.setattr(module("kept"), "commit", lambda: "abc1234")
+    return place
+
+
+@pytest.mark.parametrize("change", [{}, {"hardware": "Y"}, {"source": "0b"}, {"command": "b"}])
+def test_what_a_directory_holds_is_kept_while_nothing_has_changed(module, here, tmp_path, change):
+    kept, run_dir = module("kept"), tmp_path / "runs" / "run-0"
+    first = kept.cleared(run_dir, command="a")
+    assert (first["hardware"], first["source"], first["commit"]) == ("X", "0a", "abc1234")
+    run_dir.mkdir()
+    (run_dir / "result.json").touch()
+    here |= change
+    again = kept.cleared(run_dir, command=here.get("command", "a"))
+    assert (run_dir / "result.json").exists() == (again == first) == (not change)
+
+
+def test_sources_are_others_when_a_file_is(module, monkeypatch, tmp_path):
+    kept, found = module("kept"), []
+    monkeypatch.setattr(kept, "ROOT", tmp_path)
+    (tmp_path / "conf").mkdir()
+    for name, text in (("train.py", "a"), ("conf/a.yaml", "a"), ("conf/a.yaml", "b"), ("conf/b.yaml", "")):
+        (tmp_path / name).write_text(text)
+        found.append(kept.source())
+    (tmp_path / "conf" / "__pycache__").mkdir()
+    (tmp_path / "conf" / "__pycache__" / "a.pyc").touch()
+    assert len(set(found)) == 4
+    assert kept.source() == found[-1]
+
+
+def test_days_are_the_first_and_the_last(module):
+    assert module("kept").days([{"date": "2026-11-26"}]) == "2026-11-26"
+    spans = [{"date": "2026-11-26"}, {"date": "2026-11-25 to 2026-11-28"}]
+    assert module("kept").days(spans) == "2026-11-25 to 2026-11-28"
+
+
+MATERIAL = {name: Path(name) for name in ("model", "train", "validation", "test")} | {"batch_rows": 38}
+
+
+@pytest.mark.parametrize("change", [{"hardware": "Y"}, {"source": "0b"}])
+def test_a_pair_is_measured_again_elsewhere_or_of_other_sources(module, monkeypatch, here, tmp_path, change):
+    speed, measured = module("speed"), []
+    for side in ("our", "peer"):
+        monkeypatch.setattr(
+            speed, f"{side}_figures", lambda *_, side=side: measured.append(side) or {"fit_seconds": 1.0}
+        )
+    pair = lambda: speed.measured_pair(module("contests").FROZEN, MATERIAL, "", tmp_path, 0, "")  # noqa: E731
+    first = pair()
+    assert {name: first[name] for name in ("hardware", "source", "commit")} == {**here, "commit": "abc1234"}
+    assert json.loads(json.dumps(first)) == pair()
+    assert measured == ["our", "peer"]
+    here |= change
+    assert pair() != first
+    assert measured == ["our", "peer"] * 2
+
+
+def test_a_run_of_a_study_is_made_again_of_other_sources(module, monkeypatch, here, written):
+    run, started = module("run"), []
+
+    def train(command, **_):
+        (run_dir,) = [Path(word.partition("=")[2]) for word in command if word.startswith("hydra.run.dir=")]
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "result.json").write_text(json.dumps(result(0.5)))
+        started.append(run_dir)
+
+    monkeypatch.setattr(run.subprocess, "run", train)
+    found = [run.train("pydocs-default", "", 0) for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0]["measured"]["hardware"] == "X"
+    assert len(started) == 1
+    here["source"] = "0b"
+    assert run.train("pydocs-default", "", 0)["measured"]["source"] == "0b"
+    assert len(started) == 2
+
+
+def test_a_table_of_speed_says_where_and_when_its_pairs_were_measured(module, monkeypatch, tmp_path):
+    speed = module("speed")
+    monkeypatch.setattr(speed, "machine", lambda: "x")
+    pairs = [
+        {side: {"fit_seconds": seconds} for side, seconds in (("ours", 1.0), ("peer", 3.0))}
+        | {"commands": {"ours": "a", "peer": ["b"]}, **measured}
+        for measured in MEASURED
+    ]
+    options = argparse.Namespace(study="frozen", pairs=2, variant="", results=tmp_path)
+    speed.write(options, speed.WHOLE, {"frozen": pairs})
+    assert "; X; 2026-11-25 to 2026-11-27; pairs: 2;" in (tmp_path / "speed_frozen_x.md").read_text()
+    stated = json.loads((tmp_path / "speed_frozen_x.json").read_text())
+    assert (stated["hardware"], stated["date"]) == ("X", "2026-11-25 to 2026-11-27")
+
+
+def test_trainers_settings_are_chosen_by_medians_as_many_at_a_time_as_in_the_contest(
+    module, monkeypatch, here, tmp_path
+):
+    speed, started = module("speed"), []
+
+    def run_side_by_side(commands, log):
+        """Eager attention is faster, but for one run; the type of numbers makes no difference, but for one."""
+        assert len(commands) == 2
+        started.append(commands[0])
+        seconds = 8.0 if "eager" in commands[0] else 10.0
+        chance = {2: 0.5, 8: 2.0}.get(len(started), 1.0)
+        return [(60.0, [(60.0, json.dumps({"epoch_seconds": [99.0, seconds * chance, seconds * chance]}))])] * 2
+
+    (tmp_path / "speed").mkdir()
+    monkeypatch.setattr(module("materials"), "OUTPUTS", tmp_path)
+    monkeypatch.setattr(speed, "run_side_by_side", run_side_by_side)
+    monkeypatch.setattr(speed, "is_emulated", lambda *_: False)
+    contest = module("contests").CONTESTS["sweep"]
+    for _ in range(2):  # what is measured is kept
+        assert speed.best_settings(contest, MATERIAL) == "--attention eager"
+    assert len(started) == 3 * 2 * speed.PROBES
+    assert [("bf16" in command) for command in started[:6]] == [False, True, True, False, False, True]  # by turns
+    here["hardware"] = "Y"
+    speed.best_settings(contest, MATERIAL)
+    assert len(started) == 2 * 3 * 2 * speed.PROBES

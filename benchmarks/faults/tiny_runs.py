@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def tiny_overrides(root: Path, recipe: Sequence[str] = RECIPE, test_rows: int = 
     from tests.runs.conftest import SPLITS, write_rows
 
     tokenizer = train_tokenizer(TEXTS, vocab_size=300, max_length=64)
-    end = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    shape = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
+    end: dict[str, Any] = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape: dict[str, Any] = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(**shape, **end)).save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
@@ -42,7 +43,7 @@ def tiny_overrides(root: Path, recipe: Sequence[str] = RECIPE, test_rows: int = 
     return [*files, *own, *quiet, "freezing.blocks=1", *recipe]
 
 
-def begin(overrides: Sequence[str], run_dir: Path) -> multiprocessing.Process:
+def begin(overrides: Sequence[str], run_dir: Path) -> BaseProcess:
     """A run in a process of its own, which has all modules already."""
     from tests.runs.conftest import compose_config
 
