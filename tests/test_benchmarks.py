@@ -203,7 +203,7 @@ MEASURED = [{"hardware": "X", "date": "2026-11-27"}, {"hardware": "X", "date": "
 
 def run_of(seed: int, accuracy: float) -> dict:
     scores = {"validation": {"accuracy": accuracy}, "test": {"accuracy": accuracy, "loss": 1.0}}
-    return {"seed": seed, "frozen_blocks": 4, "seconds": {"fit": 10.0 + seed}, **scores}
+    return {"seed": seed, "frozen_blocks": 4, "seconds": {"fit": 10.0 + seed, "total": 20.0 + seed}, **scores}
 
 
 def test_a_study_shows_mean_and_range_of_each_row_and_what_changed(module, monkeypatch, tmp_path, capsys):
@@ -219,7 +219,7 @@ def test_a_study_shows_mean_and_range_of_each_row_and_what_changed(module, monke
     assert "X; 2026-11-25 to 2026-11-27; mean over the seeds" in "\n".join(lines)
     assert "The largest change of a seed's test accuracy beside computed: stored 0.1000." in lines
     scores = ["0.5500 ± 0.0707 (0.5000 to 0.6000)"] * 2
-    cells = ["stored", "accuracy", *scores, "0, 1", "4", "10 ± 1 (10 to 11)", "`python train.py`"]
+    cells = ["stored", "accuracy", *scores, "0, 1", "4", "10 ± 1 (10 to 11)", "20 ± 1 (20 to 21)", "`python train.py`"]
     assert f"| {' | '.join(cells)} |" in lines
     assert json.loads(lines[-1])["figures"] == {"computed": {"accuracy": 0.6}, "stored": {"accuracy": 0.55}}
 
