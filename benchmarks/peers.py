@@ -228,7 +228,7 @@ def freeze_(model: Any, blocks: int) -> None:
 
 
 def read_splits(options: argparse.Namespace) -> dict[str, Rows]:
-    limits = {"train": options.max_train_rows, "validation": options.max_validation_rows, "test": 0}
+    limits = {"train": options.max_train_rows, "validation": options.max_validation_rows, "test": options.max_test_rows}
     splits: dict[str, Rows] = {}
     for split, limit in limits.items():
         if path := getattr(options, split):
@@ -285,7 +285,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test")
     numbers: dict[str, float] = {"epochs": 3, "batch-rows": 8, "max-length": 512, "frozen-blocks": 0, "seed": 0}
     numbers |= {"lr": 1e-3, "weight-decay": 0.01, "warmup": 0.1, "dropout": 0.1, "label-smoothing": 0.0}
-    numbers |= {"max-train-rows": 0, "max-validation-rows": 0}  # the first so many; 0 is all
+    numbers |= {"max-train-rows": 0, "max-validation-rows": 0, "max-test-rows": 0}  # the first so many; 0 is all
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     choices = {"task": ("classification", "language_modeling"), "head-init": ("normal", "xavier")}
