@@ -195,11 +195,9 @@ def test_the_first_row_is_shown_once_as_the_model_sees_it(run_tiny, of_task, cap
 
 @pytest.mark.parametrize(("task", "kind"), [("translation", Generation), ("dialogue", Dialogue)])
 def test_validation_writes_a_few_rows_and_always_the_same_ones(run_tiny, of_task, monkeypatch, capsys, task, kind):
-    asked, write = [], kind.write
+    asked, prompts = [], kind.prompts
     monkeypatch.setattr(
-        kind,
-        "write",
-        lambda self, backbone, rows, encoding: asked.append(rows) or write(self, backbone, rows, encoding),
+        kind, "prompts", lambda self, rows, encoding: asked.append(rows) or prompts(self, rows, encoding)
     )
     run_tiny(*of_task(task), "trainer.max_epochs=2", "callbacks.best=null", "callbacks.last=null")
     *of_validation, of_test = asked

@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from permafrost.cli import app
+from permafrost.deployment import predictor
 from permafrost.deployment.export import export_model
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, DataError
@@ -19,6 +20,7 @@ from permafrost.tasks.base import Encoding
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.dialogue import Dialogue
 from permafrost.tasks.generation import Generation
+from permafrost.tasks.language_modeling import LanguageModeling
 from permafrost.tasks.multi_label import MultiLabel
 from permafrost.tasks.tagging import Tagging
 
@@ -189,7 +191,11 @@ def test_texts_of_a_file_are_split_into_words_as_one_text_is(exported, tmp_path)
 @pytest.mark.parametrize("turns", [["hi"], ["hi", "yes"], ["hi", "yes", "no"]])
 def test_a_dialogue_is_answered_after_its_last_turn(exported, tmp_path, monkeypatch, turns):
     asked = []
-    monkeypatch.setattr(Dialogue, "write", lambda self, backbone, rows, encoding: asked.extend(rows) or ["well"])
+    monkeypatch.setattr(predictor, "write_from", lambda *_: ["well"])
+    prompts = Dialogue.prompts
+    monkeypatch.setattr(
+        Dialogue, "prompts", lambda self, rows, encoding: asked.extend(rows) or prompts(self, rows, encoding)
+    )
     (row,) = predicted(exported(REPLIES), "--input", written(tmp_path / "a.jsonl", [{"turns": turns}]))
     assert (row["turns"], row["text"]) == (turns, "well")
     assert asked == [{"speakers": [*row["speakers"], "AB"[len(turns) % 2]], "turns": [*turns, ""]}]
@@ -215,3 +221,19 @@ def test_how_much_of_long_rows_is_read_is_said(exported, tmp_path):
     assert told in invoke("evaluate", run, "--data", path).stderr
     assert "1 of 1 rows cut" in invoke("predict", run, "a" * 40).stderr
     assert "cut" not in invoke("predict", run, "a").stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "share"),
+    [
+        (CODE, [{"source": "a" * 40}, {"source": "b"}], "46.9%"),  # 15 of 41, and in each row 3 of the template
+        (LanguageModeling(decoding=SHORT), [{"text": "a" * 40}, {"text": "b"}], "46.3%"),  # the last 18 of 40
+        (REPLIES, [{"turns": ["a" * 40, "b", "c"]}, {"turns": ["b"]}], "26.2%"),  # not the first turn's 44
+    ],
+    ids=["generation", "language_modeling", "dialogue"],
+)
+def test_how_much_of_what_is_asked_is_read_is_said(exported, tmp_path, task, rows, share):
+    """Of a window of 21 tokens the text that is written takes 3."""
+    path = written(tmp_path / "a.jsonl", rows)
+    told = f"1 of 2 rows cut: {share} read; the model reads 21 tokens at once"
+    assert told in invoke("predict", exported(task, max_length=21), "--input", path).stderr

@@ -11,6 +11,7 @@ from permafrost.tasks.base import Encoding
 from permafrost.tasks.dialogue import Dialogue, reply_prompt, speakers_of
 from permafrost.tasks.preparation import encode_table
 from permafrost.tasks.turns import Turn, oldest_that_fits, turn_windows
+from permafrost.tasks.writing import write
 
 END = "<|endoftext|>"
 
@@ -134,7 +135,7 @@ def test_what_comes_after_the_last_reply_is_neither_asked_nor_scored(tiny_tokeni
     longer = {"speakers": ["A", "B", "A"], "turns": ["hi", "yes", "thanks a lot"]}
     assert task.asked(longer) == task.asked(short) == short
     backbone = GPT2LMHeadModel(tiny_config).transformer
-    assert task.write(backbone, [longer], encoding) == task.write(backbone, [short], encoding)
+    assert write(task, backbone, [longer], encoding) == write(task, backbone, [short], encoding)
     assert task.score(["yes"], [longer])["exact_match"] == 1
     taught = task.with_answers(pa.Table.from_pylist([longer]), ["no"])
     assert taught["turns"].to_pylist() == [["hi", "no", "thanks a lot"]]
@@ -151,7 +152,7 @@ def test_the_last_turn_is_written_whatever_stands_there(tiny_tokenizer, tiny_con
     backbone, encoding = GPT2LMHeadModel(tiny_config).transformer, Encoding(tokenizer=tiny_tokenizer, max_length=64)
     rows = THREE.to_pylist()
     other = [{**rows[0], "turns": [*rows[0]["turns"][:-1], "something else"]}]
-    assert make_task().write(backbone, rows, encoding) == make_task().write(backbone, other, encoding)
+    assert write(make_task(), backbone, rows, encoding) == write(make_task(), backbone, other, encoding)
 
 
 @pytest.mark.parametrize("text", ["", " ", "🎉", "日本語", "x " * 400])
@@ -159,7 +160,7 @@ def test_any_text_gets_a_reply(tiny_tokenizer, tiny_config, text):
     torch.manual_seed(0)
     backbone = GPT2LMHeadModel(tiny_config).transformer
     rows = make_task().rows_of([text])
-    assert len(make_task().write(backbone, rows, Encoding(tokenizer=tiny_tokenizer, max_length=32))) == 1
+    assert len(write(make_task(), backbone, rows, Encoding(tokenizer=tiny_tokenizer, max_length=32))) == 1
 
 
 def test_written_replies_take_the_last_turns_place_unless_they_are_empty():

@@ -16,6 +16,7 @@ from permafrost.tasks.generation import Generation
 from permafrost.tasks.losses import CrossEntropy
 from permafrost.tasks.preparation import encode_table, first_row_shown, shortened
 from permafrost.tasks.prompts import read_template
+from permafrost.tasks.writing import write
 
 TEMPLATE = "Q:{source}\nA:{target}"
 
@@ -67,7 +68,7 @@ def test_what_is_too_long_is_cut_at_its_end_and_counted(tiny_tokenizer):
 
 @pytest.mark.parametrize("source", ["", "x", "🎉🎉", "日本語", "word " * 300, "a\nb"])
 def test_any_source_is_written_from(tiny_tokenizer, tiny_backbone, source):
-    written = make_task().write(tiny_backbone, [{"source": source}], Encoding(tokenizer=tiny_tokenizer, max_length=32))
+    written = write(make_task(), tiny_backbone, [{"source": source}], Encoding(tokenizer=tiny_tokenizer, max_length=32))
     assert len(written) == 1
 
 

@@ -28,11 +28,12 @@ from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.store_directory import known_rows
-from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Task, Writes, WritesAnswers, asked_rows
+from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Prompts, Task, Writes, WritesAnswers, asked_rows
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.language_modeling import LanguageModeling, count_words
 from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared
 from permafrost.tasks.preparation import encode_table, load_tokenizer
+from permafrost.tasks.writing import write_from
 
 EVALUATION_TOKENS = 4096  # per batch
 PLAIN_LOSSES = {"regression": MeanSquared, "multi_label": BinaryCrossEntropy}  # cross-entropy for all others
@@ -87,22 +88,30 @@ class Predictor:
     def answer(self, rows: Sequence[Mapping[str, Any]], *, streamer: Any = None) -> list[dict[str, Any]]:
         """One answer for each row of the task's roles; of a single one that is written, `streamer` gets the pieces."""
         if isinstance(self.task, Writes):
-            model = self.model.transformer
             with streaming(streamer):
-                return [{"text": text} for text in self.task.write(model, self.cleaned(rows), self.encoding)]
+                return [{"text": text} for text in self.written(self.task, self.cleaned(rows))]
         return self.answering.answers(self.outputs_of(rows), rows)
 
     def outputs_of(self, rows: Sequence[Mapping[str, Any]]) -> Outputs:
         """What the task keeps of each row: a classifier its logits."""
         return self.outputs(self.encoded(pa.Table.from_pylist(self.cleaned(rows))))
 
+    def written(self, task: Writes, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """To cleaned rows; what there is no room for is said."""
+        prompts = task.prompts(rows, self.encoding)
+        self._say_how_many_are_cut(prompts, len(rows))
+        return write_from(task, prompts, self.model.transformer, self.encoding)
+
     def encoded(self, table: pa.Table) -> TokenizedSplit:
         """Cleaned rows as tokens; what there is no room for is said."""
         split = encode_table(self.task, table, self.encoding)
-        if split.truncated_rows:
-            cut = f"{split.truncated_rows:,} of {len(split):,} rows cut: {split.share_read:.1%} read"
-            self.say(f"{cut}; the model reads {self.encoding.max_length:,} tokens at once")
+        self._say_how_many_are_cut(split, len(split))
         return split
+
+    def _say_how_many_are_cut(self, read: Prompts | TokenizedSplit, rows: int) -> None:
+        if read.truncated_rows:
+            cut = f"{read.truncated_rows:,} of {rows:,} rows cut: {read.share_read:.1%} read"
+            self.say(f"{cut}; the model reads {self.encoding.max_length:,} tokens at once")
 
     def cleaned(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """As the training rows were; what nothing would be left of stays as it is."""
@@ -172,7 +181,7 @@ class Predictor:
         values = {LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}
         if isinstance(self.task, WritesAnswers):
             rows = table.to_pylist()
-            values |= self.task.score(self.task.write(self.model.transformer, rows, self.encoding), rows)
+            values |= self.task.score(self.written(self.task, rows), rows)
         return {name: float(value) for name, value in values.items()}
 
 

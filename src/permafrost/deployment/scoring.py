@@ -16,6 +16,7 @@ from permafrost.deployment.predictor import Predictor, batches
 from permafrost.tasks.base import LOSS, Answers, WritesAnswers
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.preparation import encode_table
+from permafrost.tasks.writing import write
 
 GROUPS = 100  # of rows, that are drawn together
 
@@ -49,7 +50,7 @@ def interval_of(answers: Scored) -> tuple[float, float]:
 class ScoredTexts:
     def __init__(self, predictor: Predictor, table: pa.Table, metric: str, task: WritesAnswers):
         self.task, self.metric, self.rows, self.groups = task, metric, table.to_pylist(), grouped(table.num_rows)
-        self.written = task.write(predictor.model.transformer, self.rows, predictor.encoding)
+        self.written = write(task, predictor.model.transformer, self.rows, predictor.encoding)
         self.units = len(self.groups)
 
     def score(self, groups: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from permafrost.data.rows import Table
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.errors import ConfigError
+from permafrost.model.decoding import Decoding
 from permafrost.ragged import RaggedArray
 
 if TYPE_CHECKING:
@@ -61,11 +62,29 @@ class Answers(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """What leads to each row's text, and how that is written."""
+
+    ids: Sequence[Sequence[int]]
+    unread: Sequence[int]  # tokens of each row that there was no room for
+    decoding: Decoding
+
+    @property
+    def truncated_rows(self) -> int:
+        return sum(count > 0 for count in self.unread)
+
+    @property
+    def share_read(self) -> float:
+        read = sum(map(len, self.ids))
+        return read / max(1, read + sum(self.unread))
+
+
 @runtime_checkable
 class Writes(Protocol):
-    """A task whose model writes texts, by its `decoding`."""
+    """A task whose model writes texts (tasks/writing.py), by its `decoding`."""
 
-    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]: ...
+    def prompts(self, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> Prompts: ...
 
     def asked(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row without what comes after what is written."""

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, nearest
-from permafrost.model.decoding import Decoding, generate
+from permafrost.model.decoding import Decoding
 from permafrost.model.heads import TiedHead
 from permafrost.tasks.base import (
     LOSS,
     Encoding,
     LossFunction,
     Mode,
+    Prompts,
     Stage,
     Table,
     references_of,
@@ -108,12 +109,14 @@ class Dialogue:
     def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {"perplexity": loss.exp()}
 
-    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
-        """Each dialogue's last reply, whatever stands there, from the turns before it."""
+    def prompts(self, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> Prompts:
+        """The turns before each dialogue's last reply, whatever stands there."""
         limit = self.room(encoding)
-        prompts = [reply_prompt(self.turns_of(self.asked(row), encoding), limit) for row in rows]
-        written = generate(backbone, prompts, self.decoding, end_token_id=encoding.tokenizer.eos_token_id)
-        return [str(encoding.tokenizer.decode(tokens)).strip() for tokens in written]
+        dialogues = [self.turns_of(self.asked(row), encoding) for row in rows]
+        ids = [reply_prompt(turns, limit) for turns in dialogues]
+        whole = [sum(map(len, turns)) - len(turns[-1].text) for turns in dialogues]
+        unread = [tokens - len(read) for tokens, read in zip(whole, ids, strict=True)]
+        return Prompts(ids=ids, unread=unread, decoding=self.decoding)
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return text_scores(written, [references_of(self.asked(row)) for row in rows])

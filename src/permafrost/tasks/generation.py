@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.model.decoding import Decoding, generate
+from permafrost.model.decoding import Decoding
 from permafrost.model.heads import TiedHead
 from permafrost.tasks.base import (
     LOSS,
     Encoding,
     LossFunction,
     Mode,
+    Prompts,
     Stage,
     Table,
     references_of,
@@ -68,13 +69,12 @@ class Generation:
     def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
         return {"perplexity": loss.exp()}
 
-    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
-        """The answer to each row's `source`."""
-        tokenizer, decoding = encoding.tokenizer, self.decoding
-        limit = encoding.max_length - decoding.max_new_tokens
-        prompts, _ = prompt_ids(read_template(self.template), [row["source"] for row in rows], tokenizer, limit)
-        written = generate(backbone, prompts, decoding, end_token_id=tokenizer.eos_token_id)
-        return [str(tokenizer.decode(tokens)).strip() for tokens in written]
+    def prompts(self, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> Prompts:
+        """The template, filled with each row's `source`."""
+        limit = encoding.max_length - self.decoding.max_new_tokens
+        sources, template = [row["source"] for row in rows], read_template(self.template)
+        ids, unread = prompt_ids(template, sources, encoding.tokenizer, limit)
+        return Prompts(ids=ids, unread=unread, decoding=self.decoding)
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         scores = text_scores(written, [references_of(row) for row in rows])

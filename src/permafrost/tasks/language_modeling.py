@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
-from permafrost.model.decoding import Decoding, generate
+from permafrost.model.decoding import Decoding
 from permafrost.model.heads import TiedHead
 from permafrost.tasks.base import (
     LOSS,
     Encoding,
     LossFunction,
     Mode,
+    Prompts,
     Stage,
     Table,
     text_rows,
@@ -81,13 +82,14 @@ class LanguageModeling:
         words = self.words.get(stage)  # of a model that was loaded none are known
         return of_tokens | ({"word_perplexity": (loss * num_targets / words).exp()} if words else {})
 
-    def write(self, backbone: Any, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> list[str]:
-        """How each text goes on, by half a window at most; of a long one its end is read."""
+    def prompts(self, rows: Sequence[Mapping[str, Any]], encoding: Encoding) -> Prompts:
+        """Texts that go on, by half a window at most; of a long one its end is read."""
         tokenizer, half = encoding.tokenizer, encoding.max_length // 2
         decoding = replace(self.decoding, max_new_tokens=min(self.decoding.max_new_tokens, half))
-        end, room = tokenizer.eos_token_id, encoding.max_length - decoding.max_new_tokens
-        prompts = [token_ids(tokenizer, row["text"])[-room:] or [end] for row in rows]
-        return [str(tokenizer.decode(ids)) for ids in generate(backbone, prompts, decoding, end_token_id=end)]
+        room = encoding.max_length - decoding.max_new_tokens
+        texts = [token_ids(tokenizer, row["text"]) for row in rows]
+        ids = [text[-room:] or [tokenizer.eos_token_id] for text in texts]
+        return Prompts(ids=ids, unread=[max(0, len(text) - room) for text in texts], decoding=decoding)
 
     def asked(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its first words: a whole text has nothing to go on with."""

@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from permafrost.tasks.base import Encoding, Writes, WritesAnswers, asked_of, in_part
+from permafrost.tasks.writing import write
 
 Row = Mapping[str, Any]
 SHOWN = 80  # characters
@@ -42,7 +43,7 @@ class WrittenTexts(Callback):
             return
         mine = rows[trainer.global_rank :: trainer.world_size]
         backbone = module.parts[self.part].model.transformer  # type: ignore[index, union-attr]
-        written = self.task.write(backbone, mine, self.encoding) if mine else []
+        written = write(self.task, backbone, mine, self.encoding) if mine else []
         self.written[stage] = _in_turns(written, len(rows), trainer.world_size)
         scores = self.task.score(self.written[stage], rows) if isinstance(self.task, WritesAnswers) else {}
         logged = {f"{stage}/{in_part(self.part, name)}": value for name, value in scores.items()}
