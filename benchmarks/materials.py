@@ -72,9 +72,9 @@ def pydocs() -> dict[str, Path]:
 def _export_pydocs(files: Mapping[str, Path]) -> None:
     from hydra import compose, initialize_config_dir
 
-    from permafrost.config import read_settings
     from permafrost.data.sources import Notes
-    from permafrost.reading import read_splits
+    from permafrost.runs.reading import read_splits
+    from permafrost.settings.config import read_settings
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         settings = read_settings(compose("train"))

@@ -17,7 +17,7 @@ from pairs import spelled
 from stated import hardware, publish
 
 from permafrost.compression.measure import resident_mb
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 
 PROCESSES = 5
 

@@ -12,7 +12,7 @@ from pathlib import Path
 HOLD = """
 import sys, time
 from pathlib import Path
-from permafrost.locks import sole_run
+from permafrost.storage.locks import sole_run
 with sole_run(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

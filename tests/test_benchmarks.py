@@ -125,7 +125,7 @@ def test_every_fault_of_the_catalogue_has_a_test(module, tmp_path):
     "name", ["frozen", "frozen_mini", "default", "unfrozen_gpt2", "unfrozen_mini", "unfrozen_language_modeling"]
 )
 def test_both_sides_are_told_the_same(module, name):
-    from permafrost.config import read_settings
+    from permafrost.settings.config import read_settings
 
     contests, contest = module("contests"), module("contests").CONTESTS[name]
     material = {key: Path(f"{key}.csv") for key in ("model", "train", "validation", "test")} | {"batch_rows": 38}
@@ -261,7 +261,7 @@ def test_overrides_take_the_place_of_the_commands_own(module):
 
 @pytest.mark.slow
 def test_every_row_of_every_study_is_a_command_that_is_understood(module):
-    from permafrost.config import read_settings
+    from permafrost.settings.config import read_settings
 
     recipes, synthesis = module("recipes"), module("synthesis")
     studies = (recipes.PYDOCS, recipes.TASKS, recipes.ADAPTATION, recipes.STORE)

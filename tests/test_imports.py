@@ -12,33 +12,29 @@ ROOT = Path(permafrost.__file__).parent
 # Each name may import from its own tier and from those before it.
 TIERS = [
     {"errors"},
-    {"atomic", "building", "checksums", "locks", "ragged", "redaction"},
-    {"trust"},
+    {"storage"},
+    {"safety"},
     {"data", "model"},
     {"tasks"},
     {"training"},
     {"compression"},
     {"deployment", "reporting"},
     {"settings"},
-    {"config", "overrides"},
-    {"preflight", "reading"},
-    {
-        *("assembly", "check", "claims", "cli", "command_files", "compress", "compressible", "experiment", "finished"),
-        *("fitting", "launch", "recover", "resuming", "run_config", "run_files", "run_record", "trials", "weighing"),
-        "writers",
-    },
+    {"experiment", "runs"},
+    {"cli", "command_files"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 STRANGERS = [{"data", "model"}]  # of one tier, and yet not to import each other
 # Library -> the rooms and files that may import it.
 DOORS = {
-    "lightning": ("training/", "assembly.py", "experiment.py"),
+    "lightning": ("training/", "runs/assembly.py", "experiment.py"),
     "pytorch_lightning": (),
     "omegaconf": (
-        *("claims.py", "config.py", "experiment.py", "launch.py", "overrides.py", "reporting/sweep.py", "resuming.py"),
-        *("run_config.py", "run_record.py", "trials.py"),
+        *("experiment.py", "reporting/sweep.py", "settings/config.py", "settings/overrides.py"),
+        *("runs/claims.py", "runs/kept_config.py", "runs/launch.py", "runs/record.py", "runs/resuming.py"),
+        "runs/trials.py",
     ),
-    "hydra": ("launch.py", "overrides.py", "reporting/sweep.py", "run_config.py"),
+    "hydra": ("reporting/sweep.py", "runs/kept_config.py", "runs/launch.py", "settings/overrides.py"),
 }
 
 

@@ -10,7 +10,7 @@ import typer
 
 from permafrost.command_files import asked_of, check_labels, read_document, read_table, tell, write_answers
 from permafrost.errors import ConfigError, DataError, PermafrostError
-from permafrost.redaction import redacted_text
+from permafrost.safety.redaction import redacted_text
 
 app = typer.Typer(
     name="permafrost", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -168,10 +168,10 @@ def compress(
     sweep: Annotated[bool, typer.Option("--sweep", help="each combination of values with commas between them")] = False,
 ) -> None:
     """Make a run's model smaller or faster: `permafrost compress RUN compression=quantization`."""
-    from permafrost.compress import compress as compress_run
-    from permafrost.compress import compress_each
-    from permafrost.config import read_settings
-    from permafrost.run_config import combinations, config_of_run
+    from permafrost.runs.compress import compress as compress_run
+    from permafrost.runs.compress import compress_each
+    from permafrost.runs.kept_config import combinations, config_of_run
+    from permafrost.settings.config import read_settings
 
     if sweep:
         compress_each(run, [read_settings(config_of_run(run, each)) for each in combinations(overrides)])
@@ -216,9 +216,9 @@ def check_data(
     ] = False,
 ) -> None:
     """Say what is wrong with the data of a run, and what they are, before there is a model. Ends with 3 on errors."""
-    from permafrost.check import check_data, report_lines
-    from permafrost.config import read_data_settings
-    from permafrost.launch import CONFIG_DIR, compose_or_explain, configs_by_part
+    from permafrost.runs.check import check_data, report_lines
+    from permafrost.runs.launch import CONFIG_DIR, compose_or_explain, configs_by_part
+    from permafrost.settings.config import read_data_settings
 
     errors = 0
     for part, cfg in configs_by_part(compose_or_explain(overrides or [], CONFIG_DIR), CONFIG_DIR).items():

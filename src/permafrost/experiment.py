@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from permafrost.assembly import (
+from permafrost.errors import TrainingError
+from permafrost.runs.assembly import (
     Prepared,
     console,
     is_first_process,
@@ -19,18 +20,17 @@ from permafrost.assembly import (
     prepare,
     seed_everything,
 )
-from permafrost.compress import clear, compress
-from permafrost.compressible import check as check_compression
-from permafrost.config import read_settings
-from permafrost.errors import TrainingError
-from permafrost.fitting import fit, leave_group, make_modules, make_trainer, parts_that_fit, with_parts_counted
-from permafrost.locks import sole_run
-from permafrost.preflight import preflight
-from permafrost.redaction import redacted
-from permafrost.resuming import begin, notes_of
-from permafrost.run_files import write_card, write_run
-from permafrost.settings import Settings
-from permafrost.writers import check_writer
+from permafrost.runs.compress import clear, compress
+from permafrost.runs.compressible import check as check_compression
+from permafrost.runs.files import write_card, write_run
+from permafrost.runs.fitting import fit, leave_group, make_modules, make_trainer, parts_that_fit, with_parts_counted
+from permafrost.runs.resuming import begin, notes_of
+from permafrost.runs.writers import check_writer
+from permafrost.safety.redaction import redacted
+from permafrost.settings.config import read_settings
+from permafrost.settings.preflight import preflight
+from permafrost.settings.schema import Settings
+from permafrost.storage.locks import sole_run
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning

@@ -9,7 +9,7 @@ from permafrost.data.batching import RowBatching, shuffled_batches
 from permafrost.data.mixing import mixed_batches
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 
 LABELS = np.array([0] * 6 + [1] * 3 + [2])
 

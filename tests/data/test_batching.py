@@ -19,7 +19,7 @@ from permafrost.data.batching import (
 )
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import DataError
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 
 LENGTHS = np.clip(np.random.default_rng(0).lognormal(3.4, 0.6, 20_000), 1, 512).astype(np.int64)
 BUDGET = TokenBatching(max_tokens=4096)

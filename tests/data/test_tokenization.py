@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from permafrost.data.tokenization import END_OF_TEXT, PAD, TokenizedSplit, cached_split, fingerprint, joined
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 
 
 def ragged(*rows: list[int]) -> RaggedArray:
@@ -87,7 +87,7 @@ def test_spaces_before_punctuation_come_back(tiny_tokenizer, text):
 
 
 def test_a_write_that_stops_half_way_is_no_split(tmp_path, monkeypatch):
-    from permafrost import atomic
+    from permafrost.storage import atomic
 
     def stopped(*_):
         raise KeyboardInterrupt

@@ -44,7 +44,7 @@ from permafrost.model.activation_store import (
 )
 from permafrost.model.activation_store import ROWS as ROWS_FILE
 from permafrost.model.store_directory import clear, entries, entry_bytes, known_rows, lookup, make_room
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 from tests.processes import forked
 
 ROWS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6]]

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from permafrost.checksums import check_files
 from permafrost.cli import app
 from permafrost.deployment.averaging import average
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
+from permafrost.storage.checksums import check_files
 
 pytestmark = pytest.mark.usefixtures("no_report")
 

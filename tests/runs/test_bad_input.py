@@ -91,7 +91,7 @@ CONFIG_FAULTS = [
 def test_36_and_37_config_faults_are_found_before_a_model_loads(overrides, message, tiny, tmp_path, monkeypatch):
     from permafrost.experiment import run
 
-    monkeypatch.setattr("permafrost.assembly.make_models", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("permafrost.runs.assembly.make_models", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError) as raised:
         run(compose_config(*tiny, *overrides), tmp_path / "run")
     assert message in str(raised.value)
@@ -99,8 +99,8 @@ def test_36_and_37_config_faults_are_found_before_a_model_loads(overrides, messa
 
 
 def test_a_metric_that_is_not_of_written_texts_asks_for_none(tiny):
-    from permafrost.config import read_settings
-    from permafrost.preflight import preflight
+    from permafrost.settings.config import read_settings
+    from permafrost.settings.preflight import preflight
 
     asked = ["task=multi_label", "task.monitor=exact_match", "task.validation_generations=0"]
     preflight(read_settings(compose_config(*tiny, *asked)), in_sweep=False)
@@ -179,7 +179,7 @@ def test_50_no_run_is_called_private(tmp_path):
 
 def test_6_a_disk_that_is_full_elsewhere_ends_with_4(run_tiny, monkeypatch, capsys):
     """Checkpoints say so themselves; here the log of the curves meets it."""
-    from permafrost.launch import failure
+    from permafrost.runs.launch import failure
     from permafrost.training.loggers import MetricsFile
 
     def full(self, *_, **__):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from permafrost import compress as compressing
 from permafrost.cli import app
 from permafrost.compression.measure import size_mb
 from permafrost.compression.signed_products import products_overflow, without_sign
@@ -17,6 +16,7 @@ from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import read_manifest
 from permafrost.model.store_directory import entries
+from permafrost.runs import compress as compressing
 from tests.runs.conftest import compose_config
 
 COST = {"size_mb": 1.0, "latency_ms": 2.0, "threads": 1}
@@ -425,7 +425,7 @@ def test_versions_that_are_beaten_in_nothing():
 
 
 def test_combinations_are_named_by_what_varies():
-    from permafrost.run_config import combinations
+    from permafrost.runs.kept_config import combinations
 
     assert combinations(["compression=a,b"]) == [["compression=a"], ["compression=b"]]
     one_value = ["compression=a", "compression.narrow={mlp: 0.5, heads: 0.0}", "data.train=[a,b]"]
@@ -437,8 +437,8 @@ def test_combinations_are_named_by_what_varies():
 
 
 def test_what_is_given_means_what_it_means_to_a_run(trained):
-    from permafrost.config import read_settings
-    from permafrost.run_config import config_of_run
+    from permafrost.runs.kept_config import config_of_run
+    from permafrost.settings.config import read_settings
 
     run_dir = trained()
 

@@ -116,7 +116,7 @@ def test_words_of_sentences_are_widened_with_their_tags(run_tiny, of_task):
 
 
 def test_classes_are_evened_out_in_the_loss(run_tiny, monkeypatch):
-    from permafrost import fitting
+    from permafrost.runs import fitting
 
     built = []
     build = fitting.build
@@ -151,8 +151,8 @@ def test_37_what_does_not_go_together_is_refused(overrides, message, run_tiny):
 
 
 def test_missing_targets_take_the_median(data_dir, tmp_path, tiny):
-    from permafrost.config import read_settings
-    from permafrost.reading import read_splits
+    from permafrost.runs.reading import read_splits
+    from permafrost.settings.config import read_settings
 
     (tmp_path / "train.csv").write_text(
         "text,score\n" + "".join(f"row {i} of words,{i}\n" for i in range(9)) + "last,\n"
@@ -175,9 +175,9 @@ def mixture(directory, **weights: float) -> list[str]:
 
 
 def test_rows_of_several_files_stand_in_an_epoch_as_often_as_they_weigh(tmp_path, tiny):
-    from permafrost.assembly import prepare
-    from permafrost.config import read_settings
     from permafrost.data.balance import drawn_rows
+    from permafrost.runs.assembly import prepare
+    from permafrost.settings.config import read_settings
 
     prepared = prepare(read_settings(compose_config(*tiny, *mixture(tmp_path, days=2.0, nights=0.5))))
     origins = prepared.rows["train"]["origin"].to_pylist()
@@ -204,8 +204,8 @@ def test_a_mixture_of_nothing_is_refused(run_tiny):
 
 
 def test_a_label_that_is_probably_wrong_weighs_less(tiny, train_with):
-    from permafrost.assembly import prepare
-    from permafrost.config import read_settings
+    from permafrost.runs.assembly import prepare
+    from permafrost.settings.config import read_settings
 
     train = train_with("hot warm sunny bright hot warm,a day,cold,0")
     overrides = [*tiny, train, "cleaning.wrong_labels=weigh", "augmentation=aeda"]

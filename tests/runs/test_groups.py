@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.config import read_settings
+from permafrost.settings.config import read_settings
 from tests.runs.conftest import CONF, compose_config
 
 OPTIONS = sorted(

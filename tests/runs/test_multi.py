@@ -5,11 +5,11 @@ import json
 import pytest
 from transformers import pipeline
 
-from permafrost.config import read_settings
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.experiment import run
-from permafrost.launch import with_parts
+from permafrost.runs.launch import with_parts
+from permafrost.settings.config import read_settings
 from tests.runs.conftest import CONF, SPLITS, command, compose_config
 
 
@@ -117,7 +117,7 @@ def test_a_run_can_be_resumed(tiny, parts, tmp_path):
     ],
 )
 def test_what_is_wrong_with_parts_is_said(tiny, overrides, message):
-    from permafrost.preflight import preflight
+    from permafrost.settings.preflight import preflight
 
     with pytest.raises(ConfigError, match=message):
         preflight(read_settings(with_parts(compose_config(*tiny, "task=multi", *overrides), CONF)), in_sweep=False)

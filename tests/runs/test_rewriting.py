@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from permafrost.errors import ConfigError, ResourceError
-from permafrost.writers import there_and_back
+from permafrost.runs.writers import there_and_back
 from tests.runs.conftest import SPLITS, command, compose_config
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -18,8 +18,8 @@ CONTEXTUAL = ["augmentation=contextual", "augmentation.copies=2", "trainer.max_e
 
 
 def prepared_rows(tiny, *overrides: str) -> list[dict]:
-    from permafrost.assembly import prepare
-    from permafrost.config import read_settings
+    from permafrost.runs.assembly import prepare
+    from permafrost.settings.config import read_settings
 
     return list(prepare(read_settings(compose_config(*tiny, *overrides))).rows["train"])
 

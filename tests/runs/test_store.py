@@ -10,13 +10,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from permafrost.checksums import write_checksums
 from permafrost.cli import app
 from permafrost.deployment import predictor as predictor_module
 from permafrost.deployment.branches import Branches
 from permafrost.deployment.predictor import Predictor
 from permafrost.model.flat_rows import onednn_has_bfloat16
 from permafrost.model.store_directory import entries
+from permafrost.storage.checksums import write_checksums
 from tests.runs.conftest import compose_config
 
 pytestmark = pytest.mark.usefixtures("no_report")

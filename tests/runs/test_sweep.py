@@ -19,8 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError
-from permafrost.launch import earlier_or_new
-from permafrost.locks import sole_run
 from permafrost.reporting.seeds import over_seeds
 from permafrost.reporting.sweep import (
     SweepTable,
@@ -32,8 +30,9 @@ from permafrost.reporting.sweep import (
     record_trial,
     write_tables,
 )
-from permafrost.run_record import to_write
-from permafrost.trials import (
+from permafrost.runs.launch import earlier_or_new
+from permafrost.runs.record import to_write
+from permafrost.runs.trials import (
     MarkedLines,
     device_of,
     earlier_result,
@@ -41,6 +40,7 @@ from permafrost.trials import (
     number_of,
     visible_devices,
 )
+from permafrost.storage.locks import sole_run
 from tests.processes import holding
 from tests.runs.conftest import ROOT, command, compose_config
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from permafrost import assembly
 from permafrost.data.batching import TokenBatching
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, ResourceError
@@ -31,6 +30,7 @@ from permafrost.model.activation_store import (
 )
 from permafrost.model.backbone import trunk
 from permafrost.model.store_directory import entries, last_used
+from permafrost.runs import assembly
 from permafrost.training import store_worth, trunk_pass
 from permafrost.training.datamodule import DataModule
 from permafrost.training.store_worth import SWEEP_TRIALS, Rates, Reads

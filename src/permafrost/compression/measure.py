@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.checksums import weight_files
+from permafrost.storage.checksums import weight_files
 
 RESAMPLES = 200
 

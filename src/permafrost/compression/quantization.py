@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from permafrost.atomic import complete_or_absent
 from permafrost.compression.signed_products import mark_signed_
 from permafrost.data.batching import Batch
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.packing import real_tokens
+from permafrost.storage.atomic import complete_or_absent
 
 PACKAGES = {
     "int8": ("onnx", "onnxruntime", "onnxscript"),

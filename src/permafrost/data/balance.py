@@ -8,7 +8,7 @@ import numpy as np
 from permafrost.data.rows import ORIGIN, Table
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 
 Balance = Literal["none", "weights", "sampling"]
 

@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 from permafrost.data.balance import drawn_rows
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.errors import DataError
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 
 CHUNK_BATCHES = 256  # rows are sorted by length within about this many batches: little padding, still shuffled
 

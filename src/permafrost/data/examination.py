@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.atomic import kept_json
 from permafrost.data.duplicates import (
     SIMILARITY,
     Copy,
@@ -26,6 +25,7 @@ from permafrost.data.duplicates import (
 from permafrost.data.labels import label_problems
 from permafrost.data.problems import EXCERPT, Problem, ProblemLog, fault
 from permafrost.data.rows import ORIGIN, WHERE, StoredRows, select
+from permafrost.storage.atomic import kept_json
 
 Splits = dict[str, StoredRows]
 NEAR_ROWS = 200_000  # of all splits; of more, near copies are looked for by check-data alone

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from permafrost.atomic import complete_or_absent
 from permafrost.data.by_role import Change, Notes, RowPolicy, Rows, rows_by_role
 from permafrost.data.docstrings import chapters, library_rows, package_rows
 from permafrost.data.problems import fault
@@ -24,6 +23,7 @@ from permafrost.data.roles import as_text
 from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep, select, writing
 from permafrost.data.splits import split_of, unit_hash
 from permafrost.errors import ConfigError, DataError, ResourceError, nearest
+from permafrost.storage.atomic import complete_or_absent
 
 Splits = dict[str, StoredRows]
 SPLIT_NAMES = ("train", "validation", "test")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from permafrost.atomic import complete_or_absent
-from permafrost.ragged import RaggedArray
+from permafrost.storage.atomic import complete_or_absent
+from permafrost.storage.ragged import RaggedArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,11 +13,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from permafrost.atomic import complete_or_absent
-from permafrost.checksums import check_files, write_checksums
 from permafrost.deployment.export import DESCRIPTION, check_new
 from permafrost.deployment.predictor import model_directory
 from permafrost.errors import ConfigError
+from permafrost.storage.atomic import complete_or_absent
+from permafrost.storage.checksums import check_files, write_checksums
 
 # Of a description, what runs that began alike need not share: what is stored of it, and how files are read.
 OWN = ("trunk", "columns", "format")

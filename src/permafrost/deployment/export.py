@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from permafrost.atomic import complete_or_absent
-from permafrost.checksums import check_files, write_checksums
 from permafrost.data.cleaning import Steps
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.data.tokenization import with_end_of_text
@@ -19,6 +17,8 @@ from permafrost.model.decoding import Decoding, options_of
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.surgery import keep_heads_
+from permafrost.storage.atomic import complete_or_absent
+from permafrost.storage.checksums import check_files, write_checksums
 from permafrost.tasks.base import Encoding, Task, Writes
 from permafrost.tasks.prompts import SOURCE, TARGET
 

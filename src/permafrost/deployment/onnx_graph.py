@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from permafrost.atomic import complete_or_absent
 from permafrost.deployment.graph_model import GraphLanguageModel
 from permafrost.deployment.sessions import import_onnx, open_session
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.decoding import Decoding, as_language_model, generate
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TiedHead
+from permafrost.storage.atomic import complete_or_absent
 
 TOLERANCE = 1e-4  # of a logit, as a share of the largest
 NO_WINDOWS = (

@@ -14,7 +14,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from permafrost.checksums import check_files
 from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padded_batch
 from permafrost.data.cleaning import Cleaner, Steps
 from permafrost.data.tokenization import TokenizedSplit
@@ -28,6 +27,7 @@ from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.store_directory import known_rows
+from permafrost.storage.checksums import check_files
 from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Prompts, Task, Writes, WritesAnswers, asked_rows
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.language_modeling import LanguageModeling, count_words

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from permafrost.checksums import write_checksums
 from permafrost.compression.quantization import largest_group, quantize_int4, quantize_int8, quantize_nf4
 from permafrost.compression.sparsity import matrices
 from permafrost.deployment.onnx_graph import export_onnx, quiet
@@ -11,6 +10,7 @@ from permafrost.deployment.sessions import ONNX, OPENVINO
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead
+from permafrost.storage.checksums import write_checksums
 
 Method = Literal["int8", "int4", "nf4"]
 NF4_BLOCK = 64  # weights that share a scale

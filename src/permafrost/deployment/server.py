@@ -14,11 +14,11 @@ from fastapi.responses import HTMLResponse, Response
 from prometheus_client import make_asgi_app
 from pydantic import BaseModel, ConfigDict, Field
 
-from permafrost.checksums import check_files
 from permafrost.deployment.branches import Branches
 from permafrost.deployment.gate import PREDICT, Figures, Gate, Limits, failed, malformed
 from permafrost.deployment.predictor import Predictor, described, model_directory
 from permafrost.errors import ConfigError, PermafrostError, ResourceError
+from permafrost.storage.checksums import check_files
 from permafrost.tasks.base import Writes, asked_rows
 
 PAGE = Path(__file__).with_name("page.html")

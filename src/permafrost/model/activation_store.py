@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from permafrost.atomic import complete_or_absent, flush_to_disk
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.freezing import weights_fingerprint
-from permafrost.ragged import RaggedArray
+from permafrost.storage.atomic import complete_or_absent, flush_to_disk
+from permafrost.storage.ragged import RaggedArray
 
 if TYPE_CHECKING:
     from transformers import GPT2Model

@@ -18,7 +18,7 @@ from permafrost.model.block import drop, run_block, take
 from permafrost.model.flat_rows import flat_where_it_pays
 from permafrost.model.packing import pack_where_it_pays, real_tokens
 from permafrost.model.surgery import fewer_heads
-from permafrost.trust import check_model_directory
+from permafrost.safety.trust import check_model_directory
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, GPT2Model

@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError, PermafrostError
-from permafrost.locks import sole_run
 from permafrost.reporting.seeds import over_seeds, varied_keys
+from permafrost.storage.locks import sole_run
 
 TRIALS = "trials.jsonl"  # in the sweep's directory: one line per trial, in the order in which they ended
 

@@ -15,7 +15,7 @@ from permafrost.data.tokenization import TokenizedSplit
 from permafrost.data.windows import windows
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding
-from permafrost.ragged import RaggedArray
+from permafrost.storage.ragged import RaggedArray
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from permafrost.atomic import complete_or_absent
 from permafrost.data.rows import StoredRows
 from permafrost.data.tokenization import (
     CACHE_VERSION,
@@ -21,10 +20,11 @@ from permafrost.data.tokenization import (
     train_tokenizer,
 )
 from permafrost.errors import DataError, ResourceError
-from permafrost.ragged import RaggedArray
+from permafrost.safety.trust import check_model_directory
+from permafrost.storage.atomic import complete_or_absent
+from permafrost.storage.ragged import RaggedArray
 from permafrost.tasks.base import Encoding, Task
 from permafrost.tasks.positions import NOT_SCORED
-from permafrost.trust import check_model_directory
 
 SHOWN_TOKENS = 96
 SHOWN_END = 120  # characters at either end of a long row

@@ -12,9 +12,9 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor, nn
 
-from permafrost.atomic import flush_to_disk
 from permafrost.errors import DataError, ResourceError
 from permafrost.model.freezing import frozen_parameters, trainable, weights_fingerprint
+from permafrost.storage.atomic import flush_to_disk
 from permafrost.training.sealed import cannot_write, fault_of, peek, read_sealed, write_sealed
 
 CHECKPOINTS = "checkpoints"

@@ -14,9 +14,9 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from permafrost.atomic import complete_or_absent
 from permafrost.errors import ConfigError
-from permafrost.redaction import redacted_text
+from permafrost.safety.redaction import redacted_text
+from permafrost.storage.atomic import complete_or_absent
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard/events.*"  # files that grow with what is logged
 

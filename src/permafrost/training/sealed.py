@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from permafrost.atomic import complete_or_absent, flush_to_disk
 from permafrost.errors import DataError, ResourceError
+from permafrost.storage.atomic import complete_or_absent, flush_to_disk
 
 MARK = b"\npermafrost sha256 1 "  # the 1 is the format's version
 SEAL_BYTES = len(MARK) + 64
