@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from permafrost.data.cleaning import OF_TEXTS
-from permafrost.data.duplicates import ASKED, asked_texts
+from permafrost.data.duplicates import asked_texts
 from permafrost.data.examination import Findings
 from permafrost.data.labels import class_counts, classes_by_row
 from permafrost.data.languages import languages_of
 from permafrost.data.problems import CODES, LEAKS_ALLOWED, ProblemLog, as_json
 from permafrost.data.roles import as_text
-from permafrost.data.rows import StoredRows
+from permafrost.data.rows import TEXT_FIELDS, StoredRows
 
 Card = dict[str, Any]
 BINS, CLASSES_SHOWN, EXAMPLES, SCRIPT_ROWS = 30, 50, 8, 1_000
@@ -132,7 +132,7 @@ def _texts(rows: StoredRows) -> Iterator[str]:
 def _fields(rows: StoredRows) -> Iterator[str]:
     """Each by itself: a text and its translation are in two languages."""
     for part in rows.slices():
-        columns = [part[name].to_pylist() for name in ASKED if name in part.column_names]
+        columns = [part[name].to_pylist() for name in TEXT_FIELDS if name in part.column_names]
         yield from (as_text(value) for values in zip(*columns, strict=True) for value in values if value)
 
 

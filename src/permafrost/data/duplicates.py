@@ -15,10 +15,8 @@ import pyarrow as pa
 
 from permafrost.data.minhash import BANDS, alike, band_keys, candidates
 from permafrost.data.roles import as_text
-from permafrost.data.rows import StoredRows
+from permafrost.data.rows import TEXT_FIELDS, StoredRows
 
-# What a row is told by: all but its labels. A text that is to be written is part of it, as one source may have many.
-ASKED = ("text", "text_pair", "source", "references", "turns", "tokens")
 SIMILARITY = 0.6
 ORDER = ("test", "validation", "train")  # of splits: a train row is told to be the copy, not the test row
 
@@ -35,15 +33,15 @@ class Copy:
 
 
 def asked_texts(rows: pa.Table) -> list[str]:
-    """What each row is told by, as one text."""
-    columns = [rows[name].to_pylist() for name in ASKED if name in rows.column_names]
+    """What each row is told by, as one text: also the text that is to be written, as one source may have many."""
+    columns = [rows[name].to_pylist() for name in TEXT_FIELDS if name in rows.column_names]
     if len(columns) == 1:
         return [as_text(value) for value in columns[0]]
     return ["\n".join(as_text(value) for value in values) for values in zip(*columns, strict=True)]
 
 
 def asked_text(row: Mapping[str, Any]) -> str:
-    return "\n".join(as_text(row[name]) for name in ASKED if name in row)
+    return "\n".join(as_text(row[name]) for name in TEXT_FIELDS if name in row)
 
 
 def normalized(text: str) -> str:

@@ -97,7 +97,7 @@ def read_turns(row: Row, names: Names, least: int = 2) -> Fields:
 
 
 def read_acts(row: Row, names: Names) -> Fields:
-    """One label for each turn; that there are as many is for the task to see, which has the turns."""
+    """One label for each turn; whether there are as many as turns is asked where both are read."""
     value = row.get(names[0])
     if not isinstance(value, list):
         found = f"column {names[0]!r} holds no list"

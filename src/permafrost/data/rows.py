@@ -15,6 +15,8 @@ import pyarrow as pa
 
 SLICE_ROWS = 4_000
 WHERE = "where"  # the column that says file:line, for messages; of a column file file:first-last, a line for each word
+# What a row is told by, and its model reads or writes: all but its labels.
+TEXT_FIELDS = ("text", "text_pair", "source", "references", "turns", "tokens")
 ORIGIN = "origin"  # of rows from several files, the name of each one's
 LINES = re.compile(r"(.*):(\d+)-\d+", re.DOTALL)
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,18 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.store_directory import known_rows
 from permafrost.storage.checksums import check_files
-from permafrost.tasks.base import LOSS, Answers, Encoding, Outputs, Prompts, Task, Writes, WritesAnswers, asked_rows
+from permafrost.tasks.base import (
+    LOSS,
+    Answers,
+    Encoding,
+    Outputs,
+    Prompts,
+    Task,
+    Writes,
+    WritesAnswers,
+    asked_rows,
+    by_source_row,
+)
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.language_modeling import LanguageModeling, count_words
 from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared
@@ -131,9 +141,7 @@ class Predictor:
 
     def gathered(self, given: Iterable[Batch]) -> Outputs:
         """Of the batches' rows, source row by source row."""
-        found = [part for batch in given for part in self.by_row(batch)]
-        ordered = sorted(found, key=lambda part: part[:2])
-        return [[output for *_, output in windows] for _, windows in groupby(ordered, key=lambda part: part[0])]
+        return by_source_row(part for batch in given for part in self.by_row(batch))
 
     def by_row(self, batch: Batch) -> list[tuple[int, int, Tensor]]:
         """Source row, row of the split, and what the task keeps of it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -239,6 +240,12 @@ def with_column(rows: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
     """The rows with these values in place of a column's own."""
     position = rows.column_names.index(name)
     return rows.set_column(position, rows.schema.field(position), pa.array(values, rows.schema.field(position).type))
+
+
+def by_source_row(found: Iterable[tuple[int, int, Tensor]]) -> Outputs:
+    """Source row, row of the split and output of each -> of each source row its windows' outputs, in order."""
+    ordered = sorted(found, key=lambda part: part[:2])
+    return [[output for *_, output in windows] for _, windows in groupby(ordered, key=lambda part: part[0])]
 
 
 def stacked(outputs: Outputs) -> Tensor:

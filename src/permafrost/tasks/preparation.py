@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from permafrost.data.rows import StoredRows
+from permafrost.data.rows import TEXT_FIELDS, StoredRows
 from permafrost.data.tokenization import (
     CACHE_VERSION,
     TokenizedSplit,
@@ -28,7 +28,6 @@ from permafrost.tasks.positions import NOT_SCORED
 
 SHOWN_TOKENS = 96
 SHOWN_END = 120  # characters at either end of a long row
-READ = ("text", "text_pair", "source", "references", "turns", "tokens")  # fields of a row
 
 
 def load_tokenizer(source: str):
@@ -45,7 +44,7 @@ def load_tokenizer(source: str):
 
 def trained_tokenizer(rows: StoredRows, vocab_size: int, max_length: int, cache_dir: Path):
     """A tokenizer trained on the rows' texts, or the one trained on the same rows before."""
-    directory = cache_dir / "tokenizers" / fingerprint(READ, rows.fingerprint, vocab_size, max_length)
+    directory = cache_dir / "tokenizers" / fingerprint(TEXT_FIELDS, rows.fingerprint, vocab_size, max_length)
     if not directory.exists():
         texts = (text for part in rows.slices() for text in texts_read(part))
         with complete_or_absent(directory) as partial:
@@ -55,7 +54,7 @@ def trained_tokenizer(rows: StoredRows, vocab_size: int, max_length: int, cache_
 
 def texts_read(rows: pa.Table) -> Iterator[str]:
     """All that a model reads or writes of these rows."""
-    for name in READ:
+    for name in TEXT_FIELDS:
         values = rows[name].to_pylist() if name in rows.column_names else []
         yield from (value if isinstance(value, str) else " ".join(value or ()) for value in values)
 

@@ -1,13 +1,12 @@
 """Keeps what the model says of each test row."""
 
-from itertools import groupby
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from permafrost.tasks.base import Answers
+from permafrost.tasks.base import Answers, Outputs, by_source_row
 
 
 class CollectOutputs(Callback):
@@ -29,12 +28,10 @@ class CollectOutputs(Callback):
         if batch.part == self.part:
             self.kept += outputs or []
 
-    def in_order(self) -> list[list[Tensor]]:
-        """Of each source row its windows' outputs, in the order of the source."""
+    def in_order(self) -> Outputs:
         kept = self.kept
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, kept)
             kept = [row for process in gathered for row in process]
-        ordered = sorted(kept, key=lambda row: row[:2])
-        return [[output for _, _, output in windows] for _, windows in groupby(ordered, key=lambda row: row[0])]
+        return by_source_row(kept)
