@@ -93,11 +93,6 @@ def problems_of_label_lists(splits: Splits) -> Iterator[Problem]:
         yield from _unknown(splits[name], known, "E502", f"{name} has the label {{!r}}, which train has not")
 
 
-def acts_of(splits: Splits) -> list[str]:
-    """Of dialogues, in which each turn has one, as `labels_of` rows that have one each."""
-    return labels_of(splits)
-
-
 def tags_of(splits: Splits) -> list[str]:
     """O, then B and I of each type that the training rows have.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
-from permafrost.data.labels import acts_of
+from permafrost.data.labels import labels_of
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import (
@@ -47,7 +47,7 @@ class Acts:
 
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Acts":
-        return cls(acts_of(splits), init=options["init"])
+        return cls(labels_of(splits), init=options["init"])
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "Acts":
