@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from permafrost.data.batching import padded_batch
+from permafrost.data.labels import labels_of
 from permafrost.errors import DataError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
-from permafrost.tasks.acts import Acts, acts_of
+from permafrost.tasks.acts import Acts
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.losses import CrossEntropy
 from permafrost.tasks.preparation import encode_table
@@ -78,13 +79,13 @@ def table(acts: list[list[str]]) -> pa.Table:
 
 def test_labels_are_sorted_numbers_by_value():
     rows = table([["10", "9"], ["2", "9"]])
-    assert acts_of({"train": rows, "validation": rows, "test": rows}) == ["2", "9", "10"]
+    assert labels_of({"train": rows, "validation": rows, "test": rows}) == ["2", "9", "10"]
 
 
 def test_faults_are_told_all_at_once_with_their_places():
     train, test = table([["ask", "tell"]]), table([["ask", "tel"], ["tell", "asks"]])
     with pytest.raises(DataError) as caught:
-        acts_of({"train": train, "validation": train, "test": test})
+        labels_of({"train": train, "validation": train, "test": test})
     assert str(caught.value).splitlines() == [
         "f:1: test has the label 'tel', which train has not; did you mean 'tell'?",
         "f:2: test has the label 'asks', which train has not; did you mean 'ask'?",
