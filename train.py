@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from permafrost.runs.launch import run_job, run_program
+from permafrost.launch import run_job, run_program
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

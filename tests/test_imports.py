@@ -20,7 +20,9 @@ TIERS = [
     {"compression"},
     {"deployment", "reporting"},
     {"settings"},
-    {"experiment", "runs"},
+    {"runs"},
+    {"experiment"},
+    {"launch"},
     {"cli", "command_files"},
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
@@ -30,11 +32,17 @@ DOORS = {
     "lightning": ("training/", "runs/assembly.py", "experiment.py"),
     "pytorch_lightning": (),
     "omegaconf": (
-        *("experiment.py", "reporting/sweep.py", "settings/config.py", "settings/overrides.py"),
-        *("runs/claims.py", "runs/kept_config.py", "runs/launch.py", "runs/record.py", "runs/resuming.py"),
-        "runs/trials.py",
+        *("experiment.py", "launch.py", "reporting/sweep.py"),
+        *("runs/claims.py", "runs/kept_config.py", "runs/record.py", "runs/resuming.py", "runs/trials.py"),
+        *("settings/composing.py", "settings/config.py", "settings/overrides.py"),
     ),
-    "hydra": ("reporting/sweep.py", "runs/kept_config.py", "runs/launch.py", "settings/overrides.py"),
+    "hydra": (
+        "launch.py",
+        "reporting/sweep.py",
+        "runs/kept_config.py",
+        "settings/composing.py",
+        "settings/overrides.py",
+    ),
 }
 
 

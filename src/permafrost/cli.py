@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from permafrost.command_files import asked_of, check_labels, read_document, read_table, tell, write_answers
+from permafrost.command_files import check_labels, read_document, read_table, rows_to_answer, tell, write_answers
 from permafrost.errors import ConfigError, DataError, PermafrostError
 from permafrost.safety.redaction import redacted_text
 
@@ -58,7 +58,7 @@ def predict(
     assert input is not None
     roles, own = predictor.task.roles, predictor.files
     table = read_table(input, roles, text_column, own=own, file_format=file_format, only_asked=True)
-    answers = predictor.answer(asked_of(predictor.task, table))
+    answers = predictor.answer(rows_to_answer(predictor.task, table))
     write_answers([row | answer for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
 
 
@@ -217,7 +217,7 @@ def check_data(
 ) -> None:
     """Say what is wrong with the data of a run, and what they are, before there is a model. Ends with 3 on errors."""
     from permafrost.runs.check import check_data, report_lines
-    from permafrost.runs.launch import CONFIG_DIR, compose_or_explain, configs_by_part
+    from permafrost.settings.composing import CONFIG_DIR, compose_or_explain, configs_by_part
     from permafrost.settings.config import read_data_settings
 
     errors = 0

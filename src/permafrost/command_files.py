@@ -93,7 +93,7 @@ def has_words(columns: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
     return isinstance(present[name], list)
 
 
-def asked_of(task: "Task", table: "pa.Table") -> list[dict[str, Any]]:
+def rows_to_answer(task: "Task", table: "pa.Table") -> list[dict[str, Any]]:
     """Rows of a file as the task is asked them: texts in its own form, and dialogues with the turn that is to come."""
     from permafrost.tasks.base import asked_rows
     from permafrost.tasks.dialogue import Dialogue
@@ -111,9 +111,9 @@ def check_labels(task: "Task", table: "pa.Table") -> None:
         DataError: labels or types of tags that the run does not know, each with its place.
     """
     from permafrost.data.labels import check_known
+    from permafrost.tasks.base import classes_of
 
-    described = task.describe()
-    check_known(table, described.get("labels") or described.get("tags") or ())
+    check_known(table, classes_of(task))
 
 
 def tell(line: str) -> None:

@@ -1,6 +1,5 @@
 """One run, from configuration to result."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from permafrost.errors import TrainingError
 from permafrost.runs.assembly import (
     Prepared,
     console,
@@ -23,7 +21,15 @@ from permafrost.runs.assembly import (
 from permafrost.runs.compress import clear, compress
 from permafrost.runs.compressible import check as check_compression
 from permafrost.runs.files import write_card, write_run
-from permafrost.runs.fitting import fit, leave_group, make_modules, make_trainer, parts_that_fit, with_parts_counted
+from permafrost.runs.fitting import (
+    close_process_group,
+    evaluate_best,
+    fit,
+    make_modules,
+    make_trainer,
+    parts_that_fit,
+    with_parts_counted,
+)
 from permafrost.runs.resuming import begin, notes_of
 from permafrost.runs.writers import check_writer
 from permafrost.safety.redaction import redacted
@@ -70,12 +76,12 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
             check_writer(part)
         seed_everything(settings.seed)
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
-    # a trial's directory is held by its sweep already: from before what an earlier start left there was cleared
+    # a trial's directory was locked by its sweep, before it cleared what an earlier start had left there
     with sole_run(run_dir) if is_first_process() and sweep is None else nullcontext():
         try:
             return train_and_test(cfg, settings, prepared, run_dir, clock, sweep)
         except BaseException:  # a signal, too
-            leave_group(only="gloo")
+            close_process_group(only="gloo")
             raise
 
 
@@ -113,8 +119,8 @@ def train_and_test(
         scores = evaluate_best(module, data, trainer)
     tokens_computed = sum(of_part.tokens_computed for of_part in stores.values())
     result = describe(settings, module, trainer, scores, clock, tokens_computed)
-    answers = answers_to_test_rows(trainer, prepared)  # of all processes, so that all must be here
-    leave_group()
+    answers = answers_to_test_rows(trainer, prepared)  # gathered from all processes: each must call it
+    close_process_group()
     if trainer.is_global_zero:
         say_what_was_read(data.tokens_read, tokens_computed)
         write_run(run_dir, settings, prepared, models, result, answers, stores)
@@ -123,27 +129,6 @@ def train_and_test(
             result["compression"] = [compress(run_dir, settings)]
         close_loggers(trainer, run_dir)
     return result
-
-
-def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> dict[str, dict[str, float]]:
-    """Scores of the best weights on validation and test."""
-    from permafrost.training.checkpoints import restore_best_
-
-    restore_best_(module, trainer)
-    scores = {
-        "validation": trainer.validate(module, data, verbose=False)[0],
-        "test": trainer.test(module, data, verbose=False)[0],
-    }
-    named = {
-        stage: {name.removeprefix(f"{stage}/"): value for name, value in logged.items() if name.startswith(f"{stage}/")}
-        for stage, logged in scores.items()
-    }
-    if not math.isfinite(named["validation"]["loss"]):
-        raise TrainingError(
-            f"the run diverged: validation loss {named['validation']['loss']} after {trainer.global_step:,} steps; "
-            "lower optimizer.lr, or clip more with trainer.gradient_clip_val"
-        )
-    return named
 
 
 def answers_to_test_rows(
@@ -157,7 +142,7 @@ def answers_to_test_rows(
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WrittenTexts) and callback.rows["test"]:
             answers[callback.part] = [{"text": text} for text in callback.written["test"]]
-        if isinstance(callback, CollectOutputs) and (outputs := callback.in_order()):
+        if isinstance(callback, CollectOutputs) and (outputs := callback.in_order(trainer.world_size)):
             part, task = prepared[callback.part], callback.task
             answers[callback.part] = task.answers(outputs, part.rows["test"])
     return answers

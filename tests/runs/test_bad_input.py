@@ -179,7 +179,7 @@ def test_50_no_run_is_called_private(tmp_path):
 
 def test_6_a_disk_that_is_full_elsewhere_ends_with_4(run_tiny, monkeypatch, capsys):
     """Checkpoints say so themselves; here the log of the curves meets it."""
-    from permafrost.runs.launch import failure
+    from permafrost.launch import failure
     from permafrost.training.loggers import MetricsFile
 
     def full(self, *_, **__):

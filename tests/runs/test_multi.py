@@ -8,7 +8,7 @@ from transformers import pipeline
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.experiment import run
-from permafrost.runs.launch import with_parts
+from permafrost.settings.composing import with_parts
 from permafrost.settings.config import read_settings
 from tests.runs.conftest import CONF, SPLITS, command, compose_config
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from permafrost.errors import ConfigError, DataError, ResourceError
-from permafrost.runs.launch import with_parts
+from permafrost.settings.composing import with_parts
 from permafrost.training.callbacks.throughput import Throughput
 from permafrost.training.checkpoints import newest_good
 from permafrost.training.sealed import peek, write_sealed
@@ -171,7 +171,7 @@ def test_a_run_may_be_stopped_after_every_step(go, whole, stopped):
 def test_13_a_signal_at_any_other_time(go, whole, monkeypatch, where, request):
     """Validation and the save are ended first; afterwards there is nothing to save, and the run ends at once."""
     from permafrost import experiment
-    from permafrost.runs.launch import end_now
+    from permafrost.launch import end_now
     from permafrost.training import checkpoints
     from permafrost.training.module import FineTuning
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError
+from permafrost.launch import earlier_or_new
 from permafrost.reporting.seeds import over_seeds
 from permafrost.reporting.sweep import (
     SweepTable,
@@ -30,7 +31,6 @@ from permafrost.reporting.sweep import (
     record_trial,
     write_tables,
 )
-from permafrost.runs.launch import earlier_or_new
 from permafrost.runs.record import to_write
 from permafrost.runs.trials import (
     MarkedLines,

@@ -310,7 +310,7 @@ def test_39_a_strangers_run_is_not_gone_on_with_by_its_configuration(line, tmp_p
 
 
 def test_a_part_is_held_to_the_same(monkeypatch):
-    from permafrost.runs.launch import composed_part
+    from permafrost.settings.composing import composed_part
 
     with pytest.raises(ConfigError, match=r"task\.parts\.a: .*name of an option"):
         composed_part("a", ["experiment=../../gift"], CONF)

@@ -12,7 +12,7 @@ from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.losses import CrossEntropy
 from permafrost.tasks.preparation import encode_table
-from permafrost.tasks.tagging import Tagging, described, last_tokens, split_words, tags_of
+from permafrost.tasks.tagging import Tagging, last_tokens, spans_with_characters, split_words, tags_of
 
 TAGS = ["O", "B-A", "I-A"]
 TASK = Tagging(TAGS, init="normal")
@@ -127,7 +127,7 @@ def test_answers_have_the_characters_of_the_joined_words():
 def test_a_text_is_split_into_words_and_its_answers_have_its_characters():
     row = split_words("  Ms. O'Neil,\n(the 3rd)")
     assert row["tokens"] == ["Ms", ".", "O", "'", "Neil", ",", "(", "the", "3rd", ")"]
-    assert described(["B-A", "O", "B-A", "I-A", "I-A", *"OOOOO"], row) == [
+    assert spans_with_characters(["B-A", "O", "B-A", "I-A", "I-A", *"OOOOO"], row) == [
         {"type": "A", "start": 2, "end": 4, "text": "Ms"},
         {"type": "A", "start": 6, "end": 12, "text": "O'Neil"},
     ]

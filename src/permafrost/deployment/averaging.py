@@ -65,8 +65,8 @@ def mean_of(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def check_alike(first: Path, first_model: Path, run: Path, model: Path) -> None:
     for name, ours, theirs in (
         *((key, beginning(first, key), beginning(run, key)) for key in BEGINNINGS),
-        ("the architecture", described(first_model / "config.json"), described(model / "config.json")),
-        ("the task", described(first_model / DESCRIPTION), described(model / DESCRIPTION)),
+        ("the architecture", without_own_facts(first_model / "config.json"), without_own_facts(model / "config.json")),
+        ("the task", without_own_facts(first_model / DESCRIPTION), without_own_facts(model / DESCRIPTION)),
     ):
         if ours != theirs:
             raise ConfigError(f"{run} did not begin as {first}: {name} is {theirs} there, and {ours} here")
@@ -82,7 +82,7 @@ def beginning(run: Path, key: str) -> Any:
     return found
 
 
-def described(path: Path) -> dict[str, Any]:
+def without_own_facts(path: Path) -> dict[str, Any]:
     """But for what is each run's own."""
     content = json.loads(path.read_text("utf-8"))
     return {name: value for name, value in content.items() if name not in OWN}

@@ -19,7 +19,7 @@ from permafrost.model.heads import PooledHead, TokenHead
 from permafrost.model.surgery import keep_heads_
 from permafrost.storage.atomic import complete_or_absent
 from permafrost.storage.checksums import check_files, write_checksums
-from permafrost.tasks.base import Encoding, Task, Writes
+from permafrost.tasks.base import Encoding, Task, Writes, classes_of
 from permafrost.tasks.prompts import SOURCE, TARGET
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
 def to_token_classification(model: GPT2WithHead, task: Task, config: "GPT2Config") -> "PreTrainedModel":
     from transformers import GPT2ForTokenClassification
 
-    described = task.describe()
-    tags = described.get("tags") or described["labels"]
+    tags = classes_of(task)
     config.num_labels, config.id2label = len(tags), dict(enumerate(tags))
     config.label2id = {tag: index for index, tag in enumerate(tags)}
     stock = _empty(GPT2ForTokenClassification, config)

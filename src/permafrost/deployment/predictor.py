@@ -193,7 +193,7 @@ class Predictor:
         return {name: float(value) for name, value in values.items()}
 
 
-def described(run: Path) -> Task:
+def task_of_run(run: Path) -> Task:
     """The task of a run, without its model."""
     return bind_described(json.loads((model_directory(run) / DESCRIPTION).read_text("utf-8")))
 

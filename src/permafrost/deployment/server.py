@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from permafrost.deployment.branches import Branches
 from permafrost.deployment.gate import PREDICT, Figures, Gate, Limits, failed, malformed
-from permafrost.deployment.predictor import Predictor, described, model_directory
+from permafrost.deployment.predictor import Predictor, model_directory, task_of_run
 from permafrost.errors import ConfigError, PermafrostError, ResourceError
 from permafrost.storage.checksums import check_files
 from permafrost.tasks.base import Writes, asked_rows
@@ -198,7 +198,7 @@ def api_of(runs: Mapping[str, Path], threads: int, limits: Limits) -> litserve.L
     """Raises ConfigError where several runs are given and one of them writes."""
     for run in runs.values():  # else a process is started for what is refused then
         check_files(model_directory(run))
-    writers = [name for name, run in runs.items() if isinstance(described(run), Writes)]
+    writers = [name for name, run in runs.items() if isinstance(task_of_run(run), Writes)]
     if not writers:
         return Answering(runs, threads, limits)
     if len(runs) > 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.reporting.outcome import answer_of, most_wrong, read_json, read_lines, true_of
-from permafrost.tasks.base import asked_of
+from permafrost.tasks.base import question_of
 
 LIGHT_FILES = ("config.yaml", "result.json", "yardsticks.json", "metrics.jsonl", "predictions.jsonl", "report.html")
 
@@ -33,7 +33,7 @@ def log_run(wandb_run: Any, run_dir: Path) -> None:
         wandb_run.log({"test/confusion_matrix": chart})
     if predictions:
         rows = [
-            [row["where"], asked_of(row)[:500], true_of(row)[:500], answer_of(row)[:500]]
+            [row["where"], question_of(row)[:500], true_of(row)[:500], answer_of(row)[:500]]
             for row in most_wrong(predictions, 50)
         ]
         wandb_run.log({"test/most_wrong": wandb.Table(columns=["row", "text", "true", "predicted"], data=rows)})

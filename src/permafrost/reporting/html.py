@@ -19,7 +19,7 @@ from permafrost.reporting.outcome import (
 )
 from permafrost.reporting.plots import confusion_svg, curves_svg, pareto_svg
 from permafrost.reporting.tables import table
-from permafrost.tasks.base import asked_of, references_of
+from permafrost.tasks.base import question_of, references_of
 from permafrost.tasks.text_scores import signatures
 
 PAGE = """<!doctype html>
@@ -125,7 +125,7 @@ def _errors_of_part(predictions: Sequence[Mapping[str, Any]], named: str) -> Ite
         labels, matrix = confusion(predictions)
         yield f"<h2>Confusion on test{named}</h2>" + confusion_svg(matrix, labels)
     rows = [
-        [row["where"], true_of(row)[:300], answer_of(row)[:300], asked_of(row)[:300]]
+        [row["where"], true_of(row)[:300], answer_of(row)[:300], question_of(row)[:300]]
         for row in most_wrong(predictions, 20)
     ]
     are_written = "text" in predictions[0]["prediction"]

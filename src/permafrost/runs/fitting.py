@@ -1,12 +1,13 @@
-"""Training: its modules, its trainer, and a fit within the memory that there is."""
+"""Training: its modules, its trainer, a fit within the memory that there is, and the scores of the best weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from permafrost.errors import ConfigError
+from permafrost.errors import ConfigError, TrainingError
 from permafrost.runs.assembly import Prepared, console, precision_of
 from permafrost.safety.building import build
 from permafrost.settings.preflight import monitor_mode, monitored
@@ -181,10 +182,30 @@ def fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
 
-def leave_group(only: str | None = None) -> None:
-    """End what the processes of a run are joined by, where there are several. A process that ends with it still open
-    can be aborted: a thread of gloo's lets go of its last message while Python is on its way out. After a failure
-    `only` gloo's, which does not wait for the others."""
+def evaluate_best(module: Any, data: Any, trainer: "lightning.Trainer") -> dict[str, dict[str, float]]:
+    """Scores of the best weights on validation and test."""
+    from permafrost.training.checkpoints import restore_best_
+
+    restore_best_(module, trainer)
+    scores = {
+        "validation": trainer.validate(module, data, verbose=False)[0],
+        "test": trainer.test(module, data, verbose=False)[0],
+    }
+    named = {
+        stage: {name.removeprefix(f"{stage}/"): value for name, value in logged.items() if name.startswith(f"{stage}/")}
+        for stage, logged in scores.items()
+    }
+    if not math.isfinite(named["validation"]["loss"]):
+        raise TrainingError(
+            f"the run diverged: validation loss {named['validation']['loss']} after {trainer.global_step:,} steps; "
+            "lower optimizer.lr, or clip more with trainer.gradient_clip_val"
+        )
+    return named
+
+
+def close_process_group(only: str | None = None) -> None:
+    """Close the process group, where there is one: left open, a thread of gloo's can abort the process while Python
+    exits. After a failure only gloo's is closed, as other backends would wait for the other processes."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized() and only in (None, distributed.get_backend()):

@@ -8,8 +8,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError
-from permafrost.runs.launch import CONFIG_DIR, compose_or_explain, explained
 from permafrost.safety.trust import check_file, check_override
+from permafrost.settings.composing import CONFIG_DIR, compose_or_explain, explained
 
 
 def config_of_run(run_dir: Path, overrides: Sequence[str]) -> DictConfig:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from permafrost.errors import ConfigError
 from permafrost.runs.assembly import console, open_stores
 from permafrost.runs.finished import Finished, calibration
-from permafrost.runs.fitting import fit, make_modules, make_trainer
+from permafrost.runs.fitting import evaluate_best, fit, make_modules, make_trainer
 from permafrost.settings.schema import CompressionSection, Settings
 from permafrost.storage.atomic import kept_json
 
@@ -123,7 +123,6 @@ def learn(
     """Train on the run's data by its own recipe, and keep the best weights; `what` names the directory."""
     from permafrost.compression.distillation import taught
     from permafrost.compression.gradual import keep_sparse
-    from permafrost.experiment import evaluate_best
 
     console.print(f"  {what}: {run.plan.recover.epochs} epochs{' with a teacher' if teacher else ''}")
     model.train()

@@ -8,6 +8,7 @@ from permafrost.data.balance import class_weights, weights_by_origin
 from permafrost.errors import ConfigError
 from permafrost.safety.building import Node
 from permafrost.settings.schema import Settings
+from permafrost.tasks.base import classes_of
 
 if TYPE_CHECKING:
     from permafrost.data.by_role import Notes
@@ -38,6 +39,5 @@ def weighted_loss(settings: Settings, prepared: "Prepared") -> Node:
         )
     if settings.loss[key] is not None:
         raise ConfigError(f"data.balance=weights sets {key} of the loss, which is set already; set one")
-    described = prepared.task.describe()
-    classes = described.get("tags") or described["labels"]
-    return settings.loss | {key: class_weights(prepared.splits["train"], len(classes)).tolist()}
+    classes = len(classes_of(prepared.task))
+    return settings.loss | {key: class_weights(prepared.splits["train"], classes).tolist()}

@@ -7,7 +7,7 @@ from permafrost.errors import ConfigError, ResourceError, nearest
 from permafrost.safety.building import build
 from permafrost.settings.schema import Settings
 
-SEVERAL = "multi"  # in place of a task's kind
+MULTI_TASK = "multi"  # in place of a task's kind
 NO_PARTS = (
     "task=multi has no parts; give each task a name and what you would type for it alone: "
     """'task.parts={films: "experiment=sst5", names: "experiment=wnut17"}'"""
@@ -19,7 +19,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     from permafrost.training.hardware import resolve_device
 
     options = settings.trainer
-    if in_sweep and are_several(settings):
+    if in_sweep and has_several_processes(settings):
         raise ConfigError(
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
@@ -27,7 +27,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     check_hardware(settings)
     if options.precision == "16-mixed" and resolve_device(options.accelerator).type == "cpu":
         raise ConfigError("trainer.precision=16-mixed is for GPUs; a CPU has bf16-mixed and 32-true")
-    if settings.compression.is_asked and are_several(settings):
+    if settings.compression.is_asked and has_several_processes(settings):
         raise ConfigError(
             f"compression={settings.compression.name} is one process's work; leave it out here, and afterwards: "
             f"permafrost compress RUN compression={settings.compression.name}"
@@ -36,9 +36,9 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         raise ConfigError(
             "trainer.requeue=true: the job that SLURM starts again runs the same command; give resume=auto"
         )
-    if settings.task.kind == SEVERAL and not settings.parts:
+    if settings.task.kind == MULTI_TASK and not settings.parts:
         raise ConfigError(NO_PARTS)
-    if settings.parts and settings.task.kind != SEVERAL:
+    if settings.parts and settings.task.kind != MULTI_TASK:
         raise ConfigError(f"task.parts: only task=multi has parts; this is task={settings.task.name}")
     if settings.parts and settings.model.tokenizer == "train":
         raise ConfigError("model.tokenizer=train would give each part of task=multi a tokenizer of its own; give a DIR")
@@ -96,7 +96,7 @@ def unwritten(settings: Settings) -> dict[str, str]:
     return found
 
 
-def are_several(settings: Settings) -> bool:
+def has_several_processes(settings: Settings) -> bool:
     """Whether the run asks for several processes."""
     options = settings.trainer
     return options.strategy != "auto" or options.num_nodes > 1 or options.devices not in ("auto", 1)

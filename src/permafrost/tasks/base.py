@@ -150,8 +150,15 @@ class Task(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Plain values from which `from_description` makes the same task again, `kind` among them."""
+        """Plain values, `kind` among them, from which and `max_length`, the encoding's, `from_description` makes the
+        same task again."""
         ...
+
+
+def classes_of(task: Task) -> list[str]:
+    """The labels or tags that its outputs stand for, in their order; none of a number or a text."""
+    described = task.describe()
+    return described.get("tags") or described.get("labels") or []
 
 
 def in_part(part: str, name: str) -> str:
@@ -206,7 +213,7 @@ def tokenized_split(
     )
 
 
-def asked_of(row: Mapping[str, Any]) -> str:
+def question_of(row: Mapping[str, Any]) -> str:
     """What a row asks, in words for people."""
     if "turns" in row:  # the last one is the answer, but where each has a label
         return " / ".join(row["turns"] if "acts" in row else row["turns"][:-1])

@@ -97,7 +97,7 @@ class Tagging:
     def answers(self, outputs: Outputs, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`{"spans": [{"type", "start", "end", "text"}]}`, characters of the words joined by blanks, or of the text."""
         decoded = best_paths([torch.cat(list(row)).numpy() for row in outputs], self.tags)
-        return [{"spans": described(tags, row)} for tags, row in zip(decoded, rows, strict=True)]
+        return [{"spans": spans_with_characters(tags, row)} for tags, row in zip(decoded, rows, strict=True)]
 
     def rows_of(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         return [split_words(text) for text in texts]
@@ -139,7 +139,7 @@ def last_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> np.
     return np.searchsorted(np.array([end for _, end in offsets]), ends, side="right") - 1
 
 
-def described(tags: Sequence[str], row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def spans_with_characters(tags: Sequence[str], row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Spans with their characters: of `text` where the row has one, with `offsets` of its words; else of its words."""
     words = row["tokens"]
     starts = row.get("offsets") or (np.cumsum([0, *(len(word) + 1 for word in words[:-1])])).tolist()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor, nn
 
 from permafrost.errors import DataError, ResourceError
 from permafrost.model.freezing import frozen_parameters, trainable, weights_fingerprint
 from permafrost.storage.atomic import flush_to_disk
+from permafrost.training.processes import gathered
 from permafrost.training.sealed import cannot_write, fault_of, peek, read_sealed, write_sealed
 
 CHECKPOINTS = "checkpoints"
@@ -70,15 +70,6 @@ def check_read_by_all(fingerprint: str, world_size: int) -> None:
     """
     if len(set(gathered(fingerprint, world_size))) > 1:
         raise ResourceError("the processes have read different frozen weights; give all of them the same model.path")
-
-
-def gathered(value: Any, world_size: int) -> list[Any]:
-    """Each process's, in their order."""
-    if world_size == 1:
-        return [value]
-    values: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer) -> None:

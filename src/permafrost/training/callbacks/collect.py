@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from permafrost.tasks.base import Answers, Outputs, by_source_row
+from permafrost.training.processes import gathered
 
 
 class CollectOutputs(Callback):
@@ -28,10 +28,5 @@ class CollectOutputs(Callback):
         if batch.part == self.part:
             self.kept += outputs or []
 
-    def in_order(self) -> Outputs:
-        kept = self.kept
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gathered: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(gathered, kept)
-            kept = [row for process in gathered for row in process]
-        return by_source_row(kept)
+    def in_order(self, world_size: int) -> Outputs:
+        return by_source_row(row for of_process in gathered(self.kept, world_size) for row in of_process)

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from permafrost.data.batching import Batch
 from permafrost.data.rows import WHERE, StoredRows
 from permafrost.errors import TrainingError
-from permafrost.training.checkpoints import gathered, newest_good
+from permafrost.training.checkpoints import newest_good
+from permafrost.training.processes import gathered
 from permafrost.training.sealed import read_sealed
 from permafrost.training.stability import (
     FEWEST,

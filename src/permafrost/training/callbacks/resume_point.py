@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from permafrost.errors import DataError
-from permafrost.training.checkpoints import NEXT, check_room, gathered, shift
+from permafrost.training.checkpoints import NEXT, check_room, shift
 from permafrost.training.loggers import sizes_of_logs
+from permafrost.training.processes import gathered
 from permafrost.training.random_state import random_state, restore_random_state
 from permafrost.training.sealed import fault_of, peek
 from permafrost.training.stopping import REQUEUE, Stopped, StopRequests, requeue_job

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
-from permafrost.tasks.base import Encoding, Writes, WritesAnswers, asked_of, in_part
+from permafrost.tasks.base import Encoding, Writes, WritesAnswers, in_part, question_of
 from permafrost.tasks.writing import write
+from permafrost.training.processes import gathered
 
 Row = Mapping[str, Any]
 SHOWN = 80  # characters
@@ -34,7 +34,7 @@ class WrittenTexts(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """A sample for the reader: the first row, and what was written for it."""
         if trainer.state.fn == TrainerFn.FITTING and trainer.is_global_zero and self.rows["validation"]:
-            asked, written = asked_of(self.task.asked(self.rows["validation"][0])), self.written["validation"][0]
+            asked, written = question_of(self.task.asked(self.rows["validation"][0])), self.written["validation"][0]
             self.console.print(f"  {asked[-SHOWN:]!r} -> {written[:SHOWN]!r}", markup=False)
 
     def _write_and_score(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -52,8 +52,5 @@ class WrittenTexts(Callback):
 
 def _in_turns(mine: list[str], count: int, world_size: int) -> list[str]:
     """All processes' texts, each of which had every `world_size`-th row."""
-    if world_size == 1:
-        return mine
-    gathered: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(gathered, mine)
-    return [gathered[row % world_size][row // world_size] for row in range(count)]
+    of_process = gathered(mine, world_size)
+    return [of_process[row % world_size][row // world_size] for row in range(count)]

@@ -4,12 +4,10 @@ import errno
 import gc
 import json
 import os
-import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +15,14 @@ from omegaconf import DictConfig
 
 from permafrost.errors import ConfigError, PermafrostError, ResourceError, TrainingError
 from permafrost.safety.redaction import check_no_secret, redacted_text
-from permafrost.safety.trust import check_override, check_start
+from permafrost.safety.trust import check_start
+from permafrost.settings.composing import with_parts
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
 
 Result = dict[str, Any]
-CONFIG_DIR = Path(__file__).parents[3] / "conf"  # of the clone
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, the user's share of it, or read-only
-# Groups that each part of task=multi has for itself; the others are shared by all.
-OF_A_PART = ("task", "data", "cleaning", "augmentation", "head", "loss")
 
 
 def run_program(main: Callable[[], Any], config_dir: Path) -> None:
@@ -109,83 +105,6 @@ def run_alone(cfg: DictConfig, job: "HydraConf") -> Result:
 def config_dir_of(job: "HydraConf") -> Path:
     (directory,) = (source.path for source in job.runtime.config_sources if source.provider == "main")
     return Path(directory)
-
-
-def with_parts(cfg: DictConfig, config_dir: Path) -> DictConfig:
-    """The configuration with that of each of its `task.parts`, composed of what the part's command line would be.
-
-    Raises:
-        ConfigError: a part sets what all parts share, or what there is not.
-    """
-    from omegaconf import OmegaConf
-
-    parts = {}
-    for name, line in (cfg.task.parts or {}).items():
-        part = composed_part(name, shlex.split(str(line)), config_dir)
-        part.data.cache_dir = cfg.data.cache_dir
-        parts[name] = {key: part[key] for key in OF_A_PART}
-    return OmegaConf.create({**cfg, "parts": parts}) if parts else cfg
-
-
-def configs_by_part(cfg: DictConfig, config_dir: Path) -> dict[str, DictConfig]:
-    """Of several tasks each one's configuration, as if it were trained alone; else this one, under the name "".
-
-    Raises:
-        ConfigError: as `with_parts`, or task=multi has none.
-    """
-    from omegaconf import OmegaConf
-
-    from permafrost.settings.preflight import NO_PARTS, SEVERAL
-
-    if cfg.task.kind == SEVERAL and not cfg.task.parts:
-        raise ConfigError(NO_PARTS)
-    cfg = with_parts(cfg, config_dir)
-    return {name: OmegaConf.create({**cfg, **part}) for name, part in cfg.parts.items()} or {"": cfg}
-
-
-def composed_part(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfig:
-    for override in overrides:
-        if override.lstrip("+~").partition("=")[0].split(".")[0] not in ("experiment", *OF_A_PART):
-            raise ConfigError(
-                f"task.parts.{name}: {override} is of the whole run; a part has {', '.join(OF_A_PART)} of its own"
-            )
-    try:
-        return compose_or_explain(overrides, config_dir)
-    except ConfigError as error:
-        raise ConfigError(f"task.parts.{name}: {error}") from None
-
-
-def compose_or_explain(overrides: Sequence[str], config_dir: Path) -> DictConfig:
-    """As the command line would be composed; what Hydra finds wrong is told in our words.
-
-    Raises:
-        ConfigError
-    """
-    for override in overrides:
-        check_override(override)
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    is_at_work = GlobalHydra.instance().is_initialized()  # not in a sweep's worker
-    with (
-        explained(overrides, config_dir),
-        nullcontext() if is_at_work else initialize_config_dir(str(config_dir), version_base="1.3"),
-    ):
-        return compose("train", overrides=list(overrides))
-
-
-@contextmanager
-def explained(overrides: Sequence[str], config_dir: Path) -> Iterator[None]:
-    """What Hydra finds wrong with them, in our words: a ConfigError."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from permafrost.settings.overrides import explain
-
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, overrides, config_dir).removeprefix("error: ")) from None
 
 
 def run_trial(cfg: DictConfig, job: "HydraConf") -> Result:
