@@ -8,8 +8,17 @@ from typing import Annotated
 
 import typer
 
-from permafrost.command_files import check_labels, read_document, read_table, rows_to_answer, tell, write_answers
-from permafrost.errors import ConfigError, DataError, PermafrostError
+from permafrost.command_files import (
+    check_labels,
+    check_output,
+    read_document,
+    read_table,
+    rows_to_answer,
+    tell,
+    with_answer,
+    write_answers,
+)
+from permafrost.errors import ConfigError, DataError, PermafrostError, ResourceError
 from permafrost.safety.redaction import redacted_text
 
 app = typer.Typer(
@@ -51,6 +60,9 @@ def predict(
         raise ConfigError(
             'give either a text or a file: permafrost predict RUN "text", or RUN --input FILE --output FILE'
         )
+    if text is not None and output is not None:
+        raise ConfigError("--output is for the rows of a file (--input); the answer to a text is printed")
+    check_output(output)
     predictor = Predictor(run, say=tell)
     if text is not None:
         print(json.dumps(predictor.predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
@@ -59,7 +71,7 @@ def predict(
     roles, own = predictor.task.roles, predictor.files
     table = read_table(input, roles, text_column, own=own, file_format=file_format, only_asked=True)
     answers = predictor.answer(rows_to_answer(predictor.task, table))
-    write_answers([row | answer for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
+    write_answers([with_answer(row, answer) for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
 
 
 @app.command()
@@ -170,9 +182,11 @@ def compress(
     """Make a run's model smaller or faster: `permafrost compress RUN compression=quantization`."""
     from permafrost.runs.compress import compress as compress_run
     from permafrost.runs.compress import compress_each
+    from permafrost.runs.compressible import check_overrides
     from permafrost.runs.kept_config import combinations, config_of_run
     from permafrost.settings.config import read_settings
 
+    check_overrides(overrides)
     if sweep:
         compress_each(run, [read_settings(config_of_run(run, each)) for each in combinations(overrides)])
     else:
@@ -194,6 +208,7 @@ def synthesize(
     from permafrost.deployment.predictor import Predictor
     from permafrost.deployment.synthesis import synthesize
 
+    check_output(output)
     of_writer, of_judge = Predictor(writer), Predictor(judge)
     known = read_table(train, ["text"], text_column, own=of_judge.files)["text"].to_pylist()
     how = {"per_label": per_label, "candidates": candidates, "seed": seed}
@@ -265,10 +280,13 @@ def serve(
 
 
 @app.command()
-def report(run: Run) -> None:
+def report(run: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Make report.html again from the files of a run."""
     from permafrost.reporting.html import write_report
+    from permafrost.runs.record import finished_result
 
+    if finished_result(run) is None:
+        raise ConfigError(f"{run}: no finished run (result.json); give a run directory")
     print(write_report(run))
 
 
@@ -295,3 +313,6 @@ def main() -> None:
     except PermafrostError as error:
         print(f"error: {redacted_text(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(ResourceError.exit_code) from None

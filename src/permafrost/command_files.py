@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # What is asked of a row, by its role; a role that is not here is the answer to it.
 ASKED = {"text": "text", "source": "source", "turns": "history", "tagged": "words"}
+# Keys of data.columns that --text, and those that --label stands for.
+TEXTS, LABELS = ("text", "source", "turns", "token"), ("label", "target", "act", "tag")
 
 
 def read_table(
@@ -40,17 +43,20 @@ def read_table(
     paths = [files] if isinstance(files, Path) else list(files)
     if len(paths) > 2:
         raise ConfigError(f"{len(paths)} files: give one, or the two of parallel text")
-    chosen = chosen_format(paths[0], file_format, own.format if own else None)
-    rows, present = with_columns(read_file(str(paths[0]) if len(paths) == 1 else [str(path) for path in paths], chosen))
-    columns: dict[str, Any] = (columns_here(own.columns, present) if own else {}) | named_columns(text, label)
-    if only_asked:
-        roles = asked_roles(roles, columns, present)
-    notes = Notes()
-    parts = list(rows_by_role(rows, roles, columns, paths[0].name, notes))
+    chosen, notes = chosen_format(paths[0], file_format, own.format if own else None), Notes()
+    try:
+        given = str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+        rows, present = with_columns(read_file(given, chosen))
+        columns: dict[str, Any] = (columns_here(own.columns, present) if own else {}) | named_columns(text, label)
+        if only_asked:
+            roles = asked_roles(roles, columns, present)
+        parts = list(rows_by_role(rows, roles, columns, paths[0].name, notes))
+    except DataError as error:
+        raise DataError(by_options(str(error))) from None
     if not parts:
         raise DataError(f"{paths[0]}: no row has a text")
     for line in notes.lines:
-        tell(line)
+        tell(by_options(line))
     return pa.concat_tables(parts)
 
 
@@ -71,8 +77,15 @@ def chosen_format(path: Path, asked: str | None, own: str | None) -> str | None:
 
 def named_columns(text: list[str] | None, label: str | None) -> dict[str, Any]:
     """As data.columns: what `--text` and `--label` may be of any task."""
-    texts = dict.fromkeys(("text", "source", "turns", "token"), text) if text else {}
-    return texts | (dict.fromkeys(("label", "target", "act", "tag"), label) if label else {})
+    texts = dict.fromkeys(TEXTS, text) if text else {}
+    return texts | (dict.fromkeys(LABELS, label) if label else {})
+
+
+def by_options(told: str) -> str:
+    """With the options of this command in place of a run's keys."""
+    options = dict.fromkeys(TEXTS, "--text") | dict.fromkeys(LABELS, "--label")
+    told = re.sub(r"data\.columns\.(\w+)(=?)", lambda key: options[key[1]] + " " * len(key[2]), told)
+    return re.sub(r"data\.format(=?)", lambda key: "--format" + " " * len(key[1]), told)
 
 
 def asked_roles(roles: Sequence[str], columns: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
@@ -124,8 +137,8 @@ def tell(line: str) -> None:
 def read_document(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")  # as it is: an offset counts every character
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: {str(error.strerror).lower()}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from None
     if not text.strip():
@@ -133,15 +146,30 @@ def read_document(path: Path) -> str:
     return text
 
 
+def check_output(output: Path | None) -> None:
+    """Before anything is answered.
+
+    Raises:
+        ConfigError: the answers cannot be written there.
+    """
+    if output is not None and output.suffix not in (".jsonl", ".csv"):
+        raise ConfigError(f"--output {output}: the answers are written as .jsonl or .csv")
+    if output is not None and not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: no directory {output.parent}; make it first")
+
+
+def with_answer(row: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Both in one object; where they have a name in common the answer stands under `prediction`."""
+    return {**row, "prediction": answer} if row.keys() & answer.keys() else {**row, **answer}
+
+
 def write_answers(rows: list[dict[str, Any]], output: Path | None) -> None:
     """JSON lines to the screen or a .jsonl file, or a .csv file."""
     if output is None or output.suffix == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         sys.stdout.write(text) if output is None else output.write_text(text, "utf-8")
-    elif output.suffix == ".csv":
-        with output.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        raise DataError(f"--output {output}: the answers are written as .jsonl or .csv")
+        return
+    with output.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

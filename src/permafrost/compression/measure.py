@@ -13,6 +13,7 @@ import numpy as np
 from permafrost.storage.checksums import weight_files
 
 RESAMPLES = 200
+STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,12 @@ def size_mb(directory: Path) -> float:
 
 
 def resident_mb() -> float:
-    """Of this process, now, in 10^6 bytes; Linux alone tells it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Of this process, in 10^6 bytes: now, or where only Linux tells that, at its peak."""
+    if not STATM.exists():
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def bootstrap(

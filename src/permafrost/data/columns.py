@@ -15,21 +15,34 @@ def columns_of(role: str, given: Mapping[str, Any], row: Row) -> tuple[Names, st
         DataError: a column that was named is not there, or none looks like the role.
     """
     present = _columns(row)
-    keys = ROLES[role].column
-    if all(given.get(key) is not None for key in keys):
-        return [_named(name, key, row, present) for key in keys for name in _as_list(given[key])], None
+    keys = [key for key in ROLES[role].column if given.get(key) is None]
+    named = {
+        key: [_named(name, key, row, present) for name in _as_list(given[key])]
+        for key in ROLES[role].column
+        if key not in keys
+    }
+    found, how = _found(role, keys, row, present) if keys else ({}, "")
+    if found is None:
+        hint, missing = nearest(keys[0], present).removeprefix("; "), f"no column looks like the {keys[0]}"
+        raise fault("E301", row["where"], missing, f"{hint}; set data.columns.{keys[0]}=NAME", ", ".join(present))
+    written = " ".join(f"data.columns.{key}={_written(names)}" for key, names in found.items())
+    names = [name for key in ROLES[role].column for name in (named | found)[key]]
+    return names, f"{written}, {how}" if found else None
+
+
+def _found(role: str, keys: Sequence[str], row: Row, present: Sequence[str]) -> tuple[dict[str, Names] | None, str]:
+    """The columns of those keys of the role that were not named, and by what they were found."""
+    of_role = ROLES[role].column
     for names in ROLES[role].common:
-        if all(name in row for name in names):
-            written = " ".join(f"data.columns.{key}={_written(names)}" for key in keys[:1])
-            if len(keys) > 1:
-                written = " ".join(f"data.columns.{key}={name}" for key, name in zip(keys, names, strict=True))
-            return names, f"{written}, found by its name"
-    if "first_line" in row and role == "tagged":  # a column file: the word comes first and its tag last
-        return [present[0], present[-1]], f"data.columns.token=0 data.columns.tag={present[-1]}, first and last column"
-    if "first_line" in row and role == "words":
-        return present[:1], "data.columns.token=0, first column"
-    hint, found = nearest(keys[0], present).removeprefix("; "), f"no column looks like the {keys[0]}"
-    raise fault("E301", row["where"], found, f"{hint}; set data.columns.{keys[0]}=NAME", ", ".join(present))
+        by_key = {of_role[0]: names} if len(of_role) == 1 else {k: [n] for k, n in zip(of_role, names, strict=True)}
+        found = {key: by_key[key] for key in keys}
+        if all(name in row for of_key in found.values() for name in of_key):
+            return found, "found by its name"
+    if "first_line" in row and role in ("tagged", "words"):  # a column file: the word comes first and its tag last
+        places = {"token": ("first", present[0]), "tag": ("last", present[-1])}
+        found = {key: [places[key][1]] for key in keys}
+        return found, f"{' and '.join(places[key][0] for key in keys)} column"
+    return None, ""
 
 
 def columns_here(given: Mapping[str, Any], row: Row) -> dict[str, Any]:

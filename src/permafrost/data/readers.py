@@ -127,15 +127,15 @@ def _lines(path: Path) -> Iterator[Row]:
 def _column_file(path: Path) -> Iterator[Row]:
     """A sentence a row, as in CoNLL's files: a word a line, its columns apart by blanks or tabs, a blank line between.
 
-    Columns are named by their number, `"0"` the first; document marks (-DOCSTART-) are no sentence.
+    Columns are named by their number, `"0"` the first; a document mark (-DOCSTART-) is as a blank line.
     """
     sentence: list[tuple[Line, list[str]]] = []
     for line in itertools.chain(text_lines(path), [Line(0, "")]):
-        if columns := _columns(line.text):
+        columns = _columns(line.text)
+        if columns and columns[0] != "-DOCSTART-":
             sentence.append((line, columns))
         elif sentence:
-            if sentence[0][1][0] != "-DOCSTART-":
-                yield _sentence(sentence, path)
+            yield _sentence(sentence, path)
             sentence = []
 
 

@@ -268,7 +268,11 @@ def _checked(text: str, row: Row, name: str) -> str:
 
 def _turn(turn: Any, number: int) -> tuple[str, str]:
     if isinstance(turn, Mapping):
-        speaker = turn.get("speaker") or turn.get("role") or turn.get("from")
-        text = turn.get("text") or turn.get("content") or turn.get("value")
-        return str(speaker or "AB"[number % 2]), as_text(text)
+        speaker = _first_given(turn, ("speaker", "role", "from"))
+        text = _first_given(turn, ("text", "content", "value"))
+        return str("AB"[number % 2] if speaker is None else speaker), as_text(text)
     return "AB"[number % 2], as_text(turn)
+
+
+def _first_given(turn: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((turn[name] for name in names if turn.get(name) not in (None, "")), None)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from permafrost.data.by_role import Change, Notes, RowPolicy, Rows, rows_by_role
 from permafrost.data.docstrings import chapters, library_rows, package_rows
+from permafrost.data.labels import classes_by_row
 from permafrost.data.problems import fault
 from permafrost.data.readers import Row, read_parallel, read_rows
 from permafrost.data.roles import as_text
@@ -56,9 +57,15 @@ def split_rows(
     becomes of rows that cannot be used, and `change` is done to the others.
     """
     missing = [name for name in ("validation", "test") if name not in given]
-    slices = {name: mixed(rows, roles, columns, name, notes, policy, change) for name, rows in given.items()}
-    splits = cut(slices.pop("train"), missing, plan, directory)
-    splits |= {name: keep(parts, directory) for name, parts in slices.items()}
+    splits, faults = Splits(), list[object]()
+    for name, rows in given.items():
+        slices = mixed(rows, roles, columns, name, notes, policy, change)
+        try:
+            splits |= cut(slices, missing, plan, directory) if name == "train" else {name: keep(slices, directory)}
+        except DataError as error:  # what is wrong with the others is to be told, too
+            faults += error.args
+    if faults:
+        raise DataError(*faults)
     if plan.max_train_rows is not None:
         splits["train"] = sample_rows(splits["train"], plan.max_train_rows, plan.seed, directory)
     if plan.max_rows_per_label is not None:
@@ -155,9 +162,8 @@ def sample_rows(rows: StoredRows, max_rows: int, seed: int, directory: Path) -> 
     if rows.num_rows <= max_rows:
         return rows
     by_hash = rows_by_hash(rows, seed)
-    if "label" in rows.column_names:
-        labels = rows["label"].to_pylist()
-        firsts = set({labels[row]: row for row in reversed(by_hash)}.values())
+    if classes := classes_by_row(rows):
+        firsts = set({label: row for row in reversed(by_hash) for label in classes[row]}.values())
         by_hash = [row for row in by_hash if row in firsts] + [row for row in by_hash if row not in firsts]
     return select(rows, by_hash[:max_rows], directory)
 
@@ -194,7 +200,14 @@ def _installation(kind: str) -> str:
 
 
 def _with_label_names(part: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a hub split with class names in place of class numbers; a secret label (-1) is none."""
-    classes = {name: feature.names for name, feature in part.features.items() if hasattr(feature, "int2str")}
+    """Rows of a hub split with class names in place of class numbers, in lists, too; a secret label (-1) is none."""
+    classes = {name: getattr(feature, "feature", feature) for name, feature in part.features.items()}
+    names = {name: feature.names for name, feature in classes.items() if hasattr(feature, "int2str")}
     for row in part:
-        yield row | {n: names[row[n]] if row[n] is not None and row[n] >= 0 else None for n, names in classes.items()}
+        yield row | {name: _class_name(row[name], of_class) for name, of_class in names.items()}
+
+
+def _class_name(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_class_name(each, names) for each in value]
+    return names[value] if value is not None and value >= 0 else None

@@ -13,6 +13,7 @@ from permafrost.storage.atomic import complete_or_absent
 from permafrost.storage.ragged import RaggedArray
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 END_OF_TEXT = "<|endoftext|>"
@@ -82,22 +83,34 @@ def with_end_of_text(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokeniz
     one that is not padding is then always the end of text.
     """
     from tokenizers import Tokenizer, processors
-    from transformers import PreTrainedTokenizerFast
 
     end = str(tokenizer.eos_token)
     own = tokenizer.pad_token if tokenizer.pad_token not in (None, end) else None
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     ending = processors.TemplateProcessing(
         single=f"$A {end}", pair=f"$A {end} $B:1 {end}:1", special_tokens=[(end, tokenizer.eos_token_id)]
     )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), ending])
+    return _fast(backend, end, own or BYTE_0)
+
+
+def without_end_of_text(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """The tokenizer, or of one that ends every text, as an exported classifier's does, a copy that does not: what
+    writes is to go on with the text."""
+    from tokenizers import Tokenizer, processors
+
+    if not tokenizer("")["input_ids"]:
+        return tokenizer
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    return _fast(backend, str(tokenizer.eos_token), str(tokenizer.pad_token or tokenizer.eos_token))
+
+
+def _fast(backend: "Tokenizer", end: str, pad: str) -> "PreTrainedTokenizerBase":
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=end,
-        eos_token=end,
-        unk_token=end,
-        pad_token=own or BYTE_0,
-        padding_side="right",
+        tokenizer_object=backend, bos_token=end, eos_token=end, unk_token=end, pad_token=pad, padding_side="right"
     )
 
 

@@ -38,7 +38,7 @@ def explain(predictor: Predictor, text: str, pair: str | None = None) -> dict[st
     rows = asked_rows(task, [text], None if pair is None else [pair])
     (answer,) = predictor.answer(rows)
     split = encode_table(task, pa.Table.from_pylist(predictor.cleaned(rows)), predictor.encoding)
-    if len(split) > 1 or len(split.input_ids[0]) > model.window:
+    if split.truncated_rows or len(split.input_ids[0]) > model.window:
         raise ConfigError(
             f"the text is longer than the {model.window:,} tokens that are seen at once; give a part of it"
         )

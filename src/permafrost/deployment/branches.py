@@ -75,7 +75,8 @@ def with_states(batch: Batch, split: TokenizedSplit, states: Mapping[bytes, Tens
 def share_(models: Sequence[GPT2WithHead]) -> int:
     """Give all models the first one's embeddings and first blocks, as far as their weights are equal; how many blocks.
 
-    Blocks that look ahead are no frozen ones, and windows of another length cut rows elsewhere: then none.
+    Blocks that look ahead are no frozen ones, those below them that are not shared look back, and windows of another
+    length cut rows elsewhere: then none.
     """
     first, *others = models
     if len({model.window for model in models}) > 1 or not all(
@@ -84,7 +85,7 @@ def share_(models: Sequence[GPT2WithHead]) -> int:
         return 0
     lowest = min(len(model.transformer.h) if not model.bidirectional else model.freezing.blocks for model in models)
     depth = next((n for n in range(lowest) if not all(is_same(first, o, (f"h.{n}",)) for o in others)), lowest)
-    if not depth:
+    if not depth or any(model.bidirectional and model.freezing.blocks != depth for model in models):
         return 0
     for model in models:
         backbone: Any = model.transformer

@@ -38,7 +38,8 @@ def measure(directory: Path, threads: int, rows: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     before = resident_mb()
     predictor = Predictor(directory, threads=threads)
-    tokens = min(TOKENS, predictor.encoding.max_length - WRITTEN)
+    room = WRITTEN if isinstance(predictor.task, Writes) else 0
+    tokens = max(1, min(TOKENS, predictor.encoding.max_length - room))
     request = request_of(predictor, rows=1, tokens=tokens)
     request()
     cost = {"size_mb": round(size_mb(directory), 3), "resident_mb": round(resident_mb() - before, 1)}

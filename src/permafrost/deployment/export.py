@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import torch
 
 from permafrost.data.cleaning import Steps
 from permafrost.data.problems import LEAKS_ALLOWED
-from permafrost.data.tokenization import with_end_of_text
+from permafrost.data.tokenization import with_end_of_text, without_end_of_text
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding, options_of
 from permafrost.model.gpt2 import GPT2WithHead
@@ -47,7 +47,7 @@ def export_model(
     `trunk` says under which key the frozen part's output was stored, `files` how the run was told to read its own.
     """
     pooled = isinstance(model.head, PooledHead)
-    tokenizer = with_end_of_text(encoding.tokenizer) if pooled else encoding.tokenizer
+    tokenizer = with_end_of_text(encoding.tokenizer) if pooled else without_end_of_text(encoding.tokenizer)
     tokenizer.model_max_length = encoding.max_length
     stock = to_transformers(model, task)
     stock.config.pad_token_id = tokenizer.pad_token_id
@@ -140,7 +140,7 @@ def copy_model(source: Path, directory: Path, dtype: str) -> None:
     check_new(directory)
     check_files(source)
     check_whole(source)
-    shutil.copytree(source, directory, dirs_exist_ok=True)
+    copy_files(files_of(source), directory)
     for path in directory.glob("*.safetensors"):
         weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
@@ -164,8 +164,21 @@ def copy_onnx(source: Path, directory: Path) -> None:
     model = Predictor(source).model
     with complete_or_absent(directory / ONNX) as partial:
         export_onnx(model, partial)
-    shutil.copytree(source, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+    copy_files([path for path in files_of(source) if path.suffix != ".safetensors"], directory)
+    description = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+    (directory / DESCRIPTION).write_text(json.dumps(description | {"trunk": None}, indent=2) + "\n", "utf-8")
     write_checksums(directory)
+
+
+def files_of(source: Path) -> list[Path]:
+    """Without directories: what is exported may lie in one of them."""
+    return [path for path in source.iterdir() if path.is_file()]
+
+
+def copy_files(paths: Iterable[Path], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        shutil.copy2(path, directory)
 
 
 def check_whole(source: Path) -> None:

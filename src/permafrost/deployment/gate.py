@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PREDICT = "/predict"
+BYTES_A_CHARACTER = 12  # at most: JSON may write an emoji as two escapes of six
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,6 @@ class Gate:
                 scope, receive, send
             )
             return
-        most = 4 * limits.max_characters + 2000  # bytes: JSON around texts in UTF-8
-        body = await read_body(receive, most)
-        refusal = self.refusal(body, most)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
         begun = False
 
         async def noted(message: Message) -> None:
@@ -74,13 +69,19 @@ class Gate:
             await send(message)
 
         try:
-            await asyncio.wait_for(self.app(scope, replayed(body), noted), limits.max_seconds)
+            await asyncio.wait_for(self._read_and_answered(scope, receive, noted), limits.max_seconds)
         except asyncio.TimeoutError:
             late = over(408, "too_slow", "seconds", limits.max_seconds, limits.max_seconds)
             if begun:  # a text that is being written: its status is sent, and what is left to say is its last line
                 await send({"type": "http.response.body", "body": b"\n" + bytes(late.body) + b"\n", "more_body": False})
             else:
                 await late(scope, receive, send)
+
+    async def _read_and_answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        most = BYTES_A_CHARACTER * self.limits.max_characters + 2000
+        body = await read_body(receive, most)
+        answering = self.refusal(body, most) or self.app
+        await answering(scope, replayed(body), send)
 
     def refusal(self, body: bytes, most: int) -> JSONResponse | None:
         """What is wrong with a request that would be well-formed; malformed ones are for the schema."""
@@ -90,6 +91,8 @@ class Gate:
             asked = json.loads(body)
         except UnicodeDecodeError as error:
             return failed(422, "malformed", f"body: not UTF-8 at byte {error.start}")
+        except RecursionError:
+            return failed(422, "malformed", "body: nested too deeply")
         except ValueError:
             return None
         texts = [asked.get(key) for key in ("text", "pair")] if isinstance(asked, dict) else []

@@ -18,10 +18,10 @@ from permafrost.data.cleaning import Cleaner, Steps
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.export import DESCRIPTION
 from permafrost.deployment.sessions import graph_in
-from permafrost.errors import ConfigError, ResourceError
+from permafrost.errors import ConfigError, DataError, ResourceError
 from permafrost.model.activation_store import ActivationStore, row_digests, trunk_key
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
-from permafrost.model.decoding import streaming
+from permafrost.model.decoding import drawing_from, streaming
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead, TokenHead
@@ -157,7 +157,9 @@ class Predictor:
 
     def known_rows(self, split: TokenizedSplit) -> list[tuple[ActivationStore, np.ndarray, np.ndarray]]:
         """Per entry of the store: which rows of the split it has, and where; none if the weights have changed since."""
-        if not self.trunk or self.store_dir is None or not any(self.store_dir.glob(f"{self.trunk['key']}-*")):
+        if not isinstance(self.model, GPT2WithHead) or not self.trunk or self.store_dir is None:
+            return []
+        if not any(self.store_dir.glob(f"{self.trunk['key']}-*")):
             return []
         if not self.has_stored_trunk:
             return []
@@ -184,12 +186,15 @@ class Predictor:
                 self.task.update_metrics(metrics, outputs, batch)
             total += float(loss_sum)
             count += int(batch.num_targets)
+        if not count:
+            raise DataError("there is nothing to score: no row has two tokens or more")
         mean = torch.tensor(total / count)
         of_loss = self.task.metrics_of_loss(mean, torch.tensor(count), "test")
         values = {LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}
         if isinstance(self.task, WritesAnswers):
             rows = table.to_pylist()
-            values |= self.task.score(self.written(self.task, rows), rows)
+            with drawing_from(0):  # as the run itself does: one file has one figure
+                values |= self.task.score(self.written(self.task, rows), rows)
         return {name: float(value) for name, value in values.items()}
 
 
@@ -215,7 +220,10 @@ def store_directory(run: Path) -> Path | None:
     path = next((path for path in (run / "config.yaml", run.parent.parent / "config.yaml") if path.is_file()), None)
     if path is None:
         return None
-    directory = Path(yaml.safe_load(path.read_text("utf-8"))["store"]["dir"])
+    try:
+        directory = Path(yaml.safe_load(path.read_text("utf-8"))["store"]["dir"])
+    except (KeyError, TypeError):  # a config.yaml of something else
+        return None
     return directory if directory.is_dir() else None
 
 

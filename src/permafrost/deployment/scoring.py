@@ -14,6 +14,7 @@ from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
 from permafrost.deployment.predictor import Predictor, batches
 from permafrost.tasks.base import LOSS, Answers, WritesAnswers
+from permafrost.tasks.language_modeling import LanguageModeling, count_words
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.preparation import encode_table
 from permafrost.tasks.writing import write
@@ -62,8 +63,11 @@ class ScoredOutputs:
     def __init__(self, predictor: Predictor, table: pa.Table, metric: str):
         self.task, self.metric = predictor.task, metric
         self.answering = predictor.task if isinstance(predictor.task, Answers) else None
+        if isinstance(predictor.task, LanguageModeling):
+            predictor.task.words = {"test": count_words(table)}
         self.outputs = list(self._outputs(predictor, table))
         self.units = len(self.outputs)
+        self.num_targets = sum(batch.num_targets for group in self.outputs for *_, batch in group)
 
     def score(self, groups: np.ndarray) -> float:
         # a group that is drawn twice has rows of its own each time
@@ -74,7 +78,8 @@ class ScoredOutputs:
         ]
         count = sum(batch.num_targets for _, _, batch in drawn)
         mean = torch.stack([loss_sum for loss_sum, _, _ in drawn]).sum() / count
-        values = {LOSS: mean, **self.task.metrics_of_loss(mean, torch.as_tensor(count), "test")}
+        # of all targets, as the words of drawn windows are not known: the table's words a token hold for them
+        values = {LOSS: mean, **self.task.metrics_of_loss(mean, torch.as_tensor(self.num_targets), "test")}
         if self.answering:
             metrics = self.answering.build_metrics("test")
             for outputs, batch in joined([(outputs, batch) for _, outputs, batch in drawn]):

@@ -46,6 +46,17 @@ def streaming(streamer: Any) -> Iterator[None]:
         _streamer.reset(token)
 
 
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """What is sampled within depends on the seed alone, and leaves what is drawn after it as it was."""
+    on_gpu = torch.cuda.is_available()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 class Draws:
     """Samples with numbers that each row brings along, in place of torch's: what a row is continued with then depends
     neither on the rows beside it nor on what was drawn before.
@@ -133,9 +144,10 @@ def _generate_batch(
         draws = Draws(torch.tensor(numbers), decoding.top_k, decoding.temperature)
         choice = options_of(replace(decoding, do_sample=False)) | {"logits_processor": [draws]}
     longest = max(len(prompt) for prompt in prompts)
-    input_ids = np.full((len(prompts), longest), end_token_id)
+    input_ids = np.empty((len(prompts), longest), np.int64)
     mask = np.zeros_like(input_ids)
     for ids, real, prompt in zip(input_ids, mask, prompts, strict=True):
+        ids[: longest - len(prompt)] = prompt[0]  # unseen, but penalties for repetition count it: not the end of text
         ids[longest - len(prompt) :], real[longest - len(prompt) :] = prompt, 1  # a prompt ends where its answer begins
     written: Any = model.generate(  # type: ignore[misc]
         input_ids=torch.from_numpy(input_ids).to(device),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.reporting.data_section import data_sections
 from permafrost.reporting.outcome import (
     answer_of,
+    by_part,
     confusion,
+    measured_alike,
     most_wrong,
     read_json,
     read_lines,
@@ -79,9 +80,12 @@ def _facts(result: Mapping[str, Any]) -> str:
 
 
 def _compressed(entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for alike in measured_alike(entries):
+        yield from _compressed_alike(alike)
+
+
+def _compressed_alike(entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Every compressed version beside the run itself; on the plots those are bold that no other beats."""
-    if not entries:
-        return
     name, before = entries[0]["metric_name"], entries[0]["before"]
     versions = {"as trained": before} | {entry["method"]: entry for entry in entries}
     rows = [
@@ -116,8 +120,8 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 def _errors(predictions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Part by part, where there are several."""
-    for name, rows in groupby(predictions, key=lambda row: row.get("part", "")):
-        yield from _errors_of_part(list(rows), f", {name}" if name else "")
+    for name, rows in by_part(predictions).items():
+        yield from _errors_of_part(rows, f", {name}" if name else "")
 
 
 def _errors_of_part(predictions: Sequence[Mapping[str, Any]], named: str) -> Iterable[str]:

@@ -26,6 +26,22 @@ def series(metrics: Sequence[Row], name: str) -> tuple[list[float], list[float]]
     return [step for step, _ in points], [value for _, value in points]
 
 
+def measured_alike(entries: Sequence[Row]) -> list[list[Row]]:
+    """Compressed versions in groups that can be compared: by one metric, on as many threads."""
+    groups: dict[Any, list[Row]] = {}
+    for entry in entries:
+        groups.setdefault((entry["metric_name"], entry["threads"]), []).append(entry)
+    return list(groups.values())
+
+
+def by_part(predictions: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each of several tasks; of one alone under the name ""."""
+    parts: dict[str, list[Row]] = {}
+    for row in predictions:
+        parts.setdefault(row.get("part", ""), []).append(row)
+    return parts
+
+
 def most_wrong(predictions: Sequence[Row], count: int) -> list[Row]:
     """Test rows by the size of their error; of wrong labels the surest first; of written texts the first rows."""
     wrong = [row for row in predictions if error_of(row) > 0]

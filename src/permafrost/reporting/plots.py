@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 from permafrost.compression.measure import frontier
 
 
-def freeze_curve(scores: Mapping[int, Sequence[float]], metric: str, path: Path) -> None:
+def freeze_curve(
+    scores: Mapping[int, Sequence[float]], metric: str, path: Path, *, higher_is_better: bool = True
+) -> None:
     """Every trial's validation score by frozen depth, and a line through the best of each."""
+    best = max if higher_is_better else min
     figure, axes = _figure()
     depths = sorted(scores)
     for depth in depths:
         axes.plot([depth] * len(scores[depth]), scores[depth], "o", color="#9bb7d4", markersize=4)
-    axes.plot(depths, [max(scores[depth]) for depth in depths], "o-", color="#1f4e79")
+    axes.plot(depths, [best(scores[depth]) for depth in depths], "o-", color="#1f4e79")
     axes.set_xlabel("frozen blocks")
     axes.set_ylabel(f"validation {metric}")
     axes.grid(alpha=0.3)

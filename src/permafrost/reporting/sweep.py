@@ -158,15 +158,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 def plot_depths(trials: Sequence[Trial], directory: Path) -> None:
     """The freeze curve: the best validation score at each frozen depth."""
-    monitor, scores = trials[0].monitor, dict[int, list[float]]()
+    monitor, modes, scores = trials[0].monitor, set[str](), dict[int, list[float]]()
     for trial in trials:
         score = trial.score("validation", monitor)
         if score is not None:
+            modes.add(trial.mode)
             scores.setdefault(trial.result["frozen_blocks"], []).append(score)
     if len(scores) > 2:
         from permafrost.reporting.plots import freeze_curve
 
-        freeze_curve(scores, monitor, directory / "freeze_curve.png")
+        freeze_curve(scores, monitor, directory / "freeze_curve.png", higher_is_better="min" not in modes)
 
 
 def _outcome(trial: Trial, monitor: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def tokenizer_and_window(model: ModelSection) -> tuple[Any, int]:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(path)), window
-    return Words(), window
+    return WordTokenizer(), window
 
 
 def model_directory(model: ModelSection) -> Path:
@@ -79,14 +80,16 @@ def model_directory(model: ModelSection) -> Path:
     return Path(cached).parent if isinstance(cached, str) else shipped
 
 
+@dataclass(frozen=True)
 class Words:
+    ids: list[str]
+
+
+class WordTokenizer:
     """In place of a tokenizer: what stands between blanks."""
 
-    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> "list[Words]":
+    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Words]:
         return [Words(text.split()) for text in texts]
-
-    def __init__(self, ids: list[str] | None = None):
-        self.ids = ids or []
 
 
 def long_rows(splits: Mapping[str, StoredRows], lengths: Mapping[str, np.ndarray], window: int) -> Iterator[Problem]:

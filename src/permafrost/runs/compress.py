@@ -37,6 +37,7 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
     clear(run_dir, plan)
     seed_everything(settings.seed)
     run = Finished(run_dir=run_dir, settings=as_training(settings), prepared=prepare(settings))
+    keep_thresholds_(run)
     console.print(f"[bold]compression={plan.name}[/] of {run_dir}")
     student = run.load()
     before = parameter_counts(student)
@@ -65,7 +66,21 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
 
 def made_by(settings: Settings) -> Entry:
     """What a version depends on beyond its run."""
-    return {"seed": settings.seed, "plan": settings.compression.model_dump(exclude={"name", "threads"})}
+    from permafrost.data.tokenization import fingerprint
+
+    plan = settings.compression.model_dump(exclude={"name", "threads"})
+    recipe = settings.model_dump(exclude={"compression", "logger", "resume", "debug"})
+    return {"seed": settings.seed, "plan": plan, "recipe": fingerprint(recipe)}
+
+
+def keep_thresholds_(run: Finished) -> None:
+    """Those of labels were chosen on validation, as the run was trained."""
+    from permafrost.deployment.predictor import task_of_run
+    from permafrost.tasks.multi_label import MultiLabel
+
+    of_run = task_of_run(run.run_dir)
+    if isinstance(run.prepared.task, MultiLabel) and isinstance(of_run, MultiLabel):
+        run.prepared.task.thresholds = of_run.thresholds
 
 
 def clear(run_dir: Path, plan: CompressionSection) -> None:
@@ -229,16 +244,20 @@ def tell(entry: Entry, run: Finished) -> None:
 
 def compress_each(run_dir: Path, settings: Sequence[Settings]) -> list[Entry]:
     """One after the other; then which of them, and of what was made before, no other beats in size or in time."""
+    from permafrost.reporting.outcome import measured_alike
+
     for each in settings:
         if is_made(run_dir, each):
             console.print(f"[bold]compression={each.compression.name}[/] of {run_dir} was made before")
         else:
             compress(run_dir, each)
-    entries = json.loads((run_dir / "result.json").read_text("utf-8"))["compression"]
-    console.print(f"[bold]{'':24}{entries[0]['metric_name']:>12}{'MB':>10}{'ms':>10}[/]  not beaten in")
-    for entry, wins in zip(entries, not_beaten(entries), strict=True):
-        figures = f"{entry['metric']:12.4f}{entry['size_mb']:10.2f}{entry['latency_ms']:10.2f}"
-        console.print(f"{entry['method']:24}{figures}  {', '.join(wins)}")
+    entries: list[Entry] = json.loads((run_dir / "result.json").read_text("utf-8"))["compression"]
+    for alike in measured_alike(entries):
+        milliseconds = f"ms, {alike[0]['threads']} thread{'s' * (alike[0]['threads'] > 1)}"
+        console.print(f"[bold]{'':24}{alike[0]['metric_name']:>12}{'MB':>10}{milliseconds:>15}[/]  not beaten in")
+        for entry, wins in zip(alike, not_beaten(alike), strict=True):
+            figures = f"{entry['metric']:12.4f}{entry['size_mb']:10.2f}{entry['latency_ms']:15.2f}"
+            console.print(f"{entry['method']:24}{figures}  {', '.join(wins)}")
     return entries
 
 

@@ -1,5 +1,6 @@
 """What is wrong with a compression: found before anything is read where it can be, else before anything is trained."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from permafrost.errors import ConfigError
@@ -8,6 +9,9 @@ from permafrost.settings.schema import CompressionSection, QuantizeSection, Reco
 
 if TYPE_CHECKING:
     from permafrost.model.gpt2 import GPT2WithHead
+
+# What recovery sets for itself (runs/finished.py).
+OWN_WAY = {f"trainer.{key}" for key in ("max_epochs", "max_steps", "devices", "num_nodes", "strategy")}
 
 
 def check(plan: CompressionSection, settings: Settings) -> None:
@@ -29,6 +33,17 @@ def check(plan: CompressionSection, settings: Settings) -> None:
         check_quantization(plan, plan.quantize, settings)
     check_lesson(plan.recover)
     check_buildable(settings)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Of a finished run: raises ConfigError for what its compression does in its own way, however it is set."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in OWN_WAY or key.split(".")[0] == "freezing":
+            raise ConfigError(
+                f"{override}: what is cut learns again as a whole, in this process, for compression.recover.epochs; "
+                "set that, and leave this one out"
+            )
 
 
 def check_masks(plan: CompressionSection, asked: SparsifySection) -> None:

@@ -57,15 +57,13 @@ def continuing(settings: Settings) -> "Continue":
 
 def there_and_back(how: AugmentationSection, seed: int) -> "RoundTrip":
     """By the runs' own decoding; where that draws, by the seed and the number of the copy."""
-    import torch
-
     from permafrost.deployment.predictor import Predictor
+    from permafrost.model.decoding import drawing_from
 
     there, back = Predictor(str(how.there)), Predictor(str(how.back))
 
     def round_trip(texts: Sequence[str], copy: int) -> list[str]:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed + copy)
+        with drawing_from(seed + copy):
             between = [answer["text"] for answer in there.answer([{"source": text} for text in texts])]
             returned = back.answer([{"source": text} for text in between])
         return [answer["text"] if text else "" for text, answer in zip(between, returned, strict=True)]

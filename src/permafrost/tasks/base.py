@@ -229,14 +229,24 @@ def asked_rows(task: Task, texts: Sequence[str], pairs: Sequence[str] | None = N
     """Texts without a file, each with the second one of its pair, as rows of the task's roles.
 
     Raises:
-        ConfigError: there are pairs, and the task reads single texts.
+        ConfigError: there are pairs, and the task reads single texts; or a text is none.
     """
+    for text in (*texts, *(pairs or ())):
+        check_text(text)
     rows = task.rows_of(texts)
     if pairs is None:
         return rows
     if "text" not in task.roles or len(task.roles) == 1:  # a text that is no question stands alone
         raise ConfigError(f"task={task.name} reads one text, not a pair: leave the second out")
     return [row | {"text_pair": pair} for row, pair in zip(rows, pairs, strict=True)]
+
+
+def check_text(text: str) -> None:
+    """Raises ConfigError for half a character, which JSON and a terminal of another encoding can give."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the text has half a character at its place {error.start}: give it in UTF-8") from None
 
 
 def text_rows(texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from permafrost.data.batching import Batch
 from permafrost.data.tokenization import TokenizedSplit
-from permafrost.errors import ConfigError, nearest
+from permafrost.errors import ConfigError, DataError, nearest
 from permafrost.model.decoding import Decoding
 from permafrost.model.heads import TiedHead
 from permafrost.tasks.base import (
@@ -64,12 +64,21 @@ class Dialogue:
         return cls(description["replies"], Decoding(**description["decoding"]), description["speakers"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
+        """
+        Raises:
+            ConfigError: there is no room for what is answered.
+            DataError: nobody replies.
+        """
         self.room(encoding)  # to be told before training that there is none
-        first_row = 0
-        for rows in slices:
-            dialogues = [self.turns_of(row, encoding) for row in rows.to_pylist()]
-            yield encode_dialogues(dialogues, encoding.max_length, first_row)
-            first_row += rows.num_rows
+        first_row, speakers = 0, set[str]()
+        for part in slices:
+            rows = part.to_pylist()
+            yield encode_dialogues([self.turns_of(row, encoding) for row in rows], encoding.max_length, first_row)
+            first_row += len(rows)
+            speakers.update(speaker for row in rows for speaker in row["speakers"])
+        if self.replies not in (ALL, *speakers):
+            there = ", ".join(map(repr, sorted(speakers)))
+            raise DataError(f"no turn is by {self.replies!r}, who replies (task.replies); there are turns by {there}")
 
     def turns_of(self, row: Mapping[str, Any], encoding: Encoding) -> list[Turn]:
         return encode_turns(row, encoding.tokenizer, self.are_replies(row))

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
+from permafrost.model.decoding import drawing_from
 from permafrost.tasks.base import Encoding, Writes, WritesAnswers, in_part, question_of
 from permafrost.tasks.writing import write
 from permafrost.training.processes import gathered
@@ -43,7 +44,8 @@ class WrittenTexts(Callback):
             return
         mine = rows[trainer.global_rank :: trainer.world_size]
         backbone = module.parts[self.part].model.transformer  # type: ignore[index, union-attr]
-        written = write(self.task, backbone, mine, self.encoding) if mine else []
+        with drawing_from(trainer.global_rank):  # as `permafrost evaluate` does: the same figure again
+            written = write(self.task, backbone, mine, self.encoding) if mine else []
         self.written[stage] = _in_turns(written, len(rows), trainer.world_size)
         scores = self.task.score(self.written[stage], rows) if isinstance(self.task, WritesAnswers) else {}
         logged = {f"{stage}/{in_part(self.part, name)}": value for name, value in scores.items()}
