@@ -37,6 +37,7 @@ from permafrost.settings.config import read_settings
 from permafrost.settings.preflight import preflight
 from permafrost.settings.schema import Settings
 from permafrost.storage.locks import sole_run
+from permafrost.training.stopping import requeue_at_signal
 
 if TYPE_CHECKING:
     import lightning.pytorch as lightning
@@ -74,6 +75,8 @@ def run(cfg: DictConfig, run_dir: Path, sweep: str | None = None) -> Result:
             check_compression(settings.compression, settings)
         for part in settings.by_part().values():
             check_writer(part)
+        if settings.trainer.requeue:
+            requeue_at_signal(is_first=is_first_process())
         seed_everything(settings.seed)
         prepared = {name: prepare(part) for name, part in settings.by_part().items()}
     # a trial's directory was locked by its sweep, before it cleared what an earlier start had left there
@@ -104,12 +107,14 @@ def train_and_test(
         stores = open_stores(settings, modes, prepared, models, in_sweep=sweep is not None)
     with clock.stage("setup"):
         module, data = make_modules(settings, prepared, models, stores)
+        noted = dict[str, Any]()
         if settings.data.auto_batch:
             data.parts_per_batch = start.notes.get("parts_per_batch") or parts_that_fit(settings, module, data)
+            noted["parts_per_batch"] = data.parts_per_batch
             settings = with_parts_counted(settings, data.parts_per_batch)
         accumulate = data.accumulate(settings.trainer.max_epochs)
         plain_config: Any = redacted(OmegaConf.to_container(cfg, resolve=True))
-        notes = notes_of(settings, prepared, stores) | {"parts_per_batch": data.parts_per_batch}
+        notes = notes_of(settings, prepared, stores) | noted
         trainer = make_trainer(
             settings, prepared, run_dir, plain_config, accumulate=accumulate, sweep=sweep, notes=notes
         )
@@ -158,8 +163,9 @@ def describe(
 ) -> Result:
     """The contract of result.json."""
     from permafrost.training.hardware import peak_memory_mb
+    from permafrost.training.processes import gathered
 
-    trained_tokens = trainer.strategy.reduce(module.trained_tokens, reduce_op="sum")
+    trained_tokens = sum(gathered(int(module.trained_tokens), trainer.world_size))
     model: Any = module.model
     parameters = list(model.parameters())
     return {
@@ -176,7 +182,7 @@ def describe(
         },
         "frozen_blocks": model.freezing.blocks,
         "seconds": clock.report(),
-        "tokens": {"trained": int(trained_tokens), "trunk": tokens_computed},
+        "tokens": {"trained": trained_tokens, "trunk": tokens_computed},
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "allow_leaks": any(part.data.allow_leaks for part in settings.by_part().values()),
         **scores,

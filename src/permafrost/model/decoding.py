@@ -4,7 +4,7 @@ N prompts, B of them in a batch.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -149,16 +149,28 @@ def _generate_batch(
     for ids, real, prompt in zip(input_ids, mask, prompts, strict=True):
         ids[: longest - len(prompt)] = prompt[0]  # unseen, but penalties for repetition count it: not the end of text
         ids[longest - len(prompt) :], real[longest - len(prompt) :] = prompt, 1  # a prompt ends where its answer begins
-    written: Any = model.generate(  # type: ignore[misc]
-        input_ids=torch.from_numpy(input_ids).to(device),
-        attention_mask=torch.from_numpy(mask).to(device),
-        eos_token_id=end_token_id,
-        pad_token_id=end_token_id,
-        use_cache=True,
-        streamer=_streamer.get() if decoding.num_beams == 1 else None,
-        **choice,
-    )
+    with any_order_of_sums() if decoding.do_sample and device.type == "cuda" else nullcontext():
+        written: Any = model.generate(  # type: ignore[misc]
+            input_ids=torch.from_numpy(input_ids).to(device),
+            attention_mask=torch.from_numpy(mask).to(device),
+            eos_token_id=end_token_id,
+            pad_token_id=end_token_id,
+            use_cache=True,
+            streamer=_streamer.get() if decoding.num_beams == 1 else None,
+            **choice,
+        )
     return [_until(row[longest:].tolist(), end_token_id) for row in written]
+
+
+@contextmanager
+def any_order_of_sums() -> Iterator[None]:
+    """With `top_p` Transformers adds probabilities up by a kernel that has no deterministic form on a GPU."""
+    was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=warned)
 
 
 def options_of(decoding: Decoding) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def is_first_process() -> bool:
     """Whether this process speaks and writes for all; before the trainer is there to ask."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 CARD_ROWS = 2_000  # of each split, whose tokens the data card counts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from permafrost.errors import ConfigError, TrainingError
 from permafrost.runs.assembly import Prepared, console, precision_of
 from permafrost.safety.building import build
-from permafrost.settings.preflight import monitor_mode, monitored
+from permafrost.settings.preflight import has_several_processes, monitor_mode, monitored
 from permafrost.settings.schema import Settings
 
 if TYPE_CHECKING:
@@ -146,8 +146,10 @@ def make_trainer(
     for logger in loggers:
         logger.log_hyperparams(plain_config)
     options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
-    if settings.parts and options["strategy"] == "ddp":  # a batch is of one part, and the others' heads have no loss
-        options["strategy"] = "ddp_find_unused_parameters_true"
+    if settings.parts and options["strategy"] in ("auto", "ddp") and has_several_processes(settings):
+        options["strategy"] = (
+            "ddp_find_unused_parameters_true"  # a batch is of one part: the others' heads have no loss
+        )
     return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
 
 

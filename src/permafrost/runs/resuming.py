@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.runs.assembly import Prepared, console, is_first_process, precision_of
 from permafrost.runs.claims import check_same, same_content
-from permafrost.runs.record import to_write
+from permafrost.runs.record import Changes, to_write
 from permafrost.settings.schema import Settings
 from permafrost.storage.atomic import complete_or_absent, remove_partial
 
@@ -27,8 +27,8 @@ class Start:
     logs: Mapping[str, int] = field(default_factory=dict)  # bytes of each at the checkpoint
 
     def as_decided(self, settings: Settings, part: str = "") -> Settings:
-        """Where these leave it to be measured, the type of numbers and the use of the store stay what they were: a
-        measurement may come out otherwise, and numbers are rounded otherwise then."""
+        """What `auto` had measured, the type of numbers and the use of the store, stays as it was: another measurement
+        may come out otherwise, and numbers are rounded otherwise then."""
         if self.checkpoint is None:
             return settings
         trainer, store = settings.trainer, settings.store
@@ -49,30 +49,39 @@ def begin(run_dir: Path, settings: Settings, cfg: DictConfig, prepared: Mapping[
     """
     from permafrost.training.loggers import cut_back_logs
 
+    changes = check_claim(run_dir, settings, cfg) if is_first_process() else {}
+    start = start_of(settings.resume, run_dir)
+    if start.checkpoint is not None:
+        same_content(start.notes["content"], content_of(prepared))
     if is_first_process():
-        claim(run_dir, settings, cfg)
+        claim(run_dir, cfg, changes)
     if not settings.trainer.deterministic:
         console.print(
             "  trainer.deterministic=false: kernels may add in any order, and a resumed run is exact to rounding"
         )
-    start = start_of(settings.resume, run_dir)
     if start.checkpoint is not None:
-        same_content(start.notes["content"], content_of(prepared))
         console.print(f"  resuming from {start.checkpoint}", markup=False)
     if is_first_process():
         cut_back_logs(run_dir, start.logs)  # of a start that ended before its first checkpoint all is forgotten
     return start
 
 
-def claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> None:
-    """Write the configuration there first, and remove what a killed process left half-written."""
-    path = run_dir / "config.yaml"
-    if path.exists() and settings.resume == "never":
+def check_claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> Changes:
+    """How the configuration differs from the one that the run there was begun with.
+
+    Raises:
+        ConfigError: more than may change, or the run is not to be gone on with.
+    """
+    if (run_dir / "config.yaml").exists() and settings.resume == "never":
         raise ConfigError(f"{run_dir} already holds a run; continue it with resume=auto, or set another hydra.run.dir")
-    changes = check_same(run_dir, cfg)
+    return check_same(run_dir, cfg)
+
+
+def claim(run_dir: Path, cfg: DictConfig, changes: Changes) -> None:
+    """Write the configuration there, after all that may be refused; remove what a killed process left half-written."""
     try:
         remove_partial(run_dir)
-        with complete_or_absent(path) as partial:
+        with complete_or_absent(run_dir / "config.yaml") as partial:
             partial.write_text(to_write(cfg), "utf-8")
     except OSError as error:
         raise ResourceError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error

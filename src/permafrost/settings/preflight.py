@@ -19,7 +19,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     from permafrost.training.hardware import resolve_device
 
     options = settings.trainer
-    if in_sweep and has_several_processes(settings):
+    if in_sweep and asks_for_several_processes(settings):
         raise ConfigError(
             f"trainer.strategy={options.strategy} trainer.devices={options.devices} starts this command again for each "
             "process, which a sweep cannot; sweep with trainer.devices=1, or give each trial a command of its own"
@@ -27,7 +27,7 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
     check_hardware(settings)
     if options.precision == "16-mixed" and resolve_device(options.accelerator).type == "cpu":
         raise ConfigError("trainer.precision=16-mixed is for GPUs; a CPU has bf16-mixed and 32-true")
-    if settings.compression.is_asked and has_several_processes(settings):
+    if settings.compression.is_asked and asks_for_several_processes(settings):
         raise ConfigError(
             f"compression={settings.compression.name} is one process's work; leave it out here, and afterwards: "
             f"permafrost compress RUN compression={settings.compression.name}"
@@ -96,21 +96,36 @@ def unwritten(settings: Settings) -> dict[str, str]:
     return found
 
 
-def has_several_processes(settings: Settings) -> bool:
-    """Whether the run asks for several processes."""
+def asks_for_several_processes(settings: Settings) -> bool:
     options = settings.trainer
     return options.strategy != "auto" or options.num_nodes > 1 or options.devices not in ("auto", 1)
+
+
+def has_several_processes(settings: Settings) -> bool:
+    """Whether it was asked for, or is what Lightning makes of several GPUs."""
+    import torch
+
+    options = settings.trainer
+    takes_all = options.devices == "auto" and options.accelerator in ("auto", "gpu")
+    return asks_for_several_processes(settings) or (takes_all and torch.cuda.device_count() > 1)
 
 
 def check_hardware(settings: Settings) -> None:
     import torch
 
-    options = settings.trainer
+    options, num_gpus = settings.trainer, torch.cuda.device_count()
     if options.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         needed = "" if options.strategy == "auto" else f", and trainer.strategy={options.strategy} one for each process"
         raise ResourceError(
             f"trainer.accelerator=gpu: torch finds no GPU here{needed}; set trainer.accelerator=cpu, with "
             "trainer.devices=2 for two processes"
+        )
+    if options.accelerator == "gpu" and isinstance(options.devices, int) and 0 < num_gpus < options.devices:
+        raise ResourceError(f"trainer.devices={options.devices}: torch finds {num_gpus} GPUs here; give at most that")
+    if settings.data.auto_batch and has_several_processes(settings):
+        raise ConfigError(
+            "data.auto_batch=true: each process would cut batches by its own memory; give trainer.devices=1, or "
+            "without it a smaller data.max_tokens_per_batch"
         )
     if options.strategy == "fsdp":
         check_sharing(settings)

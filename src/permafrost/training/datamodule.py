@@ -80,6 +80,7 @@ class DataModule(lightning.LightningDataModule):
         self.batching, self.evaluation_batching = batching, evaluation_batching
         self.num_workers, self.seed = num_workers, seed
         self.accumulate_as_set = accumulate
+        self._most_batches: dict[int, int] = {}  # of an epoch, by how many epochs there are
         self.parts_per_batch = 1  # in which memory holds them; a step accumulates over as many more
         self.resume_at: tuple[int, int] = (0, 0)  # epoch, batches done in it
         self.tokens_read = 0  # from the stores, by this process
@@ -94,14 +95,19 @@ class DataModule(lightning.LightningDataModule):
         return self.parts_per_batch * self._planned_per_step(max_epochs)
 
     def _planned_per_step(self, max_epochs: int) -> int:
-        if self.accumulate_as_set == EVERY_BATCH:
-            return max(len(self._planned(epoch)) for epoch in range(max_epochs))
-        return int(self.accumulate_as_set)
+        if self.accumulate_as_set != EVERY_BATCH:
+            return int(self.accumulate_as_set)
+        if max_epochs not in self._most_batches:
+            self._most_batches[max_epochs] = max(len(self._planned(epoch)) for epoch in range(max_epochs))
+        return self._most_batches[max_epochs]
 
     def total_steps(self, max_epochs: int, max_steps: int = -1) -> int:
         """Optimizer steps of the whole run: known before it starts, which schedules need."""
-        accumulate = self._planned_per_step(max_epochs)
-        steps = sum(-(-len(self._planned(epoch)) // accumulate) for epoch in range(max_epochs))
+        accumulate, steps = self._planned_per_step(max_epochs), 0
+        for epoch in range(max_epochs):
+            if 0 <= max_steps <= steps:  # no more epochs than there are steps for are drawn up
+                return max_steps
+            steps += -(-len(self._planned(epoch)) // accumulate)
         return steps if max_steps < 0 else min(steps, max_steps)
 
     def reads(self, max_epochs: int, max_steps: int, val_check_interval: int | float) -> dict[str, dict[str, float]]:
@@ -152,10 +158,12 @@ class DataModule(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         progress = self.attached.fit_loop.epoch_loop.batch_progress.current
-        return {"epoch": self.attached.current_epoch, "batches_done": progress.completed}
+        parts = self.parts_per_batch
+        return {"epoch": self.attached.current_epoch, "batches_done": progress.completed, "parts_per_batch": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.resume_at = (state["epoch"], state["batches_done"])
+        """A checkpoint is made between steps, so that whole batches are done, whatever they are cut into now."""
+        self.resume_at = (state["epoch"], state["batches_done"] // state["parts_per_batch"] * self.parts_per_batch)
 
     def longest_batch(self) -> PlannedBatch:
         """Of the first epoch the one that takes most memory, or its largest part."""

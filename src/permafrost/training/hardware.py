@@ -47,15 +47,15 @@ def autocast(precision: str, device_type: str) -> torch.autocast:
 def resolve_device(accelerator: str) -> torch.device:
     """Where one process computes what comes before the trainer."""
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        number = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+        return torch.device("cuda", number % torch.cuda.device_count())
     return torch.device("cpu")
 
 
-def use_all_cores() -> int:
-    """One thread per core this process may run on, or OMP_NUM_THREADS; returns the count."""
+def use_all_cores() -> None:
+    """One thread per core this process may run on, or OMP_NUM_THREADS."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
-    return torch.get_num_threads()
 
 
 def usable_cores() -> int:

@@ -20,6 +20,7 @@ from permafrost.training.checkpoints import (
     leave_out_frozen_,
     put_in_frozen_,
 )
+from permafrost.training.processes import gathered
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeSchedulers = Callable[[Optimizer], list[LRScheduler]]
@@ -77,7 +78,8 @@ class FineTuning(lightning.LightningModule):
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in frozen_parameters(self)]
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.trainer.world_size > 1:  # and before any strategy cuts the weights to pieces
+        """Of frozen weights as they were read: before a strategy cuts them to pieces, or a precision rounds them."""
+        if stage == "fit" and (self.trainer.world_size > 1 or self.trainer.precision in ("bf16-true", "16-true")):
             check_read_by_all(self.frozen_fingerprint, self.trainer.world_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -93,12 +95,12 @@ class FineTuning(lightning.LightningModule):
         return self.loss_sums[batch.part](part.model, batch, part.loss)[0]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["trained_tokens"] = int(self.trained_tokens)
+        checkpoint["trained_tokens"] = sum(gathered(int(self.trained_tokens), self.trainer.world_size))
         leave_out_frozen_(checkpoint, self, self.frozen_fingerprint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_in_a_row = 0  # steps up to this one, by the callback that leaves them out
-        self.trained_tokens = torch.tensor(checkpoint["trained_tokens"])
+        self.trained_tokens = torch.tensor(checkpoint["trained_tokens"] if self.trainer.is_global_zero else 0)
         put_in_frozen_(checkpoint, self, self.frozen_fingerprint)
 
     @cached_property

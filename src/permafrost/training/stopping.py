@@ -45,6 +45,18 @@ class StopRequests:
         self.received = self.received or number
 
 
+def requeue_at_signal(*, is_first: bool) -> None:
+    """Outside of training, where there is no step to finish: the job starts again with its last checkpoint."""
+
+    def now(number: int, frame: FrameType | None) -> None:
+        if is_first:
+            print(requeue_job())
+        raise Stopped(number)
+
+    if REQUEUE and threading.current_thread() is threading.main_thread():
+        signal.signal(REQUEUE, now)
+
+
 def requeue_job() -> str:
     """Ask SLURM to start this job again; gives what to tell the user. Outside of SLURM there is nothing to ask."""
     job = os.environ.get("SLURM_JOB_ID")

@@ -18,32 +18,38 @@ class EpochLine(Callback):
     def __init__(self, monitor: str, of_parts: Sequence[str] = ()):
         self.monitors = list(dict.fromkeys([monitor, *of_parts]))
         self.console = Console(highlight=False, soft_wrap=True)
-        self.losses: list[Any] = []
+        self.loss_sum, self.num_losses = torch.tensor(0.0), 0  # of the batches since the last line
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": torch.stack(self.losses) if self.losses else torch.zeros(0)}
+        return {"loss_sum": self.loss_sum.cpu(), "num_losses": self.num_losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.losses = list(state_dict["losses"])
+        self.loss_sum, self.num_losses = state_dict["loss_sum"], state_dict["num_losses"]
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if "train/loss" in trainer.callback_metrics:
-            self.losses.append(trainer.callback_metrics["train/loss"])
+            self.loss_sum = (
+                self.loss_sum + trainer.callback_metrics["train/loss"]
+            )  # stays where the loss is: no waiting
+            self.num_losses += 1
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        loss_sum, num_losses = self.loss_sum, self.num_losses
+        self.loss_sum, self.num_losses = torch.tensor(0.0), 0
+        if not trainer.is_global_zero:
             return
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step:,}"]
-        if self.losses:
-            parts.append(f"train loss {float(sum(self.losses)) / len(self.losses):.4f}")
+        if num_losses:
+            parts.append(f"train loss {float(loss_sum) / num_losses:.4f}")
         parts.append(f"validation loss {seen['validation/loss']:.4f}")
         for monitor in self.monitors:
             if monitor != "validation/loss":
                 parts.append(f"{monitor.removeprefix('validation/')} {seen[monitor]:.4f}")
         if "train/tokens_per_second" in seen:
             parts.append(f"{seen['train/tokens_per_second']:,.0f} tokens/s, {seen['train/padding_share']:.1%} padding")
-        self.losses.clear()
         self.console.print("  ".join(parts))

@@ -1,6 +1,7 @@
 """Saves between steps what it takes to go on as if the run had never stopped, and stops it there when asked to."""
 
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +100,8 @@ class ResumePoint(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.loaded = checkpoint[STATE]
+        for state in checkpoint["callbacks"].values():
+            best_is_here_(state, self.directory.resolve())
 
     def _is_due(self, trainer: Trainer, module: Any) -> bool:
         steps = trainer.global_step - self.saved_step
@@ -141,6 +144,22 @@ class ResumePoint(Callback):
         if self.loaded and len(self.loaded["random"]) == trainer.world_size:
             restore_random_state(self.loaded["random"][trainer.global_rank])
         self.loaded = None
+
+
+def best_is_here_(state: dict[str, Any], directory: Path) -> None:
+    """Of a ModelCheckpoint's state, whose paths are absolute: a run directory may have been moved since, and a run may
+    go on from another's checkpoint. Lightning would forget what the best was."""
+    if "best_model_path" not in state or not state["best_model_path"] or Path(state["dirpath"]) == directory:
+        return
+    there, here = Path(state["best_model_path"]), directory / Path(state["best_model_path"]).name
+    if there.exists() and not here.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copy(there, here)
+    if here.exists():
+        moved = {str(directory / Path(path).name): score for path, score in state["best_k_models"].items()}
+        kth = str(directory / Path(state["kth_best_model_path"]).name) if state["kth_best_model_path"] else ""
+        state |= {"dirpath": str(directory), "best_model_path": str(here), "best_k_models": moved}
+        state["kth_best_model_path"] = kth
 
 
 def state_in(checkpoint: Path) -> dict[str, Any]:
