@@ -130,6 +130,11 @@ def test_a_column_file_is_a_sentence_a_row(tmp_path):
     ]
 
 
+def test_a_document_mark_takes_no_sentence_along(tmp_path):
+    (tmp_path / "a.conll").write_text("A O\n-DOCSTART- -X- O O\nEU B-ORG\nrejects O\n")
+    assert [row["0"] for row in read_rows(tmp_path / "a.conll")] == [["A"], ["EU", "rejects"]]
+
+
 def test_all_lines_of_a_sentence_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "a.conll").write_bytes(b"A O\nB\nC O\ncaf\xe9 O\nD O more\n\nE O\n")
     faulty, read = read_rows(tmp_path / "a.conll")

@@ -92,6 +92,8 @@ def test_no_label_is_told(value):
 def test_turns_are_texts_or_objects():
     texts = read_turns(AT | {"turns": ["hi", "hello", "bye"]}, ["turns"])
     assert texts == {"speakers": ["A", "B", "A"], "turns": ["hi", "hello", "bye"]}
+    numbers = [{"speaker": 1, "text": "hi"}, {"speaker": 0, "text": "hello"}]
+    assert read_turns(AT | {"m": numbers}, ["m"])["speakers"] == ["1", "0"]
     objects = [{"speaker": "user", "text": "hi"}, {"role": "system", "content": "hello"}]
     assert read_turns(AT | {"m": objects}, ["m"]) == {"speakers": ["user", "system"], "turns": ["hi", "hello"]}
 

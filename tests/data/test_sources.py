@@ -55,6 +55,16 @@ def test_a_pair_is_found_before_a_single_text():
     assert table.to_pylist() == [{"where": "f:1", "text": "x", "text_pair": "y", "target": 2.5}]
 
 
+def test_of_a_pair_of_columns_one_may_be_named():
+    words = {"0": ["EU"], "1": ["B-ORG"], "2": ["O"], "where": "f:1", "first_line": 1}
+    notes = Notes()
+    assert pick([words], ("tagged",), {"tag": 1}, notes).to_pylist()[0]["tags"] == ["B-ORG"]
+    assert notes.lines == ["data.columns.token=0, first column"]
+    listed = {"tokens": ["EU"], "tags": ["O"], "ner": ["B-ORG"], "where": "f:1"}
+    assert pick([listed], ("tagged",), {"tag": "ner"}).to_pylist()[0]["tags"] == ["B-ORG"]
+    assert pick([words], ("tagged",)).to_pylist()[0]["tags"] == ["O"]
+
+
 def test_named_columns_come_first():
     given = rows(2, title="the title")
     assert pick(given, columns={"text": "title"})["text"].to_pylist() == ["the title"] * 2
@@ -209,6 +219,28 @@ def test_a_sample_holds_the_same_texts_whatever_the_order(sample):
     assert first == turned[::-1]
 
 
+def test_a_sample_keeps_the_rarest_of_several_labels(tmp_path):
+    many = [{"text": f"text {i}", "labels": ["a"], "where": f"f:{i}"} for i in range(400)]
+    many[123]["labels"] = ["a", "rare"]
+    table = pick(many, ("text", "labels"))
+    for seed in range(5):
+        kept = pa.concat_tables(sample_rows(keep([table], tmp_path), 20, seed, tmp_path).slices())
+        assert kept.num_rows == 20
+        assert sum("rare" in labels for labels in kept["labels"].to_pylist()) == 1
+
+
+def test_what_is_wrong_with_all_splits_is_told_at_once(split_rows):
+    bad = [{"text": "x", "label": "", "where": "train.csv:2"}, {"text": "y", "label": "", "where": "train.csv:3"}]
+    other = [{"text": "x", "label": None, "where": "test.csv:7"}]
+    with pytest.raises(DataError) as raised:
+        split_rows({"train": bad, "validation": rows(3), "test": other})
+    assert [line.split(": ")[0] for line in str(raised.value).splitlines()] == [
+        "train.csv:2",
+        "train.csv:3",
+        "test.csv:7",
+    ]
+
+
 def test_only_training_rows_are_sampled(split_rows):
     plan = SplitPlan(seed=0, validation_fraction=0.2, test_fraction=0.1, max_train_rows=30)
     whole = split_rows({"train": rows(500)})
@@ -254,6 +286,19 @@ def test_class_numbers_of_a_hub_data_set_become_names(classes, names, tmp_path):
     part.to_parquet(tmp_path / "set" / "train.parquet")
     read = read_hub(str(tmp_path / "set"), None, {"train": "train"})["train"]
     assert [row["label"] for row in read] == names
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_class_numbers_in_lists_become_names(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    tags = ClassLabel(names=["O", "B-ORG"])
+    features = Features({"tokens": List(Value("string")), "ner_tags": List(tags)})
+    part = Dataset.from_dict({"tokens": [["EU", "is"]], "ner_tags": [[1, 0]]}, features=features)
+    (tmp_path / "set").mkdir()
+    part.to_parquet(tmp_path / "set" / "train.parquet")
+    (row,) = read_hub(str(tmp_path / "set"), None, {"train": "train"})["train"]
+    assert (row["tokens"], row["ner_tags"]) == (["EU", "is"], ["B-ORG", "O"])
 
 
 @pytest.mark.usefixtures("datasets_cache")

@@ -16,7 +16,9 @@ from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import read_manifest
 from permafrost.model.store_directory import entries
+from permafrost.reporting.outcome import measured_alike
 from permafrost.runs import compress as compressing
+from permafrost.storage.checksums import write_checksums
 from tests.runs.conftest import compose_config
 
 COST = {"size_mb": 1.0, "latency_ms": 2.0, "threads": 1}
@@ -414,6 +416,43 @@ def test_a_package_that_is_missing_is_told_before_a_run_is_trained(run_tiny, mon
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=f"needs {package}; pip install"):
         run_tiny(f"compression={option}")
+
+
+@pytest.mark.slow
+def test_labels_keep_the_thresholds_that_were_chosen(trained, cheap):
+    run_dir = trained("multi_label")
+    path = run_dir / "model" / "permafrost.json"
+    described = json.loads(path.read_text())
+    described["thresholds"] = [0.25] * len(described["labels"])
+    path.write_text(json.dumps(described))
+    write_checksums(run_dir / "model")
+    compress(run_dir, "compression=mlp_width", "compression.recover.epochs=0")
+    made = json.loads((run_dir / "compressed" / "mlp_width" / "permafrost.json").read_text())
+    assert made["thresholds"] == described["thresholds"]
+
+
+@pytest.mark.parametrize("override", ["trainer.max_epochs=1", "trainer.devices=2", "freezing=none"])
+def test_what_recovery_sets_for_itself_is_not_ignored(trained, override):
+    done = compress(trained(), "compression=layer_drop", override, code=2)
+    assert "learns again as a whole, in this process, for compression.recover.epochs" in str(done.exception)
+
+
+def test_what_was_made_by_another_recipe_is_not_taken_for_this(trained):
+    from permafrost.runs.kept_config import config_of_run
+    from permafrost.settings.config import read_settings
+
+    def made(*overrides):
+        return compressing.made_by(read_settings(config_of_run(trained(), ["compression=layer_drop", *overrides])))
+
+    assert made() == made() != made("optimizer.lr=3e-3")
+
+
+def test_only_what_was_measured_alike_is_compared():
+    def entry(name, threads):
+        return {"metric_name": name, "threads": threads}
+
+    one, other, more = entry("accuracy", 1), entry("accuracy", 2), entry("f1_macro", 1)
+    assert measured_alike([one, other, one, more]) == [[one, one], [other], [more]]
 
 
 def test_versions_that_are_beaten_in_nothing():

@@ -47,7 +47,10 @@ class Received:
     """What stands where a W&B run does."""
 
     def __init__(self):
-        self.summary, self.saved = {}, []
+        self.summary, self.saved, self.logged = {}, [], {}
+
+    def log(self, values):
+        self.logged |= values
 
     def save(self, path, **how):
         self.saved.append(Path(path).name)
@@ -62,6 +65,18 @@ def test_what_was_made_smaller_is_in_the_summary(tmp_path):
     expected |= {"compression/int8/before/size_mb": 17.4}
     assert run.summary == expected | {"run_directory": str(tmp_path)}
     assert run.saved == ["result.json"]
+
+
+def test_each_of_several_tasks_has_its_own_tables(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"test": {}, "compression": []}))
+    answer = {"label": "bad", "score": 0.9}
+    label = {"part": "films", "where": "a:1", "text": "x", "label": "good", "prediction": answer}
+    words = {"part": "names", "where": "b:1", "tokens": ["Oslo"], "tags": ["B-LOC"], "prediction": {"spans": []}}
+    lines = "".join(json.dumps(row) + "\n" for row in (label, words))
+    (tmp_path / "predictions.jsonl").write_text(lines)
+    run = Received()
+    log_run(run, tmp_path)
+    assert list(run.logged) == ["test/films/confusion_matrix", "test/films/most_wrong", "test/names/most_wrong"]
 
 
 def test_the_offline_run_holds_curves_config_and_tables(run_tiny):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from permafrost.data.batching import PlannedBatch, in_parts
-from permafrost.errors import ResourceError
-from permafrost.training.memory import is_out_of_memory
+from permafrost.errors import ConfigError, ResourceError
+from permafrost.training.memory import is_out_of_memory, told_what_to_set
 from permafrost.training.module import FineTuning
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -112,3 +112,17 @@ def test_one_row_that_does_not_fit_is_told(run_tiny, room_for):
         ResourceError, match=r"one row of \d+ tokens is more than memory holds; set a smaller data\.max_len"
     ):
         run_tiny(*SHORT, "data.auto_batch=true")
+
+
+def test_what_a_loaders_process_tells_is_told_without_its_traceback():
+    told = "Caught ResourceError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  ...\n"
+    with (
+        pytest.raises(ResourceError, match=r"^row 7 of the store is damaged: clear it$"),
+        told_what_to_set(None, 64, tries_first=False),
+    ):
+        raise ResourceError(f"{told}permafrost.errors.ResourceError: row 7 of the store is damaged: clear it\n")
+
+
+def test_several_processes_do_not_each_cut_batches_by_their_own_memory(run_tiny):
+    with pytest.raises(ConfigError, match=r"data\.auto_batch=true: each process would cut"):
+        run_tiny("data.auto_batch=true", "trainer=cpu", "trainer.devices=2")

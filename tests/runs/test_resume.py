@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import torch
 
 from permafrost.errors import ConfigError, DataError, ResourceError
 from permafrost.settings.composing import with_parts
+from permafrost.training.callbacks.resume_point import best_is_here_
 from permafrost.training.callbacks.throughput import Throughput
 from permafrost.training.checkpoints import newest_good
 from permafrost.training.sealed import peek, write_sealed
@@ -253,12 +255,42 @@ def test_12_other_settings_are_refused_and_allowed_by_name(go, stopped):
 
 
 @pytest.mark.slow
-def test_12_other_rows_are_refused(go, stopped, data_dir, tmp_path):
+def test_12_other_rows_are_refused(go, whole, stopped, data_dir, tmp_path):
     name = str(stopped(5, *RECIPE))
     rows = (data_dir / "train.csv").read_text().splitlines(keepends=True)
     (tmp_path / "fewer.csv").write_text("".join(rows[:-1]))
     with pytest.raises(ConfigError, match="the train split is not what the run was begun with"):
         go(*RECIPE, "resume=auto", f"data.train={tmp_path}/fewer.csv", name=name)
+    config = (whole(*RECIPE).parent / name / "config.yaml").read_text()
+    assert "fewer.csv" not in config  # what was refused is written nowhere
+
+
+@pytest.mark.slow
+def test_a_run_directory_may_be_moved_and_its_best_stays(go, whole, stopped):
+    name, root = str(stopped(12, *RECIPE)), whole(*RECIPE).parent
+    shutil.move(root / name, root / f"{name}-moved")
+    assert_same_run(go(*RECIPE, "resume=auto", name=f"{name}-moved"), whole(*RECIPE))
+
+
+def test_a_moved_best_is_found_beside_the_checkpoint(tmp_path):
+    (tmp_path / "here").mkdir()
+    state = {"dirpath": "/gone", "best_model_path": "/gone/best.ckpt", "best_k_models": {"/gone/best.ckpt": 0.5}}
+    state["kth_best_model_path"] = "/gone/best.ckpt"
+    as_it_was = dict(state)
+    best_is_here_(state, tmp_path / "here")
+    assert state == as_it_was  # there is none
+    (tmp_path / "here" / "best.ckpt").touch()
+    best_is_here_(state, tmp_path / "here")
+    best = str(tmp_path / "here" / "best.ckpt")
+    assert state == {
+        "dirpath": str(tmp_path / "here"),
+        "best_model_path": best,
+        "best_k_models": {best: 0.5},
+        "kth_best_model_path": best,
+    }
+    best_is_here_(state, tmp_path / "other")  # that of another run is copied
+    assert (tmp_path / "other" / "best.ckpt").is_file()
+    assert state["dirpath"] == str(tmp_path / "other")
 
 
 @pytest.mark.parametrize(

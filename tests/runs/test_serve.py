@@ -21,11 +21,14 @@ import pytest
 
 pytest.importorskip("litserve", reason="the extra [serve] is not installed")
 
-from permafrost.deployment.branches import Branches
+from permafrost.deployment.branches import Branches, share_
 from permafrost.deployment.gate import PREDICT, Figures, Gate, Limits
 from permafrost.deployment.predictor import Predictor
 from permafrost.deployment.server import Answering, Ask, named
 from permafrost.model import backbone
+from permafrost.model.freezing import Freezing
+from permafrost.model.gpt2 import GPT2WithHead
+from permafrost.model.heads import PooledHead
 from tests.runs.conftest import compose_config
 
 TEXTS = ["sunny hot day", "snow", "the cold of ice and frost and the warm sun"]
@@ -90,6 +93,25 @@ def test_runs_of_other_weights_share_nothing(branches, run_tiny):
     served = Branches({"labels": branches["labels"], "other": other})
     assert served.depth == 0
     assert served.answers(["snow"], None, ["other"])[0]["other"] == nearly(Predictor(other).predict(["snow"])[0])
+
+
+def test_blocks_that_look_back_below_others_that_look_ahead_are_not_shared(tiny_config):
+    """Of one run two blocks are causal, of the other one is shared: the first one's second would look ahead."""
+    import torch
+    from transformers import GPT2Model
+
+    def model(*, blocks: int, bidirectional: bool) -> GPT2WithHead:
+        torch.manual_seed(0)
+        head = PooledHead(tiny_config.n_embd, 2, pooling="last", init="normal")
+        frozen = Freezing(embeddings=True, blocks=blocks)
+        return GPT2WithHead(GPT2Model(tiny_config), head, frozen, bidirectional=bidirectional).eval()
+
+    one, other = model(blocks=2, bidirectional=True), model(blocks=1, bidirectional=False)
+    with torch.no_grad():
+        other.transformer.h[1].ln_1.bias.add_(1)
+    assert share_([one, other]) == 0
+    assert one.freezing.blocks == 2
+    assert share_([model(blocks=1, bidirectional=True), other]) == 1
 
 
 def test_names_are_the_ends_of_paths_that_tell_apart(tmp_path):
@@ -168,7 +190,7 @@ async def ask(through: Gate, content: bytes) -> tuple[int, bytes]:
     [
         ({"text": "x" * 51}, 413, "too_long", 50, 51),
         ({"text": "x" * 30, "pair": "y" * 21}, 413, "too_long", 50, 51),
-        ({"text": "x" * 3000}, 413, "too_long", 2200, None),
+        ({"text": "x" * 3000}, 413, "too_long", 2600, None),
         ({"text": "x", "runs": ["labls"]}, 404, "no_such_run", None, None),
     ],
 )
@@ -191,6 +213,37 @@ def test_bytes_that_are_no_text_are_malformed():
     status, body = asyncio.run(ask(gate(Limits()), b'{"text": "\xff"}'))
     error = {"code": "malformed", "message": "body: not UTF-8 at byte 10"}
     assert (status, json.loads(body)) == (422, {"error": error})
+
+
+def test_objects_within_objects_without_end_are_malformed():
+    status, body = asyncio.run(ask(gate(Limits()), b"[" * 200_000))
+    assert (status, json.loads(body)["error"]["message"]) == (422, "body: nested too deeply")
+
+
+def test_a_text_is_as_long_as_its_characters_however_json_writes_them():
+    content = json.dumps({"text": "\U0001f600" * 50}).encode()
+    assert len(content) > 600
+    assert asyncio.run(ask(gate(Limits(max_characters=50)), content)) == (200, content)
+
+
+def test_47_a_body_that_does_not_come_takes_no_ones_place():
+    async def app(scope, receive, send):
+        raise AssertionError("nothing was asked")
+
+    async def nothing():
+        await asyncio.sleep(5)
+
+    async def silent():
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        through = Gate(app, limits=Limits(max_seconds=0.1), names=["labels"], figures=Figures())
+        await through({"type": "http", "path": PREDICT, "method": "POST", "headers": []}, nothing, send)
+        return through.waiting, sent[0]["status"]
+
+    assert asyncio.run(silent()) == (0, 408)
 
 
 def test_47_requests_too_many_and_too_slow_are_refused():
@@ -252,7 +305,7 @@ def test_a_text_is_written_piece_by_piece_unless_it_is_of_beams(writing, beams):
 def test_a_text_that_cannot_be_written_is_told_and_the_next_one_is_written(writing, monkeypatch):
     api = writing(1)
     with monkeypatch.context() as patch:
-        patch.setattr(api.predictor.task, "write", lambda *_: {}["no such thing"], raising=False)
+        patch.setattr(api.predictor.task, "prompts", lambda *_: {}["no such thing"], raising=False)
         assert list(api.predict(Ask(text="sunny"))) == [
             {"error": {"code": "failed", "message": "KeyError: 'no such thing'"}}
         ]

@@ -37,11 +37,11 @@ def exported(tiny_config, tiny_tokenizer, tmp_path):
     """A task -> the directory of a model of it, which has learned nothing."""
     from transformers import GPT2Model
 
-    def go(task, *, max_length: int = 64, **files):
+    def go(task, *, max_length: int = 64, tokenizer=tiny_tokenizer, **files):
         torch.manual_seed(0)
         backbone = GPT2Model(tiny_config)
         model = GPT2WithHead(backbone, task.build_head(backbone), Freezing(embeddings=False, blocks=0)).eval()
-        encoding = Encoding(tokenizer=tiny_tokenizer, max_length=max_length)
+        encoding = Encoding(tokenizer=tokenizer, max_length=max_length)
         export_model(model, task, encoding, tmp_path / task.name, "card", files=files)
         return tmp_path / task.name
 
@@ -237,3 +237,111 @@ def test_how_much_of_what_is_asked_is_read_is_said(exported, tmp_path, task, row
     path = written(tmp_path / "a.jsonl", rows)
     told = f"1 of 2 rows cut: {share} read; the model reads 21 tokens at once"
     assert told in invoke("predict", exported(task, max_length=21), "--input", path).stderr
+
+
+# What is refused, and what is said of it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--input", "a.csv", "--output", "nowhere/b.jsonl"], ConfigError, "no directory nowhere; make it first"),
+        (["--input", "a.csv", "--output", "b.tsv"], ConfigError, "written as .jsonl or .csv"),
+        (["a text", "--output", "b.jsonl"], ConfigError, "--output is for the rows of a file"),
+        (["caf\udce9"], ConfigError, "half a character at its place 3"),
+        (["--input", "other.csv"], DataError, "set --text NAME"),
+        (["--input", "a.dat"], DataError, r"set --format csv\|"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_in_words_of_the_command(
+    exported, tmp_path, monkeypatch, arguments, error, message
+):
+    run = exported(CLASSES)
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "a.csv", "text\nx\n")
+    written(tmp_path / "a.dat", "text\nx\n")
+    written(tmp_path / "other.csv", "column\nx\n")
+    with pytest.raises(error, match=message):
+        invoke("predict", run, *arguments)
+
+
+def test_an_answer_takes_no_texts_place(exported, tmp_path):
+    path = written(tmp_path / "a.jsonl", [{"text": "ab"}])
+    (row,) = predicted(exported(LanguageModeling(decoding=SHORT)), "--input", path)
+    assert row["text"] == "ab"
+    assert row["prediction"].keys() == {"text"}
+
+
+def test_a_text_that_is_cut_is_not_explained(exported):
+    run = exported(CLASSES, max_length=8)
+    with pytest.raises(ConfigError, match="longer than the 8 tokens that are seen at once"):
+        invoke("explain", run, "a" * 20)
+    assert len(json.loads(invoke("explain", run, "a" * 7).stdout)["tokens"]) == 8
+
+
+def test_a_report_is_of_a_run_that_is_done(exported, tmp_path):
+    with pytest.raises(ConfigError, match=r"no finished run \(result.json\)"):
+        invoke("report", exported(CLASSES))
+    (tmp_path / "result.json").write_text('{"status": "failed"}')
+    with pytest.raises(ConfigError, match="no finished run"):
+        invoke("report", tmp_path)
+
+
+def test_texts_that_are_drawn_have_one_figure(exported, tmp_path):
+    run = exported(Generation("{source}\n=>{target}", Decoding(max_new_tokens=8, do_sample=True)))
+    path = written(tmp_path / "a.jsonl", [{"source": letter, "target": letter * 3} for letter in "abcd"])
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = invoke("evaluate", run, "--data", path).stdout
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert invoke("evaluate", run, "--data", path).stdout == first
+
+
+def test_a_dialogue_in_which_nobody_replies_is_told(exported, tmp_path):
+    path = written(tmp_path / "a.jsonl", [{"turns": ["hi", "yes"]}])
+    with pytest.raises(
+        DataError, match=r"no turn is by 'bot', who replies \(task.replies\); there are turns by 'A', 'B'"
+    ):
+        invoke("evaluate", exported(Dialogue("bot", SHORT, ["user", "bot"])), "--data", path)
+
+
+def test_rows_of_one_token_have_nothing_to_be_scored_by(exported, tmp_path):
+    path = written(tmp_path / "a.jsonl", [{"text": ""}, {"text": ""}])
+    with pytest.raises(DataError):
+        invoke("evaluate", exported(LanguageModeling(decoding=SHORT)), "--data", path)
+
+
+def test_a_model_is_exported_into_its_own_directory(exported, tmp_path):
+    run = exported(CLASSES)
+    for _ in range(2):  # the second one does not take the first one along
+        invoke("export", run, "--to", "safetensors")
+        assert not (run / "exported" / "safetensors" / "exported").exists()
+        shutil.move(run / "exported" / "safetensors", run / "exported" / "earlier")
+        shutil.rmtree(run / "exported" / "elsewhere", ignore_errors=True)
+        shutil.move(run / "exported" / "earlier", run / "exported" / "elsewhere")
+
+
+@pytest.mark.slow
+def test_a_graph_is_exported_into_its_models_directory(exported):
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    run = exported(CLASSES)
+    invoke("export", run, "--to", "onnx")
+    graph = run / "exported" / "onnx"
+    assert (graph / "model.onnx").is_file()
+    assert not (graph / "exported").exists()
+    assert json.loads((graph / "permafrost.json").read_text())["trunk"] is None
+    assert Predictor(graph).predict(["warm"])[0]["label"] == Predictor(run).predict(["warm"])[0]["label"]
+
+
+def test_a_model_that_writes_ends_no_text_whatever_tokenizer_it_began_with(exported, tiny_tokenizer, tmp_path):
+    """As where it began with a classifier, whose exported tokenizer ends every text."""
+    from transformers import AutoTokenizer
+
+    from permafrost.data.tokenization import with_end_of_text
+
+    ending = with_end_of_text(tiny_tokenizer)
+    run = exported(CODE, tokenizer=ending)
+    plain = AutoTokenizer.from_pretrained(run)
+    assert plain("warm")["input_ids"] == tiny_tokenizer("warm")["input_ids"]
+    assert ending("warm")["input_ids"] == [*plain("warm")["input_ids"], plain.eos_token_id]

@@ -8,7 +8,7 @@ from transformers import GPT2LMHeadModel
 
 from permafrost.data.batching import padded_batch
 from permafrost.errors import ConfigError
-from permafrost.model.decoding import Decoding, batches_by_length, generate
+from permafrost.model.decoding import Decoding, any_order_of_sums, batches_by_length, generate
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import Encoding
@@ -146,6 +146,18 @@ def test_batches_write_what_generate_writes_for_each_alone(tiny_config, how):
         assert answer == (expected[: expected.index(0)] if 0 in expected else expected)
 
 
+def test_penalties_for_repetition_count_no_end_of_text_that_only_fills_up(tiny_config):
+    """Where the end is the likeliest token by a little, a short prompt beside a long one still ends at once."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(tiny_config).eval()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[0])
+        model.transformer.wte.weight[0] *= 50
+    for how in ({"repetition_penalty": 100.0}, {"no_repeat_ngram_size": 1}):
+        assert generate(model.transformer, PROMPTS, Decoding(max_new_tokens=8, **how), end_token_id=0) == [[]] * 5
+
+
 def test_writing_stops_at_the_end_of_text(tiny_config):
     model = GPT2LMHeadModel(tiny_config).eval()
     with torch.no_grad():  # the end of text is the likeliest token of all, whatever came before
@@ -153,6 +165,17 @@ def test_writing_stops_at_the_end_of_text(tiny_config):
         model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[0])
         model.transformer.wte.weight[0] *= 50
     assert generate(model.transformer, PROMPTS, Decoding(max_new_tokens=8), end_token_id=0) == [[]] * 5
+
+
+def test_what_a_gpu_adds_up_in_any_order_does_so_within_alone():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with any_order_of_sums():
+            assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_sampling_is_seeded_and_differs(tiny_config):

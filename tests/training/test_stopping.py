@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from permafrost.training.stopping import Stopped, StopRequests, requeue_job
+from permafrost.training.stopping import Stopped, StopRequests, requeue_at_signal, requeue_job
 
 
 @pytest.fixture
@@ -45,6 +45,23 @@ def test_handlers_are_put_back():
     assert signal.getsignal(signal.SIGUSR1) == before[signal.SIGUSR1]
     requests.stop_listening()
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_outside_of_training_the_job_starts_again_at_once(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    try:
+        requeue_at_signal(is_first=True)
+        training = StopRequests(requeue=True)
+        training.listen()
+        os.kill(os.getpid(), signal.SIGUSR1)  # while it trains it is noted
+        training.stop_listening()
+        with pytest.raises(Stopped) as stopped:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert stopped.value.code == 128 + signal.SIGUSR1
+        assert capsys.readouterr().out == "no SLURM job to requeue\n"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize(

@@ -550,3 +550,20 @@ def test_each_epoch_marks_what_it_reads_as_used(open_all):
         os.utime(store.directory / "last_used", (1, 1))
     data.evaluation_loader("validation")
     assert {name for name, store in stores.items() if last_used(store.directory) > 1} == {"validation"}
+
+
+def test_no_more_epochs_are_drawn_up_than_there_are_steps_for(monkeypatch):
+    options = {"batching": READS.batching, "evaluation_batching": READS.batching}
+    data = DataModule({"": SPLITS}, {}, **options, accumulate=1, num_workers=0, seed=0)
+    drawn, planned = [], data._planned
+    monkeypatch.setattr(data, "_planned", lambda epoch: drawn.append(epoch) or planned(epoch))
+    in_two = data.total_steps(2)
+    assert data.total_steps(10**9, max_steps=in_two) == in_two
+    assert data.total_steps(10**9, max_steps=in_two - 1) == in_two - 1
+    assert data.total_steps(2, max_steps=10**9) == in_two
+    assert max(drawn) <= 2
+    by_epoch = DataModule({"": SPLITS}, {}, **options, accumulate="epoch", num_workers=0, seed=0)
+    monkeypatch.setattr(by_epoch, "_planned", lambda epoch: drawn.append(epoch) or planned(epoch))
+    drawn.clear()
+    assert [by_epoch.accumulate(3) for _ in range(5)] == [by_epoch.accumulate(3)] * 5
+    assert drawn == [0, 1, 2]
