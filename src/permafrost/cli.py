@@ -1,4 +1,4 @@
-"""The `permafrost` command: what is done with a finished run."""
+"""The `permafrost` command: what is done with data before a run, and with a run when it is finished."""
 
 import json
 import os
@@ -38,7 +38,7 @@ Format = Annotated[
 
 @app.callback()
 def permafrost() -> None:
-    """What is done with a finished run. Training is `python train.py`."""
+    """Data before a run, and a run when it is finished. Training is `python train.py`."""
 
 
 @app.command()

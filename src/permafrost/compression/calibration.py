@@ -1,6 +1,6 @@
 """How much each block, head, neuron and weight matters on some training rows: by this, pruning chooses.
 
-C channels, H heads of D channels, F neurons of an MLP. `Sums` are over all real tokens of all batches.
+C channels, H heads of D channels, F neurons of an MLP. Each `Seen` is over all real tokens of all batches.
 """
 
 from collections.abc import Iterable

@@ -64,8 +64,8 @@ class GPT2WithHead(nn.Module):
         rows, longest = input_ids.shape
         if longest <= self.window:
             return trunk(self.transformer, input_ids, self.freezing.blocks, lengths)
-        states = trunk(self.transformer, *self._folded(input_ids, lengths, self.freezing.blocks))
-        return unfold(states, rows)[:, :longest]
+        windows, lengths = self._folded(input_ids, lengths)
+        return unfold(trunk(self.transformer, windows, self.freezing.blocks, lengths), rows)[:, :longest]
 
     def above_the_cut(self, states: Tensor, lengths: Tensor, positions: Tensor | None) -> Tensor:
         """(B, T, C) -> (B, T, C), or (B, Q, C) at `positions` (B, Q) alone: of long rows one of each window."""
@@ -73,14 +73,14 @@ class GPT2WithHead(nn.Module):
         depth, bidirectional = self.freezing.blocks, self.bidirectional
         if longest <= self.window:
             return branch(self.transformer, states, depth, positions, lengths, bidirectional=bidirectional)
-        windows, depth, lengths = self._folded(states, lengths, depth)
+        windows, lengths = self._folded(states, lengths)
         within = None if positions is None else within_windows(positions, self.window)
         hidden = branch(self.transformer, windows, depth, within, lengths, bidirectional=bidirectional)
         return unfold(hidden, rows)[:, :longest]
 
-    def _folded(self, rows: Tensor, lengths: Tensor, depth: int) -> tuple[Tensor, int, Tensor]:
+    def _folded(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         count = -(-rows.shape[1] // self.window)
-        return fold(rows, self.window), depth, window_lengths(lengths, self.window, count)
+        return fold(rows, self.window), window_lengths(lengths, self.window, count)
 
     def train(self, mode: bool = True) -> "GPT2WithHead":
         """Training mode for what is trained; the frozen part keeps its dropout off, so that it is one function."""

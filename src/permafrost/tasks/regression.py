@@ -115,9 +115,8 @@ class Regression:
             compute_groups=False,
         )
 
-    def update_metrics(self, metrics: Any, outputs: Tensor | None, batch: Batch) -> None:
+    def update_metrics(self, metrics: Any, outputs: Tensor, batch: Batch) -> None:
         """In the user's units; the shift is left out, as it changes no metric and costs digits where it is large."""
-        assert outputs is not None
         metrics.update(self.scale.unit * outputs.float().squeeze(-1), self.scale.unit * batch.labels)
 
     def metrics_of_loss(self, loss: Tensor, num_targets: Tensor, stage: Stage) -> dict[str, Tensor]:
