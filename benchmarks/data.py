@@ -135,8 +135,8 @@ def wrong_labels(name: str) -> dict[str, float]:
     import numpy as np
     from sklearn.metrics import roc_auc_score
 
-    from permafrost.data.readers import read_rows
-    from permafrost.data.wrong_labels import cross_validated, label_quality
+    from permafrost.data.files.readers import read_rows
+    from permafrost.data.quality.wrong_labels import cross_validated, label_quality
 
     file, text = {"sst2": ("train.tsv", "sentence"), "ag_news": ("train.csv", "text")}[name]
     rows = list(read_rows(SHARED / name / file))

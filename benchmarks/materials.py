@@ -72,7 +72,7 @@ def pydocs() -> dict[str, Path]:
 def _export_pydocs(files: Mapping[str, Path]) -> None:
     from hydra import compose, initialize_config_dir
 
-    from permafrost.data.sources import Notes
+    from permafrost.data.files.sources import Notes
     from permafrost.runs.reading import read_splits
     from permafrost.settings.config import read_settings
 

@@ -7,8 +7,8 @@ import numpy as np
 from materials import MINI, TOKENS_PER_BATCH
 from stated import ROOT, SHARED, publish
 
-from permafrost.data.batching import TokenBatching, padding_share, shuffled_batches
-from permafrost.data.readers import read_rows
+from permafrost.data.files.readers import read_rows
+from permafrost.data.tokens.batching import TokenBatching, padding_share, shuffled_batches
 from permafrost.model.flat_rows import MULTIPLE
 from permafrost.reporting.seeds import spread
 from permafrost.tasks.preparation import load_tokenizer

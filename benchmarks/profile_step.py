@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from permafrost.data.batching import Batch, TokenBatching, padded_batch, shuffled_batches
+from permafrost.data.tokens.batching import Batch, TokenBatching, padded_batch, shuffled_batches
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers, trunk
 from permafrost.model.freezing import Freezing, trainable
 from permafrost.model.gpt2 import GPT2WithHead

@@ -22,7 +22,7 @@ from kept import cleared, days
 from run import train
 from stated import ROOT, SHARED, hardware, publish
 
-from permafrost.data.readers import read_rows
+from permafrost.data.files.readers import read_rows
 from permafrost.reporting.seeds import spread
 
 ROWS, WRITTEN, SEEDS, TEST_ROWS = 10, 50, range(5), 2000  # of each label; of each label; of a split at most

@@ -7,8 +7,8 @@ from typing import Any
 from materials import MINI
 from stated import ROOT, SHARED, publish
 
-from permafrost.data.readers import read_rows
-from permafrost.data.tokenization import train_tokenizer
+from permafrost.data.files.readers import read_rows
+from permafrost.data.tokens.tokenization import train_tokenizer
 from permafrost.tasks.preparation import load_tokenizer
 
 Split = tuple[list[str], list[str]]  # texts and their labels

@@ -25,7 +25,7 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
-    from permafrost.data.tokenization import train_tokenizer
+    from permafrost.data.tokens.tokenization import train_tokenizer
 
     return train_tokenizer(TEXTS, vocab_size=300, max_length=64)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead

@@ -121,7 +121,7 @@ def test_the_flow_is_there_to_be_checked():
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("from permafrost.data.batching import Batch", {"permafrost.data.batching.Batch"}),
+        ("from permafrost.data.tokens.batching import Batch", {"permafrost.data.tokens.batching.Batch"}),
         ("from permafrost import data", {"permafrost.data"}),
         ("import lightning.pytorch as lightning", {"lightning.pytorch"}),
         ("def late():\n    import torch", {"torch"}),
@@ -137,7 +137,7 @@ def test_a_breach_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.test_imports.ROOT", tmp_path)
     (tmp_path / "model").mkdir()
     module = tmp_path / "model" / "backbone.py"
-    module.write_text("def late():\n    from permafrost.data.batching import Batch\nimport permafrost.errors")
+    module.write_text("def late():\n    from permafrost.data.tokens.batching import Batch\nimport permafrost.errors")
     assert breaches(module) == ["model imports data"]
     module.write_text("from permafrost.training.module import FineTuning")
     assert breaches(module) == ["model imports training"]

@@ -26,7 +26,7 @@ def tiny_overrides(root: Path, recipe: Sequence[str] = RECIPE, test_rows: int = 
     """The model and the rows of the tests."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from permafrost.data.tokenization import train_tokenizer
+    from permafrost.data.tokens.tokenization import train_tokenizer
     from tests.conftest import TEXTS
     from tests.runs.conftest import SPLITS, write_rows
 

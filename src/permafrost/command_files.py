@@ -36,9 +36,9 @@ def read_table(
     `own` where this file has them too, or found by their names; of rows that are `only_asked` no answer is read."""
     import pyarrow as pa
 
-    from permafrost.data.by_role import Notes, rows_by_role, with_columns
-    from permafrost.data.columns import columns_here
-    from permafrost.data.sources import read_file
+    from permafrost.data.fields.by_role import Notes, rows_by_role, with_columns
+    from permafrost.data.fields.columns import columns_here
+    from permafrost.data.files.sources import read_file
 
     paths = [files] if isinstance(files, Path) else list(files)
     if len(paths) > 2:
@@ -66,7 +66,7 @@ def chosen_format(path: Path, asked: str | None, own: str | None) -> str | None:
     Raises:
         ConfigError: there is no such format.
     """
-    from permafrost.data.readers import READERS, format_by_name
+    from permafrost.data.files.readers import READERS, format_by_name
 
     if asked is not None and asked not in READERS:
         raise ConfigError(f"--format {asked}{nearest(asked, READERS)}")
@@ -95,7 +95,7 @@ def asked_roles(roles: Sequence[str], columns: Mapping[str, Any], present: Mappi
 
 
 def has_words(columns: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
-    from permafrost.data.columns import columns_of
+    from permafrost.data.fields.columns import columns_of
 
     if not present:  # no row of the file can be read
         return False
@@ -123,7 +123,7 @@ def check_labels(task: "Task", table: "pa.Table") -> None:
     Raises:
         DataError: labels or types of tags that the run does not know, each with its place.
     """
-    from permafrost.data.labels import check_known
+    from permafrost.data.fields.labels import check_known
     from permafrost.tasks.base import classes_of
 
     check_known(table, classes_of(task))

@@ -10,7 +10,7 @@ from permafrost.compression.calibration import (
     seen_by_blocks,
     worth_by_taylor,
 )
-from permafrost.data.batching import padded_batch
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import tokenized_split

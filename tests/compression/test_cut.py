@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from permafrost.compression.calibration import worth_by_activation
 from permafrost.compression.cut import drop_blocks_, most_worth, narrow_
 from permafrost.compression.sparsity import Sparsity, sparsify_
-from permafrost.data.batching import padded_batch
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.deployment.export import export_model
 from permafrost.errors import ConfigError
 from permafrost.model.freezing import Freezing

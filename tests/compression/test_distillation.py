@@ -16,7 +16,7 @@ from permafrost.compression.distillation import (
     of_numbers,
     taught,
 )
-from permafrost.data.batching import padded_batch
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.errors import ConfigError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
@@ -172,7 +172,7 @@ def test_a_student_begins_with_blocks_from_first_to_last(blocks, kept, expected)
 
 
 def test_another_tokenizer_is_refused(tiny_tokenizer):
-    from permafrost.data.tokenization import train_tokenizer, with_end_of_text
+    from permafrost.data.tokens.tokenization import train_tokenizer, with_end_of_text
 
     check_same_tokens(tiny_tokenizer, with_end_of_text(tiny_tokenizer))  # as a run exports it
     with pytest.raises(ConfigError, match="another tokenizer"):

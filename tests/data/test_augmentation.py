@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permafrost.data import augmentation
-from permafrost.data.augmentation import (
+from permafrost.data.fields.by_role import Notes
+from permafrost.data.rows import keep
+from permafrost.data.transforms import augmentation
+from permafrost.data.transforms.augmentation import (
     PUNCTUATION,
     Word,
     aeda,
@@ -28,9 +30,7 @@ from permafrost.data.augmentation import (
     typos,
     words_of,
 )
-from permafrost.data.by_role import Notes
-from permafrost.data.related_words import related_words
-from permafrost.data.rows import keep
+from permafrost.data.transforms.related_words import related_words
 from permafrost.errors import ConfigError
 from permafrost.tasks.spans import spans_of
 

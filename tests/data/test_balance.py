@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from permafrost.data.balance import class_weights, drawn_rows, row_weights
-from permafrost.data.batching import RowBatching, shuffled_batches
-from permafrost.data.mixing import mixed_batches
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import RowBatching, shuffled_batches
+from permafrost.data.tokens.mixing import mixed_batches
+from permafrost.data.tokens.tokenization import TokenizedSplit
+from permafrost.data.transforms.balance import class_weights, drawn_rows, row_weights
 from permafrost.errors import ConfigError
 from permafrost.storage.ragged import RaggedArray
 

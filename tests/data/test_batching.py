@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from permafrost.data.batching import (
+from permafrost.data.tokens.batching import (
     PlannedBatch,
     PlannedBatches,
     RowBatching,
@@ -17,7 +17,7 @@ from permafrost.data.batching import (
     padding_share,
     shuffled_batches,
 )
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.errors import DataError
 from permafrost.storage.ragged import RaggedArray
 

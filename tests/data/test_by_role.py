@@ -2,10 +2,10 @@
 
 import pytest
 
-from permafrost.data.by_role import Notes, RowPolicy, rows_by_role
-from permafrost.data.missing import Missing, fill_missing
+from permafrost.data.fields.by_role import Notes, RowPolicy, rows_by_role
+from permafrost.data.fields.missing import Missing, fill_missing
+from permafrost.data.files.readers import read_rows
 from permafrost.data.problems import Problem
-from permafrost.data.readers import read_rows
 from permafrost.data.rows import keep
 from permafrost.errors import DataError
 

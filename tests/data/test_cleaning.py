@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permafrost.data.cleaning import Cleaner, Steps, even_whitespace, mend_encoding, without_hidden, without_html
+from permafrost.data.transforms.cleaning import (
+    Cleaner,
+    Steps,
+    even_whitespace,
+    mend_encoding,
+    without_hidden,
+    without_html,
+)
 
 ALL = Steps(encoding=True, html=True, unicode="NFC", control=True, boilerplate=["Sent from my \\w+"], whitespace=True)
 ORIGINALS = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.data import docstrings
-from permafrost.data.docstrings import chapters, docstrings_of, library_rows, package_rows
+from permafrost.data.files import docstrings
+from permafrost.data.files.docstrings import chapters, docstrings_of, library_rows, package_rows
 
 SOURCE = '''"""The module, in one long sentence."""
 class A:

@@ -7,7 +7,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from permafrost.data.duplicates import (
+from permafrost.data.quality.duplicates import (
     Copy,
     asked_texts,
     digests_of,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from permafrost.data.tokenization import with_end_of_text
+from permafrost.data.tokens.tokenization import with_end_of_text
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from permafrost.data.examination import Examination, examine, has_answers
 from permafrost.data.problems import ProblemLog
+from permafrost.data.quality.examination import Examination, examine, has_answers
 from permafrost.data.rows import keep
 from permafrost.errors import DataError
 
@@ -74,7 +74,7 @@ def test_texts_of_a_language_model_keep_what_they_repeat(look):
 
 def test_near_copies_are_looked_for_once(look, monkeypatch):
     look()
-    monkeypatch.setattr("permafrost.data.examination.near_copies", lambda *_: pytest.fail("looked for again"))
+    monkeypatch.setattr("permafrost.data.quality.examination.near_copies", lambda *_: pytest.fail("looked for again"))
     look()
 
 

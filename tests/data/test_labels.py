@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from permafrost.data.labels import check_known, first_places, label_problems
+from permafrost.data.fields.labels import check_known, first_places, label_problems
 from permafrost.data.problems import SHOWN
 from permafrost.data.rows import word_place
 from permafrost.errors import DataError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from permafrost.data.languages import language_of, languages_by_word, languages_of
+from permafrost.data.quality.languages import language_of, languages_by_word, languages_of
 
 SENTENCES = {
     "English": ["The weather was so warm that they went to the sea.", "a book that nobody has ever read"],

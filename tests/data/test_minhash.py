@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from permafrost.data.minhash import (
+from permafrost.data.quality.minhash import (
     BAND_ROWS,
     BANDS,
     alike,
@@ -79,7 +79,7 @@ def test_without_texts_there_are_no_pairs():
 
 def test_blocks_are_of_so_many_characters_and_one_text_at_least(monkeypatch):
     texts = ["a" * length for length in (3, 3, 3, 9, 1, 6, 2)]
-    monkeypatch.setattr("permafrost.data.minhash.BLOCK", 7)
+    monkeypatch.setattr("permafrost.data.quality.minhash.BLOCK", 7)
     assert list(blocks(texts)) == [(0, 2), (2, 3), (3, 4), (4, 6), (6, 7)]
     assert list(blocks([])) == []
     expected = np.concatenate([band_keys([text]) for text in texts])

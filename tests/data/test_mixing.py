@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from permafrost.data.batching import TokenBatching, shuffled_batches
-from permafrost.data.mixing import batches_per_epoch, mixed_batches
+from permafrost.data.tokens.batching import TokenBatching, shuffled_batches
+from permafrost.data.tokens.mixing import batches_per_epoch, mixed_batches
 
 BUDGET = TokenBatching(max_tokens=40)
 LENGTHS = {"large": np.full(80, 10), "small": np.full(20, 10)}  # 20 and 5 batches

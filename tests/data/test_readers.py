@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from permafrost.data import readers
+from permafrost.data.files import readers
 from permafrost.data.problems import problems_of
 from permafrost.errors import DataError
 
@@ -322,7 +322,7 @@ def test_29_the_encoding_is_guessed_from_the_line(encoding, text, tmp_path):
 
 
 def test_a_column_by_a_name_that_readers_use_is_not_taken_for_it(tmp_path):
-    from permafrost.data.columns import columns_of
+    from permafrost.data.fields.columns import columns_of
 
     (tmp_path / "a.csv").write_text("text,where\nx,Rome\n")
     (row,) = read_rows(tmp_path / "a.csv")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permafrost.data.augmentation import words_of
-from permafrost.data.rewriting import MAX_WORDS, filled, gap_in, translated_back, whole_words
+from permafrost.data.transforms.augmentation import words_of
+from permafrost.data.transforms.rewriting import MAX_WORDS, filled, gap_in, translated_back, whole_words
 from permafrost.tasks.spans import spans_of
 
 TAGS = st.lists(st.sampled_from(["O", "O", "B-A", "I-A", "B-B"]), min_size=1, max_size=12)

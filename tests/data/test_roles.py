@@ -2,8 +2,8 @@
 
 import pytest
 
-from permafrost.data.columns import columns_here, columns_of
-from permafrost.data.roles import (
+from permafrost.data.fields.columns import columns_here, columns_of
+from permafrost.data.fields.roles import (
     ROLES,
     as_text,
     place_of,
@@ -14,7 +14,7 @@ from permafrost.data.roles import (
     read_turns,
     to_bio,
 )
-from permafrost.data.sources import Notes, rows_by_role
+from permafrost.data.files.sources import Notes, rows_by_role
 from permafrost.errors import DataError
 
 AT = {"where": "f.jsonl:3"}

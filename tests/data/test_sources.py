@@ -5,9 +5,10 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from permafrost.data import by_role, sources
+from permafrost.data.fields import by_role
+from permafrost.data.files import sources
+from permafrost.data.files.sources import Notes, SplitPlan, read_hub, rows_by_role, sample_of_each_label, sample_rows
 from permafrost.data.rows import keep
-from permafrost.data.sources import Notes, SplitPlan, read_hub, rows_by_role, sample_of_each_label, sample_rows
 from permafrost.errors import ConfigError, DataError, ResourceError
 
 PLAN = SplitPlan(seed=0, validation_fraction=0.2, test_fraction=0.1)

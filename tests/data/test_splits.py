@@ -2,7 +2,7 @@
 
 import pytest
 
-from permafrost.data.splits import split_of, unit_hash
+from permafrost.data.files.splits import split_of, unit_hash
 
 
 def test_unit_hash_is_pinned():

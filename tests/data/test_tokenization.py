@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from permafrost.data.tokenization import END_OF_TEXT, PAD, TokenizedSplit, cached_split, fingerprint, joined
+from permafrost.data.tokens.tokenization import END_OF_TEXT, PAD, TokenizedSplit, cached_split, fingerprint, joined
 from permafrost.storage.ragged import RaggedArray
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from permafrost.data.windows import Window, windows
+from permafrost.data.tokens.windows import Window, windows
 
 
 def test_a_row_that_fits_is_one_window():

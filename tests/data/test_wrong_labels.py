@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from permafrost.data.by_role import Notes
+from permafrost.data.fields.by_role import Notes
+from permafrost.data.quality.wrong_labels import judged, label_quality
 from permafrost.data.rows import keep
-from permafrost.data.wrong_labels import judged, label_quality
 from permafrost.errors import ConfigError
 
 WARM, COLD = ["sunny", "hot", "warm", "bright", "dry"], ["snow", "cold", "frost", "ice", "wet"]

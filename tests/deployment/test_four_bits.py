@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2Model
 
 from permafrost.compression.quantization import largest_group, sqnr_db
 from permafrost.compression.rounding import rounded_weights
-from permafrost.data.batching import padded_batch
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.deployment import quantized
 from permafrost.deployment.export import copy_model, copy_onnx, export_model
 from permafrost.deployment.predictor import Predictor

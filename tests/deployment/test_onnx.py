@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 from permafrost.compression.quantization import quantize_int8, sqnr_db
 from permafrost.compression.signed_products import products_overflow, without_sign
-from permafrost.data.batching import padded_batch
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.deployment import onnx_graph, sessions
 from permafrost.deployment.graph_model import load_graph
 from permafrost.deployment.onnx_graph import TOLERANCE, export_onnx

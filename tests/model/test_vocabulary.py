@@ -6,7 +6,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from permafrost.data.tokenization import train_tokenizer
+from permafrost.data.tokens.tokenization import train_tokenizer
 from permafrost.errors import ConfigError
 from permafrost.model.vocabulary import mean_embeddings, pieces_of, read_by_
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from permafrost.data.tokenization import train_tokenizer
+from permafrost.data.tokens.tokenization import train_tokenizer
 from permafrost.errors import ConfigError, DataError, PermafrostError, ResourceError
 from tests.conftest import TEXTS
 from tests.runs.conftest import ROOT, command, compose_config

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from permafrost.cli import app
-from permafrost.data.card import drawn_lines, token_figures
 from permafrost.data.problems import CODES, LEAKS_ALLOWED
+from permafrost.data.quality.card import drawn_lines, token_figures
 from permafrost.errors import ConfigError
 from permafrost.runs.check import check_data, report_lines
 from permafrost.settings.config import read_data_settings

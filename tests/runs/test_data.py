@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from permafrost.cli import app
-from permafrost.data.by_role import Notes
+from permafrost.data.fields.by_role import Notes
 from permafrost.data.problems import LEAKS_ALLOWED
 from permafrost.errors import ConfigError, DataError
 from tests.runs.conftest import compose_config
@@ -175,7 +175,7 @@ def mixture(directory, **weights: float) -> list[str]:
 
 
 def test_rows_of_several_files_stand_in_an_epoch_as_often_as_they_weigh(tmp_path, tiny):
-    from permafrost.data.balance import drawn_rows
+    from permafrost.data.transforms.balance import drawn_rows
     from permafrost.runs.assembly import prepare
     from permafrost.settings.config import read_settings
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from permafrost.data.batching import Batch, PlannedBatch
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import Batch, PlannedBatch
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.heads import PooledHead

@@ -132,8 +132,8 @@ def test_docstring_source_takes_two_steps(source, run_tiny, monkeypatch):
         {"text": f"Return the {i}th number of the series, or raise.", "label": "AB"[i % 2], "source": "a.py"}
         for i in range(60)
     ]
-    monkeypatch.setattr("permafrost.data.sources.library_rows", lambda: rows)
-    monkeypatch.setattr("permafrost.data.sources.package_rows", lambda: rows)
+    monkeypatch.setattr("permafrost.data.files.sources.library_rows", lambda: rows)
+    monkeypatch.setattr("permafrost.data.files.sources.package_rows", lambda: rows)
     extra = ["task=language_modeling", "freezing=none", "freezing.blocks=0"] if source == "docstrings" else []
     overrides = [
         f"data={source}",

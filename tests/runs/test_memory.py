@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from permafrost.data.batching import PlannedBatch, in_parts
+from permafrost.data.tokens.batching import PlannedBatch, in_parts
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.training.memory import is_out_of_memory, told_what_to_set
 from permafrost.training.module import FineTuning

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from permafrost.cli import app
-from permafrost.data.batching import TokenBatching, padding_share, shuffled_batches
+from permafrost.data.tokens.batching import TokenBatching, padding_share, shuffled_batches
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ResourceError
 from tests.runs.conftest import command

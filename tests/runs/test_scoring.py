@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from permafrost.command_files import read_table
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.deployment.predictor import Predictor
 from permafrost.deployment.scoring import GROUPS, grouped, interval_of, joined, scored, value_of
 from permafrost.experiment import run

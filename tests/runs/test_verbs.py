@@ -338,7 +338,7 @@ def test_a_model_that_writes_ends_no_text_whatever_tokenizer_it_began_with(expor
     """As where it began with a classifier, whose exported tokenizer ends every text."""
     from transformers import AutoTokenizer
 
-    from permafrost.data.tokenization import with_end_of_text
+    from permafrost.data.tokens.tokenization import with_end_of_text
 
     ending = with_end_of_text(tiny_tokenizer)
     run = exported(CODE, tokenizer=ending)

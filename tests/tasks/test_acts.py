@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from permafrost.data.batching import padded_batch
-from permafrost.data.labels import labels_of
+from permafrost.data.fields.labels import labels_of
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.errors import DataError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead

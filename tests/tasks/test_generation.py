@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from permafrost.data.batching import padded_batch
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding, any_order_of_sums, batches_by_length, generate
 from permafrost.model.freezing import Freezing

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.base import Encoding
@@ -139,8 +139,8 @@ def test_in_evaluation_every_token_is_scored_once_with_half_a_window_before_it(t
 
 def test_perplexity_is_that_of_a_loop_over_transformers(tiny_tokenizer, tiny_config):
     """Each token's probability from the window that scores it, one token at a time."""
-    from permafrost.data.batching import padded_batch
-    from permafrost.data.windows import windows as windows_of
+    from permafrost.data.tokens.batching import padded_batch
+    from permafrost.data.tokens.windows import windows as windows_of
 
     reference = GPT2LMHeadModel(tiny_config).eval()
     model, encoding = make_model(reference), Encoding(tokenizer=tiny_tokenizer, max_length=8, evaluates=True)

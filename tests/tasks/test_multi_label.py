@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.errors import DataError
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.binding import bind_described

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from permafrost.data.rows import keep
-from permafrost.data.tokenization import TokenizedSplit, joined, train_tokenizer
+from permafrost.data.tokens.tokenization import TokenizedSplit, joined, train_tokenizer
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.language_modeling import LanguageModeling

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from permafrost.data.batching import padded_batch
+from permafrost.data.tokens.batching import padded_batch
 from permafrost.errors import DataError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from permafrost.data.batching import Batch, loss_scales, pad_right
+from permafrost.data.tokens.batching import Batch, loss_scales, pad_right
 from permafrost.errors import ResourceError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from permafrost.data.batching import TokenBatching
+from permafrost.data.tokens.batching import TokenBatching
 from permafrost.model import activation_store
 from permafrost.model.activation_store import ActivationStore
 from permafrost.training import store_worth

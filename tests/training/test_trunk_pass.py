@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from permafrost.data.batching import TokenBatching
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import TokenBatching
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model import activation_store
 from permafrost.model.activation_store import (

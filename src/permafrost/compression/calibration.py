@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.model.backbone import embed
 from permafrost.model.block import attend_everywhere, drop, project, run_block
 from permafrost.model.gpt2 import GPT2WithHead

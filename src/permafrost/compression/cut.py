@@ -10,7 +10,7 @@ from torch import Tensor
 
 from permafrost.compression.calibration import Worth, seen_by_blocks
 from permafrost.compression.distillation import evenly_spaced
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.surgery import keep_blocks_, keep_heads_, keep_neurons_

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.model.packing import real_tokens

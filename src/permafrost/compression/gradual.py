@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from permafrost.compression.sparsity import Movement, Sparsity, matrices, scores_of
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.training.callbacks.keep_sparse import KeepSparse
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from permafrost.compression.signed_products import mark_signed_
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.packing import real_tokens
 from permafrost.storage.atomic import complete_or_absent

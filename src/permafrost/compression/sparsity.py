@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from permafrost.compression.calibration import CONV1DS, Seen, seen_by_blocks
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.errors import ConfigError
 from permafrost.model.gpt2 import GPT2WithHead
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch, pad_right
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import Batch, pad_right
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.deployment.predictor import Predictor, batches
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from permafrost.compression.measure import Latency, latency, resident_mb, size_mb
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.deployment.predictor import Predictor
 from permafrost.model.decoding import Decoding, generate
 from permafrost.tasks.base import Writes

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from permafrost.data.cleaning import Steps
 from permafrost.data.problems import LEAKS_ALLOWED
-from permafrost.data.tokenization import with_end_of_text, without_end_of_text
+from permafrost.data.tokens.tokenization import with_end_of_text, without_end_of_text
+from permafrost.data.transforms.cleaning import Steps
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding, options_of
 from permafrost.model.gpt2 import GPT2WithHead

@@ -13,9 +13,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from permafrost.data.batching import Batch, TokenBatching, ordered_batches, padded_batch
-from permafrost.data.cleaning import Cleaner, Steps
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import Batch, TokenBatching, ordered_batches, padded_batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
+from permafrost.data.transforms.cleaning import Cleaner, Steps
 from permafrost.deployment.export import DESCRIPTION
 from permafrost.deployment.sessions import graph_in
 from permafrost.errors import ConfigError, DataError, ResourceError

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from permafrost.compression.measure import bootstrap
-from permafrost.data.batching import Batch
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.deployment.predictor import Predictor, batches
 from permafrost.tasks.base import LOSS, Answers, WritesAnswers
 from permafrost.tasks.language_modeling import LanguageModeling, count_words

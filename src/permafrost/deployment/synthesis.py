@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from permafrost.data import minhash
-from permafrost.data.duplicates import SIMILARITY, normalized
+from permafrost.data.quality import minhash
+from permafrost.data.quality.duplicates import SIMILARITY, normalized
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
 from permafrost.tasks.base import Writes

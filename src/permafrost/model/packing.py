@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-WORTHWHILE = 0.05  # share of padding; the batches of data/batching.py have less, `data.batch_size=N` may have much more
+# Share of padding. The batches of data/tokens/batching.py have less, `data.batch_size=N` may have much more.
+WORTHWHILE = 0.05
 
 
 @dataclass(frozen=True)

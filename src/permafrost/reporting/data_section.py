@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from permafrost.data.card import card_lines
+from permafrost.data.quality.card import card_lines
 from permafrost.reporting.plots import class_bars_svg, histogram_svg
 from permafrost.reporting.tables import table
 

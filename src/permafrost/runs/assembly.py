@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import GPT2Model, PreTrainedTokenizerBase
 
-    from permafrost.data.card import Card
+    from permafrost.data.quality.card import Card
     from permafrost.data.rows import StoredRows
-    from permafrost.data.tokenization import TokenizedSplit
+    from permafrost.data.tokens.tokenization import TokenizedSplit
     from permafrost.model.freezing import Freezing
     from permafrost.model.gpt2 import GPT2WithHead
     from permafrost.tasks.base import Encoding, Task
@@ -66,10 +66,10 @@ def seed_everything(seed: int) -> None:
 
 def prepare(settings: Settings) -> Prepared:
     """Read the rows, bind the task to them, tokenise; say what was found."""
-    from permafrost.data.augmentation import augmented
-    from permafrost.data.balance import row_weights
-    from permafrost.data.by_role import Notes
-    from permafrost.data.card import brief_lines, token_lengths
+    from permafrost.data.fields.by_role import Notes
+    from permafrost.data.quality.card import brief_lines, token_lengths
+    from permafrost.data.transforms.augmentation import augmented
+    from permafrost.data.transforms.balance import row_weights
     from permafrost.runs.reading import card_of, read_splits
     from permafrost.runs.weighing import worth_of
     from permafrost.runs.writers import writer_of

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 import permafrost
-from permafrost.data.by_role import Notes
-from permafrost.data.card import Card, card_lines, drawn_lines, token_lengths
-from permafrost.data.duplicates import asked_text
-from permafrost.data.examination import has_answers
+from permafrost.data.fields.by_role import Notes
 from permafrost.data.problems import Problem, ProblemLog, problems_of
+from permafrost.data.quality.card import Card, card_lines, drawn_lines, token_lengths
+from permafrost.data.quality.duplicates import asked_text
+from permafrost.data.quality.examination import has_answers
 from permafrost.data.rows import WHERE, StoredRows
 from permafrost.errors import DataError
 from permafrost.runs.reading import card_of, read_splits

@@ -66,7 +66,7 @@ def compress(run_dir: Path, settings: Settings) -> Entry:
 
 def made_by(settings: Settings) -> Entry:
     """What a version depends on beyond its run."""
-    from permafrost.data.tokenization import fingerprint
+    from permafrost.data.tokens.tokenization import fingerprint
 
     plan = settings.compression.model_dump(exclude={"name", "threads"})
     recipe = settings.model_dump(exclude={"compression", "logger", "resume", "debug"})
@@ -168,7 +168,7 @@ def value_of_control(run: Finished) -> float:
 
 def kept(run: Finished, what: str, *how: Any) -> Path:
     """Where a figure lies that all that is made of the run has in common."""
-    from permafrost.data.tokenization import fingerprint
+    from permafrost.data.tokens.tokenization import fingerprint
     from permafrost.storage.checksums import sums_of
 
     of_run = (run.prepared.rows["test"].fingerprint, sums_of(run.run_dir / "model"), run.settings.task.monitor)

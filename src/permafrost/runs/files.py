@@ -117,7 +117,7 @@ def write_yardsticks(path: Path, settings: Settings, prepared: Mapping[str, Prep
 
 def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, float]:
     """Test scores that need no GPT-2; kept with the cache, as every run on these rows has them."""
-    from permafrost.data.tokenization import fingerprint
+    from permafrost.data.tokens.tokenization import fingerprint
     from permafrost.tasks.yardsticks import of_next_tokens, yardsticks_of
 
     if not settings.yardsticks:

@@ -10,7 +10,7 @@ from permafrost.runs.assembly import Prepared
 from permafrost.settings.schema import CompressionSection, Settings
 
 if TYPE_CHECKING:
-    from permafrost.data.batching import Batch
+    from permafrost.data.tokens.batching import Batch
     from permafrost.model.gpt2 import GPT2WithHead
 
 COMPRESSED = "compressed"
@@ -62,7 +62,7 @@ def as_training(settings: Settings) -> Settings:
 
 def calibration(run: Finished) -> Iterator["Batch"]:
     """The first batches of an epoch over the training rows."""
-    from permafrost.data.batching import TokenBatching, padded_batch, shuffled_batches
+    from permafrost.data.tokens.batching import TokenBatching, padded_batch, shuffled_batches
 
     split, options = run.prepared.splits["train"], run.settings
     batching = TokenBatching(max_tokens=options.data.max_tokens_per_batch)

@@ -63,7 +63,7 @@ def make_data_module(
     stores: Mapping[str, "Stores"],
     of_teacher: "ActivationStore | None" = None,
 ) -> "DataModule":
-    from permafrost.data.batching import RowBatching, TokenBatching
+    from permafrost.data.tokens.batching import RowBatching, TokenBatching
     from permafrost.training.datamodule import DataModule
     from permafrost.training.hardware import loader_workers
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.data import sources
-from permafrost.data.by_role import Notes, RowPolicy
-from permafrost.data.card import Card, data_card
-from permafrost.data.cleaning import Cleaner, Steps
-from permafrost.data.examination import NEAR_ROWS, Examination, examine
-from permafrost.data.missing import Missing, fill_missing
+from permafrost.data.fields.by_role import Notes, RowPolicy
+from permafrost.data.fields.missing import Missing, fill_missing
+from permafrost.data.files import sources
+from permafrost.data.quality.card import Card, data_card
+from permafrost.data.quality.examination import NEAR_ROWS, Examination, examine
+from permafrost.data.quality.wrong_labels import judged
 from permafrost.data.rows import StoredRows
-from permafrost.data.wrong_labels import judged
+from permafrost.data.transforms.cleaning import Cleaner, Steps
 from permafrost.errors import ConfigError
 from permafrost.settings.schema import DataSection, DataSettings, Settings
 

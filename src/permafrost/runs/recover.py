@@ -102,7 +102,7 @@ def as_teacher_writes(run: Finished) -> Finished:
 
 def written_by_teacher(run: Finished, rows: pa.Table) -> list[str]:
     """To every training row; once, as long as teacher, rows and decoding are the same."""
-    from permafrost.data.tokenization import fingerprint
+    from permafrost.data.tokens.tokenization import fingerprint
     from permafrost.deployment.predictor import Predictor, model_directory
     from permafrost.storage.checksums import sums_of
 

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from permafrost.data.balance import class_weights, weights_by_origin
+from permafrost.data.transforms.balance import class_weights, weights_by_origin
 from permafrost.errors import ConfigError
 from permafrost.safety.building import Node
 from permafrost.settings.schema import Settings
 from permafrost.tasks.base import classes_of
 
 if TYPE_CHECKING:
-    from permafrost.data.by_role import Notes
+    from permafrost.data.fields.by_role import Notes
     from permafrost.data.rows import StoredRows
     from permafrost.runs.assembly import Prepared
 

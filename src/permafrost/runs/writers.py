@@ -11,8 +11,8 @@ from permafrost.settings.preflight import architecture, model_source
 from permafrost.settings.schema import AugmentationSection, Settings
 
 if TYPE_CHECKING:
-    from permafrost.data.augmentation import Rewrite
-    from permafrost.data.rewriting import Continue, RoundTrip
+    from permafrost.data.transforms.augmentation import Rewrite
+    from permafrost.data.transforms.rewriting import Continue, RoundTrip
 
 TOP_K = 40  # as in GPT-2's own samples (Radford et al. 2019)
 TOKENS_PER_WORD = 3
@@ -20,7 +20,7 @@ TOKENS_PER_WORD = 3
 
 def writer_of(settings: Settings) -> "Rewrite | None":
     """None for copies that no model writes."""
-    from permafrost.data.rewriting import filled, translated_back
+    from permafrost.data.transforms.rewriting import filled, translated_back
 
     how = settings.augmentation
     if how.kind == "contextual":

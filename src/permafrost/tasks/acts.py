@@ -12,9 +12,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
-from permafrost.data.labels import labels_of
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.fields.labels import labels_of
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import (
     LOSS,

@@ -10,10 +10,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
 from permafrost.data.rows import Table
-from permafrost.data.tokenization import TokenizedSplit
-from permafrost.data.windows import windows
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
+from permafrost.data.tokens.windows import windows
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding
 from permafrost.storage.ragged import RaggedArray
@@ -114,7 +114,7 @@ class Task(Protocol):
 
     @property
     def roles(self) -> Sequence[str]:
-        """What its rows must fill (data/roles.py)."""
+        """What its rows must fill (data/fields/roles.py)."""
         ...
 
     @property

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
-from permafrost.data.labels import labels_of
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.fields.labels import labels_of
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.model.heads import Initialization, PooledHead, Pooling
 from permafrost.tasks.base import (
     LOSS,

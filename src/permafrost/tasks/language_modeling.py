@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
-from permafrost.data.tokenization import TokenizedSplit
-from permafrost.data.windows import windows
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
+from permafrost.data.tokens.windows import windows
 from permafrost.model.decoding import Decoding
 from permafrost.model.heads import TiedHead
 from permafrost.tasks.base import (

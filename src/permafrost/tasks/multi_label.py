@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from permafrost.data.batching import Batch
-from permafrost.data.labels import all_labels_of
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.fields.labels import all_labels_of
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.model.heads import Initialization, PooledHead, Pooling
 from permafrost.tasks.base import (
     LOSS,

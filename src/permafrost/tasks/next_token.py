@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.tasks.base import LossFunction
 from permafrost.tasks.chunked_loss import vocabulary_loss_sum
 from permafrost.tasks.positions import NOT_SCORED, positions_scored

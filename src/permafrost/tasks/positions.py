@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 
 NOT_SCORED = -100
 WORTH_CHOOSING = 0.75  # of the positions; where more are scored than this, all are computed

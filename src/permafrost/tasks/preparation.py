@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from permafrost.data.rows import TEXT_FIELDS, StoredRows
-from permafrost.data.tokenization import (
+from permafrost.data.tokens.tokenization import (
     CACHE_VERSION,
     TokenizedSplit,
     cached_split,

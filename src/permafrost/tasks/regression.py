@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.errors import DataError
 from permafrost.model.heads import Initialization, PooledHead, Pooling
 from permafrost.tasks.base import (

@@ -1,4 +1,4 @@
-"""A tag for every word, told by spans: named entities. Tags are BIO (data/roles.py brings other schemes to it).
+"""A tag for every word, told by spans: named entities. Tags are BIO (data/fields/roles.py brings other schemes to it).
 
 A word's tag sits on its last sub-token, the only one that has seen the whole word in a causal model. Sentences longer
 than the window are cut into overlapping windows, and every word is scored in exactly one of them.
@@ -13,10 +13,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from permafrost.data.batching import Batch
-from permafrost.data.labels import tags_of
-from permafrost.data.tokenization import TokenizedSplit
-from permafrost.data.windows import windows
+from permafrost.data.fields.labels import tags_of
+from permafrost.data.tokens.batching import Batch
+from permafrost.data.tokens.tokenization import TokenizedSplit
+from permafrost.data.tokens.windows import windows
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import (
     LOSS,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.roles import to_bio
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.fields.roles import to_bio
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.tasks.base import Table, Task, WritesAnswers
 from permafrost.tasks.multi_label import best_thresholds, label_scores
 from permafrost.tasks.positions import NOT_SCORED

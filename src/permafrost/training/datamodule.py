@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from permafrost.data.batching import (
+from permafrost.data.tokens.batching import (
     Batch,
     Batching,
     PlannedBatch,
@@ -22,8 +22,8 @@ from permafrost.data.batching import (
     ordered_batches,
     padded_batch,
 )
-from permafrost.data.mixing import mixed_batches
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.mixing import mixed_batches
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.model.activation_store import ActivationStore
 
 EVERY_BATCH = "epoch"  # accumulate over the whole epoch: one optimizer step, true gradient descent

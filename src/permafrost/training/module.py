@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection, SumMetric
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.model.freezing import frozen_parameters
 from permafrost.tasks.base import LOSS, Answers, LossFunction, LossSum, Stage, Task, in_part
 from permafrost.training.checkpoints import (

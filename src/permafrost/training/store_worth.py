@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from permafrost.data.batching import Batching, ordered_batches
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import Batching, ordered_batches
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.model.activation_store import STATES, ActivationStore, open_entry, write_entry, writing_in
 
 if TYPE_CHECKING:

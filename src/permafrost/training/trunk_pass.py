@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from permafrost.data.batching import TokenBatching, ordered_batches, pad_right
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.batching import TokenBatching, ordered_batches, pad_right
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import (
     ActivationStore,

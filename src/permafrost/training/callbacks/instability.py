@@ -13,8 +13,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from permafrost.data.batching import Batch
 from permafrost.data.rows import WHERE, StoredRows
+from permafrost.data.tokens.batching import Batch
 from permafrost.errors import TrainingError
 from permafrost.training.checkpoints import newest_good
 from permafrost.training.processes import gathered

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from permafrost.data.batching import Batch
+from permafrost.data.tokens.batching import Batch
 from permafrost.model.flat_rows import num_computed
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from permafrost.data.delimited import read_delimited
-from permafrost.data.lines import Line, opened, text_lines, whole_text
+from permafrost.data.files.delimited import read_delimited
+from permafrost.data.files.lines import Line, opened, text_lines, whole_text
 from permafrost.data.problems import Problem, fault, problems_of
 from permafrost.errors import DataError, nearest
 

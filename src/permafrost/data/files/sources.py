@@ -1,6 +1,7 @@
 """Rows by role, from files, the hub or this Python installation.
 
-Whatever the source, a split has the fields of the roles that its task asks for (data/roles.py), and `where`: file:line.
+Whatever the source, a split has the fields of the roles that its task asks for (data/fields/roles.py), and `where`:
+file:line.
 """
 
 import hashlib
@@ -15,14 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from permafrost.data.by_role import Change, Notes, RowPolicy, Rows, rows_by_role
-from permafrost.data.docstrings import chapters, library_rows, package_rows
-from permafrost.data.labels import classes_by_row
+from permafrost.data.fields.by_role import Change, Notes, RowPolicy, Rows, rows_by_role
+from permafrost.data.fields.labels import classes_by_row
+from permafrost.data.fields.roles import as_text
+from permafrost.data.files.docstrings import chapters, library_rows, package_rows
+from permafrost.data.files.readers import Row, read_parallel, read_rows
+from permafrost.data.files.splits import split_of, unit_hash
 from permafrost.data.problems import fault
-from permafrost.data.readers import Row, read_parallel, read_rows
-from permafrost.data.roles import as_text
 from permafrost.data.rows import ORIGIN, WHERE, StoredRows, keep, select, writing
-from permafrost.data.splits import split_of, unit_hash
 from permafrost.errors import ConfigError, DataError, ResourceError, nearest
 from permafrost.storage.atomic import complete_or_absent
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from permafrost.data.by_role import Notes
-from permafrost.data.duplicates import asked_texts
+from permafrost.data.fields.by_role import Notes
 from permafrost.data.problems import Problem
+from permafrost.data.quality.duplicates import asked_texts
 from permafrost.data.rows import WHERE, StoredRows, select
 from permafrost.errors import ConfigError
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from permafrost.data.lines import Line, text_lines
+from permafrost.data.files.lines import Line, text_lines
 from permafrost.data.problems import Problem, fault
 
 CARRIAGE_RETURN = re.compile(r"(?<=\r)(?!\n)(?=.)", re.DOTALL)  # with no line feed after it, which ends a line, too

@@ -5,7 +5,7 @@ from itertools import count, islice
 
 import numpy as np
 
-from permafrost.data.batching import Batching, shuffled_batches
+from permafrost.data.tokens.batching import Batching, shuffled_batches
 
 
 def mixed_batches(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.by_role import Notes
+from permafrost.data.fields.by_role import Notes
 from permafrost.data.problems import fault
 from permafrost.data.rows import StoredRows, keep
 from permafrost.errors import ConfigError

@@ -1,7 +1,7 @@
 """Rows that are told by the same or nearly the same text, within a split and across splits.
 
 The same: equal after Unicode compatibility, case and white space are evened out. Nearly the same: alike to SIMILARITY
-or more (data/minhash.py).
+or more (data/quality/minhash.py).
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.minhash import BANDS, alike, band_keys, candidates
-from permafrost.data.roles import as_text
+from permafrost.data.fields.roles import as_text
+from permafrost.data.quality.minhash import BANDS, alike, band_keys, candidates
 from permafrost.data.rows import TEXT_FIELDS, StoredRows
 
 SIMILARITY = 0.6

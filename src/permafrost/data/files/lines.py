@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from permafrost.data.encodings import UTF16_MARKS, guessed_encoding
+from permafrost.data.files.encodings import UTF16_MARKS, guessed_encoding
 from permafrost.data.problems import Problem, fault
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from permafrost.data.rows import ORIGIN, Table
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.errors import ConfigError
 from permafrost.storage.ragged import RaggedArray
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from permafrost.data.balance import drawn_rows
-from permafrost.data.tokenization import TokenizedSplit
+from permafrost.data.tokens.tokenization import TokenizedSplit
+from permafrost.data.transforms.balance import drawn_rows
 from permafrost.errors import DataError
 from permafrost.storage.ragged import RaggedArray
 

@@ -1,6 +1,6 @@
 """Which language a text is in, told by its commonest words: a guess, which is all that the data card needs.
 
-Languages that have a script of their own are told by it (data/card.py); these share one with others.
+Languages that have a script of their own are told by it (data/quality/card.py); these share one with others.
 """
 
 import json

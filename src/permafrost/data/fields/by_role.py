@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from permafrost.data.columns import columns_of
+from permafrost.data.fields.columns import columns_of
+from permafrost.data.fields.roles import ROLES, Fields, Names, as_text
+from permafrost.data.files.readers import FAULT, Row
 from permafrost.data.problems import EXCERPT, SHOWN, Problem, ProblemLog, fault, problems_of
-from permafrost.data.readers import FAULT, Row
-from permafrost.data.roles import ROLES, Fields, Names, as_text
 from permafrost.data.rows import SLICE_ROWS, WHERE
 from permafrost.errors import DataError
 
 if TYPE_CHECKING:
-    from permafrost.data.examination import Findings
+    from permafrost.data.quality.examination import Findings
 
 Rows = Iterable[Row]
 Change = Callable[[Fields], Fields | None]  # None leaves the row out

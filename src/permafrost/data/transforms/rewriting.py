@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from permafrost.data.augmentation import (
+from permafrost.data.transforms.augmentation import (
     TEXTS,
     Rows,
     Word,

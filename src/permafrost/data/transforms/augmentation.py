@@ -1,5 +1,6 @@
-"""Changed copies of training rows that keep their answer: EDA, AEDA and slips of the keyboard; data/rewriting.py has
-those that a model writes.
+"""Changed copies of training rows that keep their answer: EDA, AEDA and slips of the keyboard.
+
+Those that a model writes are in rewriting.py.
 
 A copy is a function of the seed, its number and the row alone. The number takes the place of the epoch: every epoch
 has the same copies, so that what the frozen part makes of them can be stored. In tagged sentences no span is broken:
@@ -16,11 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from permafrost.data.by_role import Notes
-from permafrost.data.duplicates import asked_texts, normalized
-from permafrost.data.examination import ANSWERS
-from permafrost.data.related_words import related_words
+from permafrost.data.fields.by_role import Notes
+from permafrost.data.quality.duplicates import asked_texts, normalized
+from permafrost.data.quality.examination import ANSWERS
 from permafrost.data.rows import WHERE, StoredRows, keep
+from permafrost.data.transforms.related_words import related_words
 from permafrost.errors import ConfigError
 
 PUNCTUATION = (".", ";", "?", ":", "!", ",")  # Karimi, Rossi and Prati 2021 (arXiv 2108.13230), section 3

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.data.duplicates import (
+from permafrost.data.fields.labels import label_problems
+from permafrost.data.problems import EXCERPT, Problem, ProblemLog, fault
+from permafrost.data.quality.duplicates import (
     SIMILARITY,
     Copy,
     asked_text,
@@ -22,8 +24,6 @@ from permafrost.data.duplicates import (
     near_copies,
     repeated_digests,
 )
-from permafrost.data.labels import label_problems
-from permafrost.data.problems import EXCERPT, Problem, ProblemLog, fault
 from permafrost.data.rows import ORIGIN, WHERE, StoredRows, select
 from permafrost.storage.atomic import kept_json
 

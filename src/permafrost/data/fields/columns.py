@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from permafrost.data.fields.roles import ROLES, Names, Row
 from permafrost.data.problems import fault
-from permafrost.data.roles import ROLES, Names, Row
 from permafrost.errors import nearest
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.data.cleaning import OF_TEXTS
-from permafrost.data.duplicates import asked_texts
-from permafrost.data.examination import Findings
-from permafrost.data.labels import class_counts, classes_by_row
-from permafrost.data.languages import languages_of
+from permafrost.data.fields.labels import class_counts, classes_by_row
+from permafrost.data.fields.roles import as_text
 from permafrost.data.problems import CODES, LEAKS_ALLOWED, ProblemLog, as_json
-from permafrost.data.roles import as_text
+from permafrost.data.quality.duplicates import asked_texts
+from permafrost.data.quality.examination import Findings
+from permafrost.data.quality.languages import languages_of
 from permafrost.data.rows import TEXT_FIELDS, StoredRows
+from permafrost.data.transforms.cleaning import OF_TEXTS
 
 Card = dict[str, Any]
 BINS, CLASSES_SHOWN, EXAMPLES, SCRIPT_ROWS = 30, 50, 8, 1_000
