@@ -2,7 +2,7 @@
 
 Ends with one line of JSON: seconds by stage and epoch, peak memory, tokens and metrics. Starts from the same files and
 weights as `python train.py`, and trains the same rows: each ends with the end-of-text token. `trainer` needs
-`pip install 'permafrost[bench]'`.
+`pip install -e '.[bench]'`.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from permafrost.data.fields.roles import ROLES
 from tests.runs.test_serve import Served, get
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,15 @@ def test_the_table_of_groups_is_complete():
         options = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml") if path.stem != "defaults")
         assert f"| `{group}=` | {', '.join(options)} |" in README
     assert groups
+
+
+def test_the_table_of_columns_is_complete():
+    """What is asked for later, of words alone or of turns without a reply, has the names of the others."""
+    for role in (ROLES[name] for name in ROLES.keys() - {"history", "words"}):
+        pairs = [names for names in role.common if len(names) > 1]
+        for written in filter(None, (pairs, [names for names in role.common if len(names) == 1])):
+            assert f"{', '.join(' + '.join(names) for names in written)} | " in README
+        assert all(f"data.columns.{key}" in README for key in role.column)
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("make ")])

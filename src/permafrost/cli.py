@@ -268,7 +268,7 @@ def serve(
         from permafrost.deployment.gate import Limits
         from permafrost.deployment.server import check_free, make_server, named, run_until_stopped
     except ImportError as error:
-        raise ConfigError(f"serving needs {error.name}; pip install 'permafrost[serve]'") from None
+        raise ConfigError(f"serving needs {error.name}; pip install -e '.[serve]'") from None
 
     check_free(host, port)
     limits = Limits(max_characters=max_characters, max_waiting=max_waiting, max_seconds=max_seconds, batch=batch)

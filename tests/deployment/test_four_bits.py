@@ -145,7 +145,7 @@ def test_a_package_that_is_missing_is_told_in_one_line(exported, tiny_config, mo
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError) as raised:
         quantize_(directory, model, method)
-    assert f"needs {package}; pip install 'permafrost[{extra}]'" in str(raised.value)
+    assert f"needs {package}; pip install -e '.[{extra}]'" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -35,7 +35,7 @@ def check_packages(method: str) -> None:
     """Raises ConfigError where one is missing; none is imported."""
     for package in PACKAGES[method]:
         if find_spec(package) is None:
-            raise ConfigError(f"{method} needs {package}; pip install 'permafrost[{EXTRAS[method]}]'")
+            raise ConfigError(f"{method} needs {package}; pip install -e '.[{EXTRAS[method]}]'")
 
 
 def quantize_int8(source: Path, target: Path) -> None:
@@ -89,7 +89,7 @@ def quantize_int4(source: Path, target: Path, group: int) -> None:
         import nncf
         import openvino
     except ImportError as error:
-        raise ConfigError(f"int4 needs {error.name}; pip install 'permafrost[int4]'") from None
+        raise ConfigError(f"int4 needs {error.name}; pip install -e '.[int4]'") from None
     nncf.set_log_level(logging.ERROR)
     graph = openvino.Core().read_model(source)
     smaller = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=group, ratio=1.0)
@@ -124,7 +124,7 @@ def quantize_nf4(directory: Path) -> None:
     try:
         import bitsandbytes
     except ImportError:
-        raise ConfigError("nf4 needs bitsandbytes; pip install 'permafrost[nf4]'") from None
+        raise ConfigError("nf4 needs bitsandbytes; pip install -e '.[nf4]'") from None
     kind = getattr(transformers, transformers.AutoConfig.from_pretrained(directory).architectures[0])
     heads = ["score", "classifier", "lm_head"]
     how = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=heads)

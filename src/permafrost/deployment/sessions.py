@@ -67,7 +67,7 @@ def import_onnx() -> Any:
         import onnxruntime
         import onnxscript  # noqa: F401 - what torch.onnx needs
     except ImportError as error:
-        raise ConfigError(f"ONNX needs {error.name}; pip install 'permafrost[onnx]'") from None
+        raise ConfigError(f"ONNX needs {error.name}; pip install -e '.[onnx]'") from None
     return onnxruntime
 
 
@@ -75,5 +75,5 @@ def import_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise ConfigError(f"weights of 4 bits need {error.name}; pip install 'permafrost[int4]'") from None
+        raise ConfigError(f"weights of 4 bits need {error.name}; pip install -e '.[int4]'") from None
     return openvino

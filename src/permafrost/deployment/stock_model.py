@@ -20,7 +20,7 @@ def load_stock_model(directory: Path) -> LogitsModel:
     try:
         stock = kind.from_pretrained(directory, device_map="cpu").eval()
     except ImportError as error:
-        raise ConfigError(f"{directory} needs bitsandbytes; pip install 'permafrost[nf4]'") from error
+        raise ConfigError(f"{directory} needs bitsandbytes; pip install -e '.[nf4]'") from error
     return LogitsModel(partial(stock_logits, stock), stock if hasattr(stock, "lm_head") else None)
 
 

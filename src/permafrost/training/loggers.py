@@ -138,7 +138,7 @@ def tensorboard(*, run_dir: Path) -> TensorBoardLogger:
     try:
         return TensorBoardLogger(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=not goes_on)
     except ModuleNotFoundError:
-        raise ConfigError("logger=tensorboard needs its package: pip install 'permafrost[tensorboard]'") from None
+        raise ConfigError("logger=tensorboard needs its package: pip install -e '.[tensorboard]'") from None
 
 
 def csv(*, run_dir: Path) -> CSVLogger:

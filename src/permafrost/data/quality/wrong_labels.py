@@ -56,7 +56,7 @@ def label_quality(texts: list[str], labels: list[str]) -> tuple[np.ndarray, np.n
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
     except ImportError:
-        raise ConfigError("cleaning.wrong_labels needs cleanlab; pip install 'permafrost[labels]'") from None
+        raise ConfigError("cleaning.wrong_labels needs cleanlab; pip install -e '.[labels]'") from None
 
     classes, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if counts.min() < 2:
