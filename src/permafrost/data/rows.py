@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from permafrost.data.problems import fault
+
 SLICE_ROWS = 4_000
 WHERE = "where"  # the column that says file:line, for messages; of a column file file:first-last, a line for each word
 # What a row is told by, and its model reads or writes: all but its labels.
@@ -75,11 +77,17 @@ class RowsWriter:
         self.column_names: tuple[str, ...] = ()
         self._digest, self._where = hashlib.blake2b(digest_size=10), hashlib.blake2b(digest_size=4)
         self._writer: Any = None
+        self._schema: Any = None
 
     def add(self, rows: pa.Table) -> None:
         if self._writer is None:
-            self.column_names = tuple(rows.column_names)
+            self.column_names, self._schema = tuple(rows.column_names), rows.schema
+            self._digest.update("".join(str(field) for field in rows.schema if field.name != WHERE).encode())
             self._writer = pa.ipc.new_file(str(self.partial), rows.schema)
+        if rows.schema != self._schema:
+            there, here = _names(self._schema), _names(rows.schema)
+            fix = "give them the same ones by data.columns"
+            raise fault("E301", rows[WHERE][0].as_py(), f"rows of {here} after rows of {there}", fix)
         self._writer.write_table(rows)
         self.num_rows += rows.num_rows
         columns = [rows[name].to_pylist() for name in rows.column_names if name != WHERE]
@@ -98,6 +106,10 @@ class RowsWriter:
         if self._writer is not None:
             self._writer.close()
         self.partial.unlink(missing_ok=True)
+
+
+def _names(schema: pa.Schema) -> str:
+    return ", ".join(name for name in schema.names if name != WHERE)
 
 
 @contextmanager

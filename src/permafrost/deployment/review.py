@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from permafrost.data.tokens.windows import OVERLAP
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
-from permafrost.tasks.base import OVERLAP, Encoding, stacked
+from permafrost.tasks.base import Encoding, stacked
 from permafrost.tasks.classification import Classification
 from permafrost.tasks.multi_label import MultiLabel
 

@@ -86,4 +86,5 @@ def near_earlier(texts: Sequence[str]) -> set[int]:
     """Places of texts that are nearly an earlier one, as near copies of rows are found."""
     pairs = minhash.candidates(minhash.band_keys(texts)).tolist() if texts else []
     compared = {place: texts[place] for pair in pairs for place in pair}
-    return set(minhash.alike(compared, pairs, SIMILARITY))
+    within, _ = minhash.alike(compared, pairs, SIMILARITY)
+    return set(within)

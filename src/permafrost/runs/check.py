@@ -15,6 +15,7 @@ from permafrost.data.quality.card import Card, card_lines, drawn_lines, token_le
 from permafrost.data.quality.duplicates import asked_text
 from permafrost.data.quality.examination import has_answers
 from permafrost.data.rows import WHERE, StoredRows
+from permafrost.data.tokens.windows import room_for
 from permafrost.errors import DataError
 from permafrost.runs.reading import card_of, read_splits
 from permafrost.settings.schema import DataSettings, ModelSection
@@ -30,12 +31,12 @@ def check_data(settings: DataSettings, output: Path) -> tuple[Card | None, Probl
     Rows that cannot be used are put aside, however many they are, so that the others are looked at.
     """
     with complete_or_absent(output) as partial, partial.open("w", encoding="utf-8") as file:
-        notes = Notes(log=ProblemLog(file))
+        notes = Notes(log=ProblemLog(file), keeps_quarantined=False)
         try:
             card = examined(settings, notes)
-        except DataError as error:
-            if not notes.log.errors:
-                notes.log.add(*problems_of(error))
+        except DataError as error:  # of what the log has already it tells in sentences
+            new = [given for given in error.args if isinstance(given, Problem)]
+            notes.log.add(*(new if new or notes.log.errors else problems_of(error)))
             card = None
     return card, notes.log
 
@@ -48,7 +49,10 @@ def examined(settings: DataSettings, notes: Notes) -> Card:
     window = min(settings.data.max_length or window, window)
     lengths = {name: token_lengths(of_split, tokenizer) for name, of_split in rows.items()}
     max_new_tokens = settings.task.decoding.max_new_tokens
-    for problem in (*long_rows(rows, lengths, window), *long_pairs(rows, tokenizer, window, max_new_tokens)):
+    for problem in (
+        *long_rows(rows, lengths, window, data.max_windows),
+        *long_pairs(rows, tokenizer, window, max_new_tokens),
+    ):
         notes.log.add(problem)
     return card_of(rows, notes, lengths, window)
 
@@ -92,14 +96,17 @@ class WordTokenizer:
         return [Words(text.split()) for text in texts]
 
 
-def long_rows(splits: Mapping[str, StoredRows], lengths: Mapping[str, np.ndarray], window: int) -> Iterator[Problem]:
-    """Of tasks that cut a long text; others read all of it in windows."""
+def long_rows(
+    splits: Mapping[str, StoredRows], lengths: Mapping[str, np.ndarray], window: int, max_windows: int
+) -> Iterator[Problem]:
+    """Of tasks that cut a long text; language modelling reads all of it."""
+    room = room_for(window - 1, max_windows)
+    fix = "head=windows data.max_windows=8" if max_windows == 1 else f"data.max_windows={2 * max_windows}"
     for name, rows in splits.items():
         if "text" in rows.column_names and has_answers(rows):
-            over = np.flatnonzero(lengths[name] >= window)
+            over = np.flatnonzero(lengths[name] > room)
             for count, row in zip(lengths[name][over], rows.at(over), strict=True):
-                message = f"{count:,} tokens, and the model reads {window - 1:,} of a row"
-                fix = "head=windows data.max_windows=8"
+                message = f"{count:,} tokens, and the model reads {room:,} of a row"
                 yield Problem(code="W401", where=row[WHERE], message=message, fix=fix, text=asked_text(row))
 
 

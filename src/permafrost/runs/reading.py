@@ -38,8 +38,10 @@ def read_splits(
     columns, policy = data.columns.model_dump(), row_policy(settings)
     cleaner = Cleaner(Steps(**cleaning.steps()), notes.cleaned)
     missing = Missing(**cleaning.missing.model_dump(exclude={"text"}))
-    splits = sources.split_rows(given_rows(data), roles, columns, plan, notes, rows_dir, policy, cleaner or None)
+    given = given_rows(data)
+    splits = sources.split_rows(given, roles, columns, plan, notes, rows_dir, policy, cleaner or None)
     splits = fill_missing(splits, missing, notes, rows_dir)
+    sources.check_not_empty(splits, given)
     splits, notes.findings = examine(splits, examination(settings, splits, near=near), notes.log, Path(data.cache_dir))
     if notes.findings.dropped_duplicates:
         dropped = f"{notes.findings.dropped_duplicates:,} copies left out of train"
@@ -113,5 +115,5 @@ def card_of(rows: Mapping[str, StoredRows], notes: Notes, lengths: Mapping[str, 
         window,
         decided=notes.lines,
         cleaned=notes.cleaned,
-        quarantined=len(notes.quarantined),
+        quarantined=notes.num_quarantined,
     )

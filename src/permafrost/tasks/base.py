@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from permafrost.data.rows import Table
 from permafrost.data.tokens.batching import Batch
 from permafrost.data.tokens.tokenization import TokenizedSplit
-from permafrost.data.tokens.windows import windows
+from permafrost.data.tokens.windows import OVERLAP, windows
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding
 from permafrost.storage.ragged import RaggedArray
@@ -27,7 +27,6 @@ Stage = Literal["validation", "test"]
 LossFunction = nn.Module  # (logits, labels) -> one loss per target, unreduced
 LossSum = Callable[[nn.Module, Batch, LossFunction], tuple[Tensor, Tensor | None]]  # as Task.loss_sum
 Outputs = Sequence[Sequence[Tensor]]  # of each source row, what by_row gave of its windows, in their order
-OVERLAP = 8  # a window begins with this share of the one before it
 LOSS = "loss"  # the metric that every task logs
 
 

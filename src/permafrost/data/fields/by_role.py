@@ -41,11 +41,14 @@ class RowPolicy:
 
 @dataclass
 class Notes:
-    """What was found and decided while reading: sentences for the user to see, problems, rows that were put aside,
-    how many rows each step of cleaning changed, and how sure each training row's label is, where that was asked."""
+    """What was found and decided while reading: sentences for the user to see, problems, how many rows were put aside
+    (and those rows, if it `keeps_quarantined`), how many rows each step of cleaning changed, and how sure each training
+    row's label is, where that was asked."""
 
     lines: list[str] = field(default_factory=list)
     log: ProblemLog = field(default_factory=ProblemLog)
+    keeps_quarantined: bool = True
+    num_quarantined: int = 0
     quarantined: list[dict[str, Any]] = field(default_factory=list)
     cleaned: Counter[str] = field(default_factory=Counter)
     findings: "Findings | None" = None
@@ -54,6 +57,11 @@ class Notes:
     def add(self, line: str) -> None:
         if line not in self.lines:
             self.lines.append(line)
+
+    def put_aside(self, row: dict[str, Any]) -> None:
+        self.num_quarantined += 1
+        if self.keeps_quarantined:
+            self.quarantined.append(row)
 
 
 @dataclass
@@ -129,7 +137,7 @@ def _checked_rows(
             bad.add(problems)
             notes.log.add(*problems)
             if policy.on_bad_rows == "quarantine":
-                notes.quarantined.append(put_aside(problems, row, split))
+                notes.put_aside(quarantined(problems, row, split))
             if bad.is_of_whole_file:
                 break
         else:
@@ -177,7 +185,7 @@ def with_excerpt(problem: Problem, row: Row) -> Problem:
     return problem if problem.text else replace(problem, text=shown)
 
 
-def put_aside(problems: Sequence[Problem], row: Row, split: str) -> dict[str, Any]:
+def quarantined(problems: Sequence[Problem], row: Row, split: str) -> dict[str, Any]:
     """A line of quarantine.jsonl: the row with all it holds, or the text that could not be read as one."""
     content = (
         {name: value for name, value in row.items() if name not in (WHERE, FAULT)} if is_faulty(row) else dict(row)

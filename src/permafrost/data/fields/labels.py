@@ -13,6 +13,7 @@ from permafrost.errors import DataError, nearest
 
 Splits = Mapping[str, Table]
 EVALUATED = ("validation", "test")
+HINTED = 1_000  # labels; among more no near one is looked for, as an identifier taken for a label has
 
 
 def classes_by_row(rows: Table) -> list[list[str]]:
@@ -210,7 +211,9 @@ def _known(splits: Splits) -> set[str]:
 
 
 def _unknown(rows: Table, known: set[str], code: str, message: str) -> Iterator[Problem]:
-    hints = {label: nearest(label, known).removeprefix("; ") for label in class_counts(rows).keys() - known}
-    for label, where in placed_labels(rows) if hints else ():
-        if label in hints:
-            yield Problem(code=code, where=where, message=message.format(label), fix=hints[label], text=label)
+    unknown, hints = class_counts(rows).keys() - known, dict[str, str]()
+    for label, where in placed_labels(rows) if unknown else ():
+        if label in unknown:
+            if label not in hints and len(hints) < SHOWN and len(known) <= HINTED:
+                hints[label] = nearest(label, known).removeprefix("; ")
+            yield Problem(code=code, where=where, message=message.format(label), fix=hints.get(label, ""), text=label)

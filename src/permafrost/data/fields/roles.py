@@ -47,13 +47,13 @@ def read_labels(row: Row, names: Names) -> Fields:
     """A list of labels, or one text that holds them between `|`, `;` or `,`; none is no fault."""
     value = row.get(names[0])
     given = value if isinstance(value, list) else re.split(r"[|;,]", as_text(value))
-    return {"labels": sorted({_checked(str(label).strip(), row, names[0]) for label in given} - {""})}
+    return {"labels": sorted({_checked(as_text(label).strip(), row, names[0]) for label in given} - {""})}
 
 
 def read_number(row: Row, names: Names) -> Fields:
     try:
         value = float(row.get(names[0]))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         found = f"{row.get(names[0])!r} in column {names[0]!r} is not a number"
@@ -62,14 +62,14 @@ def read_number(row: Row, names: Names) -> Fields:
 
 
 def read_source(row: Row, names: Names) -> Fields:
-    return {"source": _checked(as_text(row.get(names[0])), row, names[0])}
+    return {"source": _text(row, names[0])}
 
 
 def read_references(row: Row, names: Names) -> Fields:
     """One text, or a list of texts that are equally right."""
     value = row.get(names[0])
-    given = [as_text(one) for one in value] if isinstance(value, list) else [as_text(value)]
-    references = [_checked(text, row, names[0]) for text in given if text.strip()]
+    given = [_text_of(one, row, names[0]) for one in (value if isinstance(value, list) else [value])]
+    references = [text for text in given if text.strip()]
     if not references:
         found = f"column {names[0]!r} is empty: nothing to write"
         raise fault("E404", row["where"], found, "fill it in or remove the row")
@@ -102,7 +102,7 @@ def read_acts(row: Row, names: Names) -> Fields:
     if not isinstance(value, list):
         found = f"column {names[0]!r} holds no list"
         raise fault("E406", row["where"], found, "it has to hold a label for each turn", value)
-    acts = [_checked(str(act).strip(), row, names[0]) for act in value]
+    acts = [_checked(as_text(act).strip(), row, names[0]) for act in value]
     if "" in acts:
         found = f"turn {acts.index('') + 1} of column {names[0]!r} has no label"
         raise fault("E406", row["where"], found, "fill it in")
@@ -253,7 +253,13 @@ def place_of(row: Row, token: int) -> str:
 
 
 def _text(row: Row, name: str) -> str:
-    return _checked(as_text(row[name]), row, name)
+    return _text_of(row.get(name), row, name)
+
+
+def _text_of(value: Any, row: Row, name: str) -> str:
+    if isinstance(value, Mapping):
+        raise fault("E301", row["where"], f"column {name!r} holds objects, not texts", "give a column of texts", value)
+    return _checked(as_text(value), row, name)
 
 
 def _checked(text: str, row: Row, name: str) -> str:

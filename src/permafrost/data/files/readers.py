@@ -7,6 +7,7 @@ told and nothing of it is lost.
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ from permafrost.errors import DataError, nearest
 
 Row = dict[str, Any]
 FAULT = "fault"
+BETWEEN_VALUES = re.compile(r"[\s,]*")
 JSON_ROW = 'a row is an object: {"text": "...", "label": "..."}'
 
 
@@ -40,7 +42,10 @@ def read_rows(path: Path, file_format: str | None = None) -> Iterator[Row]:
 
 
 def _existing(path: Path) -> Path:
-    path = path.expanduser()
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:  # of a user whom this machine does not know
+        raise fault("E101", str(path), str(error).rstrip("."), "give the path in full") from None
     if path.is_dir():
         raise fault("E101", str(path), "a directory, not a file", "give the path of a file in it")
     if not path.is_file():
@@ -84,12 +89,12 @@ def _json_array(path: Path) -> Iterator[Row]:
     text = whole_text(path)
     if not text.strip():
         raise fault("E102", str(path), "the file is empty", "give a file with rows")
-    values = _parse(text, path, 1)
+    values = _parse(text, path, 1, extra="one object a line is data.format=jsonl")
     if not isinstance(values, list):
         raise fault("E103", f"{path}:1", "expected a list of objects", "one object a line is data.format=jsonl")
-    for number, value in enumerate(values, 1):
+    for place, value in zip(_places_of(text), values, strict=True):
         try:
-            yield _as_row(value, path, number)
+            yield _as_row(value, path, place)
         except DataError as error:
             yield _faulty(problems_of(error), path, json.dumps(value))
 
@@ -102,10 +107,19 @@ def _parquet(path: Path) -> Iterator[Row]:
         batches = parquet.ParquetFile(_unpacked(path)).iter_batches()
         rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, 1):
-            yield row | {"where": f"{path.name}:{number}"}
+            yield _decoded(row, path, number) | {"where": f"{path.name}:{number}"}
     except (pa.ArrowException, OSError, ValueError) as error:
         fix = "write it again; if it is another format, data.format says which"
         raise fault("E103", str(path), f"not a parquet file ({error})", fix) from error
+
+
+def _decoded(row: Row, path: Path, number: int) -> Row:
+    """Texts that were written as bytes, as texts."""
+    try:
+        return {name: value.decode() if isinstance(value, bytes) else value for name, value in row.items()}
+    except UnicodeDecodeError as error:
+        found, fix = f"bytes that are not UTF-8 at place {error.start}", "write the column as text"
+        return _faulty([Problem(code="E104", where=f"{path}:{number}", message=found, fix=fix)], path, repr(row))
 
 
 def _unpacked(path: Path) -> Path | IO[bytes]:
@@ -194,7 +208,22 @@ def _problem_of_pair(paths: Sequence[Path], lines: Sequence[Line | None], number
     return None
 
 
-def _parse(text: str, path: Path, line: int) -> Any:
+def _places_of(text: str) -> Iterator[str]:
+    """Of each value of an array the line that it begins on, and of several on one line also which row it is."""
+    decoder, position, line, before = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    line += text.count("\n", 0, position)
+    for number in itertools.count(1):
+        start = BETWEEN_VALUES.match(text, position).end()  # type: ignore[union-attr]
+        if text[start] == "]":
+            return
+        line += text.count("\n", position, start)
+        yield f"{line}" if line != before else f"{line}, row {number}"
+        position, before = decoder.raw_decode(text, start)[1], line
+        line += text.count("\n", start, position)
+
+
+def _parse(text: str, path: Path, line: int, *, extra: str = "an object a line: break the line between them") -> Any:
+    """`extra` is what to do where one value is followed by another."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -203,21 +232,20 @@ def _parse(text: str, path: Path, line: int) -> Any:
         ) from None
     except json.JSONDecodeError as error:
         at, place = text[max(0, error.pos - 20) :], f"{path}:{line + error.lineno - 1}"
-        raise fault("E203", place, f"not JSON: {error.msg} at column {error.colno}", _json_fix(error), at) from None
+        fix = extra if error.msg == "Extra data" else _json_fix(error)
+        raise fault("E203", place, f"not JSON: {error.msg} at column {error.colno}", fix, at) from None
     except ValueError as error:  # a number of thousands of digits
         raise fault("E203", f"{path}:{line}", f"not JSON that can be read: {error}", JSON_ROW, text[:100]) from None
 
 
 def _json_fix(error: json.JSONDecodeError) -> str:
     """For the commonest mistakes."""
-    if error.msg == "Extra data":
-        return "an object a line: break the line between them"
     if error.doc[error.pos :][:1] in ("}", "]") or error.msg.startswith("Illegal trailing comma"):
         return "remove the comma before it"
     return "names and texts stand in double quotes" if error.doc[error.pos :][:1] == "'" else JSON_ROW
 
 
-def _as_row(value: Any, path: Path, line: int) -> Row:
+def _as_row(value: Any, path: Path, line: int | str) -> Row:
     if not isinstance(value, dict):
         found = f"expected an object with columns, found {type(value).__name__}"
         raise fault("E204", f"{path}:{line}", found, JSON_ROW, value)

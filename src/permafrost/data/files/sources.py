@@ -71,11 +71,20 @@ def split_rows(
         splits["train"] = sample_rows(splits["train"], plan.max_train_rows, plan.seed, directory)
     if plan.max_rows_per_label is not None:
         splits["train"] = sample_of_each_label(splits["train"], plan.max_rows_per_label, plan.seed, directory)
+    check_not_empty(splits, given)
+    return {name: splits[name] for name in SPLIT_NAMES}
+
+
+def check_not_empty(splits: Mapping[str, StoredRows], given: Iterable[str]) -> None:
+    """
+    Raises:
+        DataError: a split, `given` or cut from train, has no row that can be used.
+    """
     for name in SPLIT_NAMES:
         if not splits[name].num_rows:
-            fix = f"give data.{name}=PATH or raise data.{name}_fraction"
+            cut_from_train = f"give data.{name}=PATH or raise data.{name}_fraction"
+            fix = f"data.{name} has none that can be used" if name in given else cut_from_train
             raise fault("E505", "", f"the {name} split has no rows", fix)
-    return {name: splits[name] for name in SPLIT_NAMES}
 
 
 def mixed(

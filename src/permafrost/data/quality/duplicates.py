@@ -85,8 +85,9 @@ def repeated_digests(digests: Mapping[str, np.ndarray]) -> np.ndarray:
 def near_copies(
     splits: Mapping[str, StoredRows], digests: Mapping[str, np.ndarray], similarity: float = SIMILARITY
 ) -> list[Copy]:
-    """Rows that nearly are an earlier one, in ORDER, each with the earliest found. Of exact copies within a split the
-    first counts, but each of them that nearly stands in another split is told of."""
+    """Rows that nearly are an earlier one, in ORDER: each with the earliest found in its own split, and with the most
+    similar found in the splits before it. Of exact copies within a split the first counts, but each of them that nearly
+    stands in another split is told of."""
     order = [name for name in ORDER if name in splits]
     counts = [splits[name].num_rows for name in order]
     keys, filled = np.empty((sum(counts), BANDS), np.uint32), 0
@@ -103,11 +104,14 @@ def near_copies(
     del keys  # a hundred bytes a row
     starts = dict(zip(order, np.cumsum([0, *counts]).tolist(), strict=False))
     texts = {row: text for name in order for row, text in _texts_at(splits[name], starts[name], np.unique(pairs))}
-    found = alike(texts, pairs.tolist(), similarity)
-    doubles = np.flatnonzero((first != np.arange(len(first))) & np.isin(first, list(found))).tolist()
-    copies = [_copy(row, *found[row], starts) for row in sorted(found)]
-    of_doubles = [_copy(row, *found[int(first[row])], starts) for row in doubles]
-    return copies + [copy for copy in of_doubles if copy.split != copy.of_split]
+    split_of = np.repeat(np.arange(len(order), dtype=np.int8), counts)
+    within, across = alike(texts, pairs.tolist(), similarity, split_of.__getitem__)
+    copies = [_copy(row, *found[row], starts) for found in (within, across) for row in sorted(found)]
+    for found in (within, across):
+        doubles = np.flatnonzero((first != np.arange(len(first))) & np.isin(first, list(found))).tolist()
+        of_doubles = (_copy(row, *found[int(first[row])], starts) for row in doubles)
+        copies += [copy for copy in of_doubles if copy.split != copy.of_split]
+    return copies
 
 
 def _copy(row: int, of_row: int, share: float, starts: Mapping[str, int]) -> Copy:

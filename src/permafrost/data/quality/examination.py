@@ -5,7 +5,7 @@ A training row that stands in validation or test is left out of train, since wha
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from permafrost.data.rows import ORIGIN, WHERE, StoredRows, select
 from permafrost.storage.atomic import kept_json
 
 Splits = dict[str, StoredRows]
+VERSION = f"{SIMILARITY}-2"  # of what is kept of near copies; raise it when they are found in another way
 NEAR_ROWS = 200_000  # of all splits; of more, near copies are looked for by check-data alone
 ANSWERS = ("label", "labels", "target", "acts", "tags")
 COPY_CODES = {(True, True): "W302", (True, False): "W303", (False, True): "W304", (False, False): "W305"}
@@ -58,8 +59,8 @@ class Findings:
 
 def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Path) -> tuple[Splits, Findings]:
     """The splits, with train freed of leaks and, if that is wanted, of copies; problems go to `log`."""
-    for problem in label_problems(splits, wanted.labels):
-        log.add(problem)
+    of_labels = list(label_problems(splits, wanted.labels))
+    log.add(*of_labels)
     for name, rows in splits.items():
         for problem in broken_texts(rows, name):
             log.add(problem)
@@ -83,7 +84,17 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
         dropped_duplicates=len(doubles),
     )
     left = np.setdiff1d(np.arange(splits["train"].num_rows), [*leaked, *doubles])
-    return splits | {"train": select(splits["train"], left, cache_dir / "rows")}, findings
+    cleared = splits | {"train": select(splits["train"], left, cache_dir / "rows")}
+    log.add(*labels_lost(cleared, wanted, of_labels))
+    return cleared, findings
+
+
+def labels_lost(cleared: Splits, wanted: Examination, before: Sequence[Problem]) -> Iterator[Problem]:
+    """Errors of labels that train has no more, as all of its rows were copies."""
+    known = {(problem.code, problem.where) for problem in before}
+    for problem in label_problems(cleared, wanted.labels):
+        if problem.severity == "error" and (problem.code, problem.where) not in known:
+            yield replace(problem, fix="its rows in train were left out as copies; give others")
 
 
 def keeps_leaks(splits: Splits, wanted: Examination) -> str | None:
@@ -116,7 +127,7 @@ def _counted_leaks(exact: Sequence[Copy], near: Sequence[Copy]) -> dict[str, int
 
 def cached_near_copies(splits: Splits, digests: Mapping[str, np.ndarray], cache_dir: Path) -> list[Copy]:
     """Those that were found before in the same rows, as finding them takes longest of all checks."""
-    path = cache_dir / "copies" / f"{'-'.join(splits[name].fingerprint for name in sorted(splits))}-{SIMILARITY}.json"
+    path = cache_dir / "copies" / f"{'-'.join(splits[name].fingerprint for name in sorted(splits))}-{VERSION}.json"
     found = kept_json(path, lambda: [asdict(copy) for copy in near_copies(splits, digests)])
     return [Copy(**copy) for copy in found]
 

@@ -8,7 +8,7 @@ In numpy over whole slices, as datasketch 2.0 took about six times as long for 1
 hand); what all of check-data costs is in benchmarks/results/data.md.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +18,7 @@ BANDS, BAND_ROWS = 25, 5
 BLOCK = 60_000  # characters that are hashed at once: so few that the processor's cache holds them
 KEPT_SETS = 10_000  # of texts that are compared, so that memory is not a matter of how many are
 NEIGHBOURS = 4  # before a row in its bucket that it is compared with, besides the bucket's first
+Alike = dict[int, tuple[int, float]]  # row -> another, and how alike they are
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # spreads what is multiplied by it (Knuth, volume 3, section 6.4)
 
 
@@ -105,11 +106,23 @@ def jaccard(first: np.ndarray, second: np.ndarray) -> float:
     return shared / (len(first) + len(second) - shared)
 
 
-def alike(texts: dict[int, str], pairs: Iterable[Sequence[int]], similarity: float) -> dict[int, tuple[int, float]]:
-    """Row -> the earliest row before it that it is alike to, and how much; of the candidate `pairs`."""
+def alike(
+    texts: dict[int, str],
+    pairs: Iterable[Sequence[int]],
+    similarity: float,
+    group_of: Callable[[int], object] = lambda row: None,
+) -> tuple[Alike, Alike]:
+    """Of the candidate `pairs` those that are alike: row -> the earliest row before it of its own group, and row -> the
+    most similar one before it of another group."""
     set_of = lru_cache(KEPT_SETS)(lambda row: shingle_set(texts[row]))
-    found: dict[int, tuple[int, float]] = {}
+    within, across = Alike(), Alike()
     for earlier, later in pairs:  # by the earlier row, so that the first that fits is the earliest
-        if later not in found and (share := jaccard(set_of(earlier), set_of(later))) >= similarity:
-            found[later] = (earlier, share)
-    return found
+        is_within = group_of(earlier) == group_of(later)
+        if is_within and later in within:
+            continue
+        share = jaccard(set_of(earlier), set_of(later))
+        if share >= similarity and is_within:
+            within[later] = (earlier, share)
+        elif share >= similarity and share > across.get(later, (0, 0.0))[1]:
+            across[later] = (earlier, share)
+    return within, across

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+OVERLAP = 8  # of the windows of one long row, which are pooled, each begins with this share of the one before it
+
 
 class Window(NamedTuple):
     """Tokens `start` to `end`, of which those from `scored_from` to `scored_to` are scored in this window."""
@@ -32,3 +34,8 @@ def windows(length: int, limit: int, *, left_context: int | None = None, right_c
         found.append(Window(start, end, scored, scored_to))
         scored = scored_to
     return found
+
+
+def room_for(limit: int, max_windows: int) -> int:
+    """Tokens of a row that so many pooled windows of `limit` read."""
+    return limit + (max_windows - 1) * (limit - limit // OVERLAP)

@@ -271,7 +271,10 @@ def _free(words: Words) -> list[int]:
 def _insert(words: Words, rng: random.Random, text: str) -> None:
     """Before any word that does not go on with a span."""
     places = [place for place in range(len(words) + 1) if place == len(words) or not words[place].tag.startswith("I-")]
-    words.insert(rng.choice(places), Word(text))
+    place, word = rng.choice(places), Word(text)
+    if place == 0 and words:  # a text's first word has no blank before it
+        word, words[0] = replace(word, before=words[0].before), replace(words[0], before=word.before)
+    words.insert(place, word)
 
 
 KINDS: Mapping[str, Change] = {"eda": eda, "aeda": aeda, "typos": typos, "mentions": renamed}

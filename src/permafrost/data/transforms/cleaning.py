@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal
 
 from permafrost.errors import ConfigError
@@ -22,10 +23,15 @@ TAGS = (
     "i|iframe|img|input|label|li|link|meta|nav|ol|option|p|pre|s|script|section|select|small|span|strike|strong|style|"
     "sub|sup|svg|table|tbody|td|textarea|th|thead|title|tr|u|ul"
 )
-TAG = re.compile(rf"</?(?:{TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE)  # by name: `<unk>` and `a < b` are texts
+FLAGS = "async|autoplay|checked|controls|defer|disabled|hidden|loop|multiple|noshade|nowrap|readonly|required|selected"
+ATTRIBUTE = rf"""\s+(?:[\w:-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s<>"']+)|{FLAGS})"""
+# By name, and with attributes alone: `<unk>`, `a < b` and `a<b and c>d` are texts.
+TAG = re.compile(rf"</?(?:{TAGS})(?:{ATTRIBUTE})*\s*/?\s*>", re.IGNORECASE)
 HIDING = re.compile(r"<(script|style)\b[^<>]*>|<!--", re.IGNORECASE)
 CLOSING = {name: re.compile(f"</{name}>", re.IGNORECASE) for name in ("script", "style")} | {"": re.compile("-->")}
-LOST_AMPERSAND = re.compile(r"(?<![&\w])(#\d{2,5};|(?:quot|lt|gt|amp|nbsp);)")  # as in `#39;s`
+# As in `#39;s`. Numbers are those of quotes, accented letters and dashes: `PR #1234;` is a text, and so is `an amp; `.
+CODES = "3[4689]|6[02]|12[89]|1[3-9]\\d|2[0-4]\\d|25[0-5]|820[89]|82[1-4]\\d|8250"
+LOST_AMPERSAND = re.compile(rf"(?<![&\w])(#0*(?:{CODES});|(?:quot|lt|gt|nbsp);|amp;(?=\S))")
 INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
 BLANKS, LINE_ENDS, MANY_LINES = re.compile(r"[^\S\n]+"), re.compile(r" ?\r?\n ?"), re.compile(r"\n{3,}")
 
@@ -66,23 +72,25 @@ class Steps:
             found["control"] = lambda text: text if text.isprintable() else INVISIBLE.sub("", text)
         if self.boilerplate:
             patterns = compiled(self.boilerplate)
-            found["boilerplate"] = lambda text: patterns.sub("", text)
+            found["boilerplate"] = lambda text: reduce(lambda left, pattern: pattern.sub("", left), patterns, text)
         if self.whitespace:
             found["whitespace"] = even_whitespace
         return found
 
 
-def compiled(patterns: Sequence[str]) -> re.Pattern[str]:
-    """
+def compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    """One by one, as each may have flags and groups of its own.
+
     Raises:
         ConfigError: one that is no regular expression.
     """
+    made = []
     for pattern in patterns:
         try:
-            re.compile(pattern)
+            made.append(re.compile(pattern))
         except re.error as error:
             raise ConfigError(f"cleaning.boilerplate: {pattern!r} is no regular expression: {error}") from None
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+    return made
 
 
 def mend_encoding(text: str) -> str:
