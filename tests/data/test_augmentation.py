@@ -79,6 +79,14 @@ def test_inserting_adds_related_words():
     assert set(new) <= {"moon", "light", "clear"}
 
 
+def test_a_word_before_the_first_one_stands_apart():
+    made = {joined(inserted(words_of("clear sun"), rng(seed), 1, RELATED)) for seed in range(20)}
+    assert all(len(text.split()) == 3 for text in made)
+    assert any(not text.startswith("clear") for text in made)
+    first = made.pop().split()[0]
+    assert f"{first}clear" not in " ".join(made)
+
+
 def test_swapping_keeps_the_words():
     made = [word.text for word in swapped(SENTENCE, rng(1), 1, RELATED)]
     assert Counter(made) == Counter(word.text for word in SENTENCE)

@@ -1,5 +1,7 @@
 """Labels that are not known: each is told, with its place and the nearest one that is."""
 
+import time
+
 import pyarrow as pa
 import pytest
 
@@ -77,3 +79,13 @@ def test_a_type_of_one_span_is_told_at_its_word():
     assert first_places(splits, {"A", "B", "C"}) == {"A": "train.conll:11", "B": "train.conll:20", "C": "test.conll:8"}
     (unknown,) = [problem for problem in label_problems(splits, None) if problem.code == "E502"]
     assert unknown.where == "test.conll:8"
+
+
+def test_an_identifier_that_is_taken_for_a_label_is_told_at_once():
+    """Near names are not looked for among thousands: that would take hours."""
+    known = [f"row {number}" for number in range(20_000)]
+    start = time.process_time()
+    lines = told(rows("label", [f"other {number}" for number in range(5_000)]), known)
+    assert time.process_time() - start < 5
+    assert lines[0] == "f.jsonl:1: the run does not know the label 'other 0'"
+    assert lines[-1] == "and 4,980 more"

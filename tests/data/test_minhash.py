@@ -89,5 +89,16 @@ def test_blocks_are_of_so_many_characters_and_one_text_at_least(monkeypatch):
 def test_of_alike_rows_each_names_the_earliest():
     texts = dict(enumerate(["the quick brown fox", "the quick brown fox!", "something else", "the quick brown fox!!"]))
     pairs = list(itertools.combinations(range(4), 2))
-    found = alike(texts, pairs, 0.6)
+    found, across = alike(texts, pairs, 0.6)
     assert {row: of for row, (of, _) in found.items()} == {1: 0, 3: 0}
+    assert across == {}
+
+
+def test_of_another_group_the_most_similar_row_counts():
+    """As a training row is nearly several test rows, and a copy of another training row besides."""
+    texts = dict(enumerate(["the quick brown fox and a dog", "the quick brown fox", "the quick brown fox!", "fox"]))
+    texts |= {4: "the quick brown fox!!"}
+    pairs = list(itertools.combinations(range(5), 2))
+    within, across = alike(texts, pairs, 0.5, lambda row: row > 1)
+    assert {row: of for row, (of, _) in across.items()} == {2: 1, 4: 1}
+    assert {row: of for row, (of, _) in within.items()} == {1: 0, 4: 2}

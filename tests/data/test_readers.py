@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -328,3 +329,33 @@ def test_a_column_by_a_name_that_readers_use_is_not_taken_for_it(tmp_path):
     (row,) = read_rows(tmp_path / "a.csv")
     with pytest.raises(DataError, match=r"no column 'where' for data.columns.label"):
         columns_of("label", {"label": "where"}, row)
+
+
+def test_rows_of_an_array_are_told_by_the_line_they_begin_on(tmp_path):
+    rows = [{"text": "a", "of": [1, 2]}, {"text": "b\n"}, {"text": "c"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
+    lines = (tmp_path / "a.json").read_text().splitlines()
+    starts = [number for number, line in enumerate(lines, 1) if line == "  {"]
+    assert [row["where"] for row in read_rows(tmp_path / "a.json")] == [f"a.json:{line}" for line in starts]
+    (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": "b"},\n3, {"text": "c"}]')
+    places = [row["where"] for row in read_rows(tmp_path / "a.json")]
+    assert places == ["a.json:1", "a.json:1, row 2", "a.json:2", "a.json:2, row 4"]
+
+
+def test_objects_a_line_in_a_json_file_are_told_their_format(tmp_path):
+    (tmp_path / "a.json").write_text('{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(DataError, match=r"a.json:2: not JSON: Extra data .*; one object a line is data.format=jsonl"):
+        read_rows(tmp_path / "a.json")
+
+
+def test_bytes_in_a_parquet_file_are_texts(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": pa.array(["caf\u00e9".encode(), b"\xff"], pa.binary())}), path)
+    good, bad = read_rows(path)
+    assert good == {"text": "caf\u00e9", "where": "a.parquet:1"}
+    assert problems_of(bad["fault"])[0].code == "E104"
+
+
+def test_a_home_that_there_is_not(tmp_path):
+    with pytest.raises(DataError, match="home directory; give the path in full"):
+        readers.read_rows(Path("~nobody-of-this-name/train.csv"))

@@ -208,3 +208,21 @@ def test_what_is_to_be_answered_needs_no_answer():
 )
 def test_columns_of_another_file_count_where_this_one_has_them(given, here):
     assert columns_here(given, AT | {"a": "x", "b": "y", "0": "z"}) == here
+
+
+def test_what_is_missing_in_a_list_is_no_label():
+    assert ROLES["labels"].read(AT | {"labels": ["b", None, "a"]}, ["labels"]) == {"labels": ["a", "b"]}
+    with pytest.raises(DataError, match="turn 2 of column 'acts' has no label"):
+        ROLES["acts"].read(AT | {"acts": ["ask", None]}, ["acts"])
+
+
+@pytest.mark.parametrize("role", ["text", "source", "references"])
+def test_an_object_is_no_text(role):
+    (name,) = ROLES[role].column
+    with pytest.raises(DataError, match=f"column '{name}' holds objects, not texts"):
+        ROLES[role].read(AT | {name: {"en": "x"}}, [name])
+
+
+def test_a_number_too_large_for_any_is_no_number():
+    with pytest.raises(DataError, match="is not a number"):
+        ROLES["number"].read(AT | {"target": 10**400}, ["target"])

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from permafrost.data.rows import keep, select, writing
+from permafrost.errors import DataError
 
 ROWS = pa.table({"where": [f"a.csv:{i}" for i in range(10)], "text": [f"text {i}" for i in range(10)]})
 
@@ -65,3 +66,18 @@ def test_rows_are_selected_by_their_positions_and_stay_in_order(size, tmp_path):
     assert list(select(rows, [7, 2, 3], tmp_path)) == ROWS.take([2, 3, 7]).to_pylist()
     assert select(rows, [], tmp_path).num_rows == 0
     assert select(rows, range(10), tmp_path) is rows
+
+
+def test_rows_of_other_columns_are_told(tmp_path):
+    """As of two files of a mixture, of which one has pairs."""
+    pairs = pa.table({"where": ["b.csv:2"], "text": ["x"], "text_pair": ["y"]})
+    with pytest.raises(DataError, match=r"b.csv:2: rows of text, text_pair after rows of text; give them the same"):
+        keep([ROWS, pairs], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_and_its_text_are_kept_apart(tmp_path):
+    number, text = (pa.table({"where": ["f:1"], name: [value]}) for name, value in (("target", 3.0), ("label", "3.0")))
+    first, second = keep([number], tmp_path), keep([text], tmp_path)
+    assert first.path != second.path
+    assert (first["target"].to_pylist(), second["label"].to_pylist()) == ([3.0], ["3.0"])

@@ -145,6 +145,43 @@ def test_texts_too_long_to_read_or_to_write(tmp_path):
     assert all(problem["code"] == "W401" and "task.decoding.max_new_tokens=" in problem["fix"] for problem in problems)
 
 
+def test_of_several_windows_only_what_is_longer_is_cut(tmp_path):
+    asked = settings_of("classification")
+    asked = asked.model_copy(update={"data": asked.data.model_copy(update={"max_windows": 3})})
+    rows = [*labelled(12), ("sun " * 900, "warm"), ("sun " * 2000, "warm")]
+    _, problems, _ = checked(tmp_path, asked, WHOLE["classification"] | {"train.csv": as_csv(rows)})
+    (told,) = [problem for problem in problems if problem["code"] == "W401"]
+    assert told["where"] == "train.csv:15"
+    room = 511 + 2 * (511 - 511 // 8)
+    assert told["message"].endswith(f"and the model reads {room:,} of a row")
+    assert told["fix"] == "data.max_windows=6"
+
+
+def test_what_ends_the_reading_is_told_beside_what_was_found_before(tmp_path):
+    files = WHOLE["classification"] | {"train.csv": f"{CSV}one,two,three\n", "validation.csv": "text,label\n ,warm\n"}
+    _, problems, _ = checked(tmp_path, "classification", files)
+    assert [problem["code"] for problem in problems if problem["severity"] == "error"] == ["E201", "E505"]
+
+
+def test_a_split_that_loses_all_its_rows_is_told(tmp_path):
+    asked = settings_of("classification")
+    missing = asked.cleaning.missing.model_copy(update={"label": "drop"})
+    asked = asked.model_copy(update={"cleaning": asked.cleaning.model_copy(update={"missing": missing})})
+    _, problems, _ = checked(tmp_path, asked, WHOLE["classification"] | {"test.csv": "text,label\nsome words,\n"})
+    (told,) = [problem for problem in problems if problem["severity"] == "error"]
+    assert (told["code"], told["fix"]) == ("E505", "data.test has none that can be used")
+
+
+def test_a_label_whose_rows_are_all_copies_of_test_rows_is_told(tmp_path):
+    (text,) = texts(1, 200)
+    train, test = f"{CSV}{text},rare\n", f"{HELD_OUT}{text},rare\n"
+    _, problems, _ = checked(
+        tmp_path, "classification", WHOLE["classification"] | {"train.csv": train, "test.csv": test}
+    )
+    (told,) = [problem for problem in problems if problem["severity"] == "error"]
+    assert (told["code"], told["fix"]) == ("E502", "its rows in train were left out as copies; give others")
+
+
 def test_parallel_files_that_do_not_fit(tmp_path):
     for name, content in {"a.en": "one\ntwo\n\nfour\n", "a.de": "eins\nzwei\ndrei\n"}.items():
         (tmp_path / name).write_text(content)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from permafrost.data.tokens.windows import OVERLAP
+from permafrost.data.tokens.windows import room_for
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError
 from permafrost.tasks.base import Encoding, stacked
@@ -41,9 +41,7 @@ def read_whole(parts: Sequence[Passage], encoding: Encoding) -> list[Passage]:
     """The passages, those of more tokens than the run reads cut at a blank: what is shown as evidence has been read."""
     if not parts:
         return []
-    limit = encoding.max_length - 1  # and the end of text
-    if encoding.max_windows > 1:
-        limit = encoding.max_windows * (limit - limit // OVERLAP)
+    limit = room_for(encoding.max_length - 1, encoding.max_windows)  # and the end of text
     texts = [part.text for part in parts]
     given = encoding.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     found = []

@@ -49,11 +49,8 @@ def examined(settings: DataSettings, notes: Notes) -> Card:
     window = min(settings.data.max_length or window, window)
     lengths = {name: token_lengths(of_split, tokenizer) for name, of_split in rows.items()}
     max_new_tokens = settings.task.decoding.max_new_tokens
-    for problem in (
-        *long_rows(rows, lengths, window, data.max_windows),
-        *long_pairs(rows, tokenizer, window, max_new_tokens),
-    ):
-        notes.log.add(problem)
+    notes.log.add(*long_rows(rows, lengths, window, data.max_windows))
+    notes.log.add(*long_pairs(rows, tokenizer, window, max_new_tokens))
     return card_of(rows, notes, lengths, window)
 
 

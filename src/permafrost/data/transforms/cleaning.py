@@ -26,7 +26,7 @@ TAGS = (
 FLAGS = "async|autoplay|checked|controls|defer|disabled|hidden|loop|multiple|noshade|nowrap|readonly|required|selected"
 ATTRIBUTE = rf"""\s+(?:[\w:-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s<>"']+)|{FLAGS})"""
 # By name, and with attributes alone: `<unk>`, `a < b` and `a<b and c>d` are texts.
-TAG = re.compile(rf"</?(?:{TAGS})(?:{ATTRIBUTE})*\s*/?\s*>", re.IGNORECASE)
+TAG = re.compile(rf"</?(?:{TAGS})(?:{ATTRIBUTE})*\s*(?:/\s*)?>", re.IGNORECASE)
 HIDING = re.compile(r"<(script|style)\b[^<>]*>|<!--", re.IGNORECASE)
 CLOSING = {name: re.compile(f"</{name}>", re.IGNORECASE) for name in ("script", "style")} | {"": re.compile("-->")}
 # As in `#39;s`. Numbers are those of quotes, accented letters and dashes: `PR #1234;` is a text, and so is `an amp; `.
