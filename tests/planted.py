@@ -188,6 +188,7 @@ VALUES = [
     Fault("not a number", "E402", "train.csv:4", "0.25", csv_with(4, "words,nan", TARGETS), "regression"),
     Fault("half a character", "E403", ":7", "mend", jsonl_with(7, '{"text": "\\ud83d", "label": "warm"}')),
     Fault("nothing to write", "E404", ":2", "fill it in", jsonl_with(2, '{"source": "x"}', PAIRS), "generation"),
+    Fault("an object for a text", "E408", ":4", "a text", jsonl_with(4, '{"text": {"en": "x"}, "label": "warm"}')),
     Fault("one turn", "E405", ":3", "two or more", jsonl_with(3, '{"turns": ["x"]}', DIALOGUES), "dialogue"),
     Fault("an empty turn", "E405", ":4", "fill it in", jsonl_with(4, '{"turns": ["x", ""]}', DIALOGUES), "dialogue"),
     Fault("one act", "E406", ":5", "each turn", jsonl_with(5, '{"turns": ["x", "y"], "act": "a"}', DIALOGUES), "acts"),

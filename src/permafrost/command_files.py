@@ -84,7 +84,7 @@ def named_columns(text: list[str] | None, label: str | None) -> dict[str, Any]:
 def by_options(told: str) -> str:
     """With the options of this command in place of a run's keys."""
     options = dict.fromkeys(TEXTS, "--text") | dict.fromkeys(LABELS, "--label")
-    told = re.sub(r"data\.columns\.(\w+)(=?)", lambda key: options[key[1]] + " " * len(key[2]), told)
+    told = re.sub(rf"data\.columns\.({'|'.join(options)})\b(=?)", lambda key: options[key[1]] + " " * len(key[2]), told)
     return re.sub(r"data\.format(=?)", lambda key: "--format" + " " * len(key[1]), told)
 
 
@@ -172,4 +172,9 @@ def write_answers(rows: list[dict[str, Any]], output: Path | None) -> None:
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: as_cell(value) for name, value in row.items()} for row in rows)
+
+
+def as_cell(value: Any) -> Any:
+    """Lists and objects as JSON, which a program can read back."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value

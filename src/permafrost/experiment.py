@@ -30,7 +30,7 @@ from permafrost.runs.fitting import (
     parts_that_fit,
     with_parts_counted,
 )
-from permafrost.runs.resuming import begin, notes_of
+from permafrost.runs.resuming import PARTS, begin, notes_of
 from permafrost.runs.writers import check_writer
 from permafrost.safety.redaction import redacted
 from permafrost.settings.config import read_settings
@@ -109,8 +109,8 @@ def train_and_test(
         module, data = make_modules(settings, prepared, models, stores)
         noted = dict[str, Any]()
         if settings.data.auto_batch:
-            data.parts_per_batch = start.notes.get("parts_per_batch") or parts_that_fit(settings, module, data)
-            noted["parts_per_batch"] = data.parts_per_batch
+            data.parts_per_batch = start.notes.get(PARTS) or parts_that_fit(settings, module, data)
+            noted[PARTS] = data.parts_per_batch
             settings = with_parts_counted(settings, data.parts_per_batch)
         accumulate = data.accumulate(settings.trainer.max_epochs)
         plain_config: Any = redacted(OmegaConf.to_container(cfg, resolve=True))

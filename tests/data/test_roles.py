@@ -219,7 +219,7 @@ def test_what_is_missing_in_a_list_is_no_label():
 @pytest.mark.parametrize("role", ["text", "source", "references"])
 def test_an_object_is_no_text(role):
     (name,) = ROLES[role].column
-    with pytest.raises(DataError, match=f"column '{name}' holds objects, not texts"):
+    with pytest.raises(DataError, match=f"column '{name}' holds an object, not a text"):
         ROLES[role].read(AT | {name: {"en": "x"}}, [name])
 
 

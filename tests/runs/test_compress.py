@@ -314,7 +314,6 @@ def test_a_damaged_artefact_is_refused(trained, cheap):
             ["compression=layer_drop", "compression.recover.alpha=0", "compression.recover.teacher=x"],
             "nothing is learned",
         ),
-        (["compression=layer_drop", "model.attention=bidirectional", "freezing.blocks=1"], "whose blocks are alike"),
         (["compression=mlp_width", "compression.narrow.mlp=0.2,0.5"], "which --sweep tries one by one"),
         (["compression=sparse", "compression.sparsify.method=movement"], "give compression.sparsify.schedule=cubic"),
         (["compression=layer_drop", "compression.drop.share=0.1"], "of 2 blocks 2 would be left"),
@@ -431,7 +430,18 @@ def test_labels_keep_the_thresholds_that_were_chosen(trained, cheap):
     assert made["thresholds"] == described["thresholds"]
 
 
-@pytest.mark.parametrize("override", ["trainer.max_epochs=1", "trainer.devices=2", "freezing=none"])
+def test_what_looks_back_and_ahead_is_refused(trained):
+    from permafrost.runs.compressible import check
+    from permafrost.runs.kept_config import config_of_run
+    from permafrost.settings.config import read_settings
+
+    asked = ["compression=layer_drop", "model.attention=bidirectional", "freezing.blocks=1"]
+    settings = read_settings(config_of_run(trained(), asked))
+    with pytest.raises(ConfigError, match="whose blocks are alike"):
+        check(settings.compression, settings)
+
+
+@pytest.mark.parametrize("override", ["trainer.max_epochs=1", "++trainer.devices=2", "freezing=none"])
 def test_what_recovery_sets_for_itself_is_not_ignored(trained, override):
     done = compress(trained(), "compression=layer_drop", override, code=2)
     assert "learns again as a whole, in this process, for compression.recover.epochs" in str(done.exception)

@@ -421,9 +421,9 @@ def test_weights_alone_are_nothing_to_go_on_from(go, whole):
 
 def test_a_checkpoint_of_an_earlier_version_is_told_of(go, whole, tmp_path):
     content = peek(whole(*RECIPE) / "checkpoints" / "last.ckpt")
-    del content["resume_point"]["logs"]
+    del content["resume_point"]["version"]
     write_sealed(content, tmp_path / "old.ckpt")
-    with pytest.raises(DataError, match=r"old\.ckpt was written by an earlier version, without logs; go on with that"):
+    with pytest.raises(DataError, match=r"old\.ckpt was written by another version of Permafrost; go on with that"):
         go(*RECIPE, f"resume={tmp_path}/old.ckpt", name="of an earlier version")
 
 

@@ -47,7 +47,7 @@ def test_handlers_are_put_back():
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_outside_of_training_the_job_starts_again_at_once(monkeypatch, capsys):
+def test_outside_of_training_the_job_starts_again_at_once(monkeypatch, capfd):
     before = signal.getsignal(signal.SIGUSR1)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     try:
@@ -59,7 +59,7 @@ def test_outside_of_training_the_job_starts_again_at_once(monkeypatch, capsys):
         with pytest.raises(Stopped) as stopped:
             os.kill(os.getpid(), signal.SIGUSR1)
         assert stopped.value.code == 128 + signal.SIGUSR1
-        assert capsys.readouterr().out == "no SLURM job to requeue\n"
+        assert capfd.readouterr().err.endswith("no SLURM job to requeue\n")
     finally:
         signal.signal(signal.SIGUSR1, before)
 

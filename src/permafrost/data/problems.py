@@ -34,6 +34,7 @@ CODES = {
     "E405": "turns that are no dialogue",
     "E406": "labels that do not fit the turns",
     "E407": "words and tags that do not fit, a blank word, or a tag that is none",
+    "E408": "an object where a text is asked for",
     "E501": "too few labels to tell apart",
     "E502": "a label that train has not",
     "E503": "a label that task.labels does not name",

@@ -87,7 +87,8 @@ class RowsWriter:
         if rows.schema != self._schema:
             there, here = _names(self._schema), _names(rows.schema)
             fix = "give them the same ones by data.columns"
-            raise fault("E301", rows[WHERE][0].as_py(), f"rows of {here} after rows of {there}", fix)
+            where = rows[WHERE][0].as_py() if rows.num_rows else ""
+            raise fault("E301", where, f"rows of {here} after rows of {there}", fix)
         self._writer.write_table(rows)
         self.num_rows += rows.num_rows
         columns = [rows[name].to_pylist() for name in rows.column_names if name != WHERE]

@@ -43,7 +43,7 @@ from permafrost.tasks.binding import bind_described
 from permafrost.tasks.language_modeling import LanguageModeling, count_words
 from permafrost.tasks.losses import BinaryCrossEntropy, CrossEntropy, MeanSquared
 from permafrost.tasks.preparation import encode_table, load_tokenizer
-from permafrost.tasks.writing import write_from
+from permafrost.tasks.writing import write, write_from
 
 EVALUATION_TOKENS = 4096  # per batch
 PLAIN_LOSSES = {"regression": MeanSquared, "multi_label": BinaryCrossEntropy}  # cross-entropy for all others
@@ -194,7 +194,8 @@ class Predictor:
         if isinstance(self.task, WritesAnswers):
             rows = table.to_pylist()
             with drawing_from(0):  # as the run itself does: one file has one figure
-                values |= self.task.score(self.written(self.task, rows), rows)
+                written = write(self.task, self.model.transformer, rows, self.encoding)
+            values |= self.task.score(written, rows)
         return {name: float(value) for name, value in values.items()}
 
 

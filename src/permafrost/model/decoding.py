@@ -49,7 +49,7 @@ def streaming(streamer: Any) -> Iterator[None]:
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
     """What is sampled within depends on the seed alone, and leaves what is drawn after it as it was."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
         torch.default_generator.manual_seed(seed)
         if on_gpu:
@@ -119,13 +119,16 @@ def as_language_model(backbone: "GPT2Model") -> "GPT2LMHeadModel":
 
 
 def batches_by_length(prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
-    """Rows of each batch: prompts of like length together, so that few are padded; the longest first."""
+    """Rows of each batch: prompts of like length together, so that few are filled up; the longest first. Where n-grams
+    are not to come twice, of one length: those of the filling would count."""
+    none_filled = decoding.no_repeat_ngram_size > 1
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     batches: list[list[int]] = []
     for row in order:
         longest = len(prompts[batches[-1][0]]) if batches else 0
         room = TOKENS_AT_ONCE // max(1, (longest + decoding.max_new_tokens) * decoding.num_beams)
-        if batches and len(batches[-1]) < max(1, room):
+        fits = len(prompts[row]) == longest or not none_filled
+        if batches and fits and len(batches[-1]) < max(1, room):
             batches[-1].append(row)
         else:
             batches.append([row])

@@ -3,7 +3,7 @@
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "compression.json"
 NOISE_BATCHES = 4
+RECIPE = {"task", "model", "head", "freezing", "optimizer", "scheduler", "loss", "augmentation", "cleaning"}
 Entry = dict[str, Any]
 
 
@@ -69,7 +70,7 @@ def made_by(settings: Settings) -> Entry:
     from permafrost.data.tokens.tokenization import fingerprint
 
     plan = settings.compression.model_dump(exclude={"name", "threads"})
-    recipe = settings.model_dump(exclude={"compression", "logger", "resume", "debug"})
+    recipe = settings.model_dump(include=RECIPE)
     return {"seed": settings.seed, "plan": plan, "recipe": fingerprint(recipe)}
 
 
@@ -267,7 +268,7 @@ def is_made(run_dir: Path, settings: Settings) -> bool:
     return path.exists() and made_by(settings).items() <= json.loads(path.read_text("utf-8")).items()
 
 
-def not_beaten(entries: Sequence[Entry]) -> list[list[str]]:
+def not_beaten(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Of each version in which of the two costs none is better for its quality."""
     from permafrost.compression.measure import frontier
 

@@ -38,7 +38,7 @@ def check(plan: CompressionSection, settings: Settings) -> None:
 def check_overrides(overrides: Sequence[str]) -> None:
     """Of a finished run: raises ConfigError for what its compression does in its own way, however it is set."""
     for override in overrides:
-        key = override.partition("=")[0]
+        key = override.lstrip("+").partition("=")[0]
         if key in OWN_WAY or key.split(".")[0] == "freezing":
             raise ConfigError(
                 f"{override}: what is cut learns again as a whole, in this process, for compression.recover.epochs; "

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from permafrost.training.trunk_pass import Stores
 
 
+PARTS = "parts_per_batch"  # key of the notes, where data.auto_batch has cut batches
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """A checkpoint, or None to begin anew; and what its run noted in it."""
@@ -53,6 +56,7 @@ def begin(run_dir: Path, settings: Settings, cfg: DictConfig, prepared: Mapping[
     start = start_of(settings.resume, run_dir)
     if start.checkpoint is not None:
         same_content(start.notes["content"], content_of(prepared))
+        check_parts(start, settings)
     if is_first_process():
         claim(run_dir, cfg, changes)
     if not settings.trainer.deterministic:
@@ -64,6 +68,20 @@ def begin(run_dir: Path, settings: Settings, cfg: DictConfig, prepared: Mapping[
     if is_first_process():
         cut_back_logs(run_dir, start.logs)  # of a start that ended before its first checkpoint all is forgotten
     return start
+
+
+def check_parts(start: Start, settings: Settings) -> None:
+    """What is done of an epoch is counted in the parts that batches were cut into.
+
+    Raises:
+        ConfigError: the run was begun with data.auto_batch and goes on without, or the other way round.
+    """
+    begun = PARTS in start.notes
+    if begun != settings.data.auto_batch:
+        raise ConfigError(
+            f"data.auto_batch={str(settings.data.auto_batch).lower()}: the run was begun with {str(begun).lower()}, by "
+            "which its batches are counted; give the same, or begin anew in another hydra.run.dir"
+        )
 
 
 def check_claim(run_dir: Path, settings: Settings, cfg: DictConfig) -> Changes:

@@ -158,12 +158,10 @@ class DataModule(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         progress = self.attached.fit_loop.epoch_loop.batch_progress.current
-        parts = self.parts_per_batch
-        return {"epoch": self.attached.current_epoch, "batches_done": progress.completed, "parts_per_batch": parts}
+        return {"epoch": self.attached.current_epoch, "batches_done": progress.completed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A checkpoint is made between steps, so that whole batches are done, whatever they are cut into now."""
-        self.resume_at = (state["epoch"], state["batches_done"] // state["parts_per_batch"] * self.parts_per_batch)
+        self.resume_at = (state["epoch"], state["batches_done"])
 
     def longest_batch(self) -> PlannedBatch:
         """Of the first epoch the one that takes most memory, or its largest part."""

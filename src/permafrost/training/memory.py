@@ -35,8 +35,7 @@ def told_what_to_set(module: Any, max_tokens_per_batch: int, *, tries_first: boo
             told = str(error).splitlines()[0].rstrip(".")
             raise ResourceError(f"{told}; memory may have run out: set a smaller data.num_workers") from error
         if isinstance(error, PermafrostError) and str(error).startswith("Caught "):  # in a loader's worker
-            *_, last = str(error).rstrip().splitlines()
-            raise type(error)(last.partition(": ")[2]) from error
+            raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].rstrip()) from error
         if not is_out_of_memory(error):
             raise
         raise ResourceError(advice(module.batch_shape, max_tokens_per_batch, tries_first=tries_first)) from error

@@ -48,9 +48,13 @@ class StopRequests:
 def requeue_at_signal(*, is_first: bool) -> None:
     """Outside of training, where there is no step to finish: the job starts again with its last checkpoint."""
 
+    owner = os.getpid()
+
     def now(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a loader's worker, which inherits this
+            return
         if is_first:
-            print(requeue_job())
+            os.write(2, f"{requeue_job()}\n".encode())  # print would fail where the signal came within a print
         raise Stopped(number)
 
     if REQUEUE and threading.current_thread() is threading.main_thread():

@@ -258,7 +258,7 @@ def _text(row: Row, name: str) -> str:
 
 def _text_of(value: Any, row: Row, name: str) -> str:
     if isinstance(value, Mapping):
-        raise fault("E301", row["where"], f"column {name!r} holds objects, not texts", "give a column of texts", value)
+        raise fault("E408", row["where"], f"column {name!r} holds an object, not a text", "give a text", value)
     return _checked(as_text(value), row, name)
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from permafrost.errors import DataError
+from permafrost.storage.atomic import complete_or_absent
 from permafrost.training.checkpoints import NEXT, check_room, shift
 from permafrost.training.loggers import sizes_of_logs
 from permafrost.training.processes import gathered
@@ -21,6 +22,7 @@ from permafrost.training.sealed import fault_of, peek
 from permafrost.training.stopping import REQUEUE, Stopped, StopRequests, requeue_job
 
 STATE = "resume_point"  # key in a checkpoint
+VERSION = 2  # raise it when a checkpoint holds other things
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -92,6 +94,7 @@ class ResumePoint(Callback):
             "seen": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "logs": sizes_of_logs(self.directory.parent),
             "notes": self.notes,
+            "version": VERSION,
         }
         # Of the batch that is about to begin, which will begin again: Lightning would take the epoch for done.
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
@@ -153,8 +156,8 @@ def best_is_here_(state: dict[str, Any], directory: Path) -> None:
         return
     there, here = Path(state["best_model_path"]), directory / Path(state["best_model_path"]).name
     if there.exists() and not here.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.copy(there, here)
+        with complete_or_absent(here) as partial:
+            shutil.copy(there, partial)
     if here.exists():
         moved = {str(directory / Path(path).name): score for path, score in state["best_k_models"].items()}
         kth = str(directory / Path(state["kth_best_model_path"]).name) if state["kth_best_model_path"] else ""
@@ -172,10 +175,10 @@ def state_in(checkpoint: Path) -> dict[str, Any]:
     if STATE not in content:
         raise DataError(f"{checkpoint} holds no state to go on from; give a run directory, or its last.ckpt")
     state = content[STATE]
-    if missing := {"notes", "logs"} - state.keys():
+    if state.get("version") != VERSION:
         raise DataError(
-            f"{checkpoint} was written by an earlier version, without {' and '.join(sorted(missing))}; "
-            "go on with that version, or train again in another hydra.run.dir"
+            f"{checkpoint} was written by another version of Permafrost; go on with that version, or train again in "
+            "another hydra.run.dir"
         )
     return state
 
