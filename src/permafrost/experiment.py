@@ -30,7 +30,7 @@ from permafrost.runs.fitting import (
     parts_that_fit,
     with_parts_counted,
 )
-from permafrost.runs.resuming import PARTS, begin, notes_of
+from permafrost.runs.resuming import PARTS, Start, begin, notes_of
 from permafrost.runs.writers import check_writer
 from permafrost.safety.redaction import redacted
 from permafrost.settings.config import read_settings
@@ -107,14 +107,10 @@ def train_and_test(
         stores = open_stores(settings, modes, prepared, models, in_sweep=sweep is not None)
     with clock.stage("setup"):
         module, data = make_modules(settings, prepared, models, stores)
-        noted = dict[str, Any]()
-        if settings.data.auto_batch:
-            data.parts_per_batch = start.notes.get(PARTS) or parts_that_fit(settings, module, data)
-            noted[PARTS] = data.parts_per_batch
-            settings = with_parts_counted(settings, data.parts_per_batch)
+        settings, parts = cut_to_memory_(settings, module, data, start)
         accumulate = data.accumulate(settings.trainer.max_epochs)
         plain_config: Any = redacted(OmegaConf.to_container(cfg, resolve=True))
-        notes = notes_of(settings, prepared, stores) | noted
+        notes = notes_of(settings, prepared, stores) | parts
         trainer = make_trainer(
             settings, prepared, run_dir, plain_config, accumulate=accumulate, sweep=sweep, notes=notes
         )
@@ -134,6 +130,14 @@ def train_and_test(
             result["compression"] = [compress(run_dir, settings)]
         close_loggers(trainer, run_dir)
     return result
+
+
+def cut_to_memory_(settings: Settings, module: Any, data: Any, start: Start) -> tuple[Settings, dict[str, int]]:
+    """With data.auto_batch batches are cut into the parts that memory holds; how many is noted for a resumed run."""
+    if not settings.data.auto_batch:
+        return settings, {}
+    data.parts_per_batch = start.notes.get(PARTS) or parts_that_fit(settings, module, data)
+    return with_parts_counted(settings, data.parts_per_batch), {PARTS: data.parts_per_batch}
 
 
 def answers_to_test_rows(
