@@ -22,7 +22,7 @@ from stated import RESULTS, ROOT, hardware
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
-from permafrost.model.decoding import TOKENS_AT_ONCE, Decoding, generate
+from permafrost.model.decoding import Decoding, batches_by_length, generate
 from permafrost.training.hardware import keep_freed_buffers, use_all_cores
 
 PROMPTS, LONGEST_PROMPT, NEW_TOKENS = 96, 96, 32  # rows; tokens
@@ -70,7 +70,7 @@ def main() -> None:
 def measured_pairs(model: Path, decoding: Decoding, pairs: int) -> list[dict[str, Any]]:
     prompts, end = prompts_of(model)
     backbone = load_backbone(str(model), load_config(str(model)), pretrained=True).eval()
-    stock = GPT2LMHeadModel.from_pretrained(model).eval()
+    stock: Any = GPT2LMHeadModel.from_pretrained(model, dtype=torch.float32).eval()  # else that of its file
     sides: dict[str, Callable[[], Written]] = {
         "ours": lambda: generate(backbone, prompts, decoding, end_token_id=end),
         "peer": lambda: stock_texts(stock, prompts, decoding, end),
@@ -100,10 +100,11 @@ def prompts_of(model: Path) -> tuple[Written, int]:
 
 @torch.inference_mode()
 def stock_texts(model: GPT2LMHeadModel, prompts: Written, decoding: Decoding, end: int) -> Written:
-    """As many rows at once as permafrost has of the longest prompts."""
-    rows = TOKENS_AT_ONCE // ((LONGEST_PROMPT + decoding.max_new_tokens) * decoding.num_beams)
-    batches = [prompts[start : start + rows] for start in range(0, len(prompts), rows)]
-    return [text for batch in batches for text in stock_batch(model, batch, decoding, end)]
+    """In the same batches of like length as permafrost's."""
+    texts: dict[int, list[int]] = {}
+    for rows in batches_by_length(prompts, decoding):
+        texts |= zip(rows, stock_batch(model, [prompts[row] for row in rows], decoding, end), strict=True)
+    return [texts[row] for row in range(len(prompts))]
 
 
 def stock_batch(model: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, end: int) -> Written:

@@ -11,7 +11,11 @@ if "TEST_ON_GPU" not in os.environ:  # make test-gpu
 
 import pytest
 import torch
+from hypothesis import settings
 
+# The same examples each time, however long a busy machine takes for one.
+settings.register_profile("here", deadline=None, derandomize=True, database=None)
+settings.load_profile("here")
 torch.set_num_threads(1)  # the models are too small for more, and the machine may be busy
 
 SHARED = Path(__file__).parents[2] / "shared"

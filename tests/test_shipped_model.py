@@ -1,11 +1,13 @@
 """The mini model that comes with the project: small, whole, documented, and loaded by plain Transformers."""
 
+import json
 import math
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
-import pytest
 import torch
 
+import permafrost
 from permafrost.model.backbone import SHIPPED
 
 MINI = SHIPPED["mini"]
@@ -39,7 +41,11 @@ def test_plain_transformers_loads_it_and_it_has_learned():
     assert loss(shuffled) > loss(text) + 1
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_it_is_package_data(name):
-    assert (MINI / name).is_file()
-    assert Path("src") / "permafrost" in MINI.relative_to(Path(__file__).parents[1]).parents
+def test_everything_that_is_no_code_is_package_data():
+    package, project = Path(permafrost.__file__).parent, Path(__file__).parents[1]
+    declared = re.search(r"^permafrost = (\[.*\])$", (project / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    files = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
+    no_code = [path for path in files if path.suffix not in (".py", ".pyc")]
+    assert Path("model/mini/model.safetensors") in no_code
+    patterns = json.loads(declared[1])
+    assert [path for path in no_code if not any(PurePosixPath(path).match(pattern) for pattern in patterns)] == []

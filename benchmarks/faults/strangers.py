@@ -8,7 +8,7 @@ from faults.tiny_runs import tiny_overrides
 def strangers(root: Path) -> list[str]:
     """Files and overrides that name code, as the program answers them; a secret, looked for in what a run leaves."""
     from tests.runs.test_resume import secret_found
-    from tests.test_trust import FILES, OVERRIDES, refused_unrun
+    from tests.safety.test_trust import FILES, OVERRIDES, refused_unrun
 
     files = [refused_unrun(root / f"file-{number}", content) for number, content in enumerate(FILES.values())]
     typed = [refused_unrun(root / f"override-{number}", None, line) for number, line in enumerate(OVERRIDES)]

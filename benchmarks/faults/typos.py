@@ -8,7 +8,7 @@ from pathlib import Path
 
 def typos(root: Path) -> list[str]:
     """Slips of one letter in every key of every option, as the program answers them."""
-    from tests.test_suggestions import slipped_commands
+    from tests.settings.test_suggestions import slipped_commands
 
     typed = list(slipped_commands(random.Random(0)))
     with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:

@@ -1,8 +1,11 @@
 """Sizes, intervals and frontiers, by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from permafrost.compression import measure
 from permafrost.compression.measure import bootstrap, frontier, latency, resident_mb, size_mb
 
 
@@ -38,16 +41,13 @@ def test_the_frontier_is_what_no_other_beats(costs, qualities, expected):
     assert frontier(costs, qualities) == expected
 
 
-def test_latency_is_the_middle_and_nearly_the_longest():
-    calls = iter([0.0] * 3 + [0.001] * 9 + [0.02] * 20)
-
-    def wait():
-        import time
-
-        time.sleep(next(calls))
-
-    found = latency(wait, repeats=10)
-    assert 1 <= found.p50_ms < 10 < found.p95_ms
+def test_latency_is_the_middle_and_nearly_the_longest(monkeypatch):
+    spans = [0.001] * 9 + [0.020]
+    ticks = iter([tick for span in spans for tick in (0.0, span)])
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    found = latency(lambda: None, repeats=10)
+    assert found.p50_ms == pytest.approx(1)
+    assert found.p95_ms == pytest.approx(float(np.quantile([1] * 9 + [20], 0.95)))
 
 
 def test_resident_memory_grows_with_what_is_held():

@@ -432,20 +432,21 @@ def test_where_it_cannot_be_written_the_error_says_so(tmp_path):
 
 
 def test_of_two_processes_one_builds_and_the_other_waits_and_reads(tmp_path):
-    both_there = multiprocessing.get_context("fork").Barrier(2)
+    forking = multiprocessing.get_context("fork")
+    both_there, other_waits = forking.Barrier(2), forking.Event()
 
-    def slowly() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    def until_waited_for() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         for part in parts():
-            time.sleep(0.1)
+            assert other_waits.wait(20)
             yield part
 
     def open_or_build() -> None:
         both_there.wait()
         directory, waited = directory_of(tmp_path), []
-        with sole_builder(directory, lambda: waited.append(True)):
+        with sole_builder(directory, lambda: waited.append(True) or other_waits.set()):
             store, built = open_entry(directory), False
             if store is None:
-                write(tmp_path, states=slowly())
+                write(tmp_path, states=until_waited_for())
                 store, built = opened(directory), True
         report = {"built": built, "waited": bool(waited), "states": store.padded(np.arange(4)).tolist()}
         (tmp_path / f"{os.getpid()}.json").write_text(json.dumps(report))

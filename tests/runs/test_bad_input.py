@@ -196,3 +196,20 @@ def test_a_diverged_run_fails_with_5(run_tiny):
     with pytest.raises(PermafrostError, match="the run diverged") as raised:
         run_tiny("optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "trainer.max_epochs=3")
     assert raised.value.exit_code == 5
+
+
+DIVERGES = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "trainer.max_epochs=3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "code", "told"),
+    [(["resume=must"], 4, "resume=must: no checkpoint in"), (DIVERGES, 5, "the run diverged")],
+    ids=["resources", "training"],
+)
+@pytest.mark.parametrize("debug", ["false", "true"])
+def test_the_program_ends_with_its_failures_code(tiny, tmp_path, given, code, told, debug):
+    done = command(*tiny, *given, f"debug={debug}", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert ("Traceback (most recent call last)" in done.stderr) is (debug == "true")

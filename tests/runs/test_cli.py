@@ -1,5 +1,6 @@
 """`permafrost predict`, `evaluate` and `report` on a finished run."""
 
+import csv
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from permafrost.cli import app
+from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, DataError, ResourceError
 
 
@@ -28,7 +30,14 @@ def test_predict_answers_a_file(finished_run, data_dir, tmp_path, suffix):
     _, run_dir = finished_run
     output = tmp_path / f"answers.{suffix}"
     invoke("predict", run_dir, "--input", data_dir / "test.csv", "--output", output)
-    assert len(output.read_text().splitlines()) == 16 + (suffix == "csv")
+    with (data_dir / "test.csv").open(newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    written = output.read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in written] if suffix == "jsonl" else list(csv.DictReader(written))
+    expected = Predictor(run_dir / "model").predict(texts)
+    assert [row["text"] for row in rows] == texts
+    assert [row["label"] for row in rows] == [answer["label"] for answer in expected]
+    assert [float(row["score"]) for row in rows] == pytest.approx([answer["score"] for answer in expected], abs=1e-5)
 
 
 def test_evaluate_gives_the_runs_own_test_figures(finished_run, data_dir):

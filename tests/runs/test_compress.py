@@ -457,6 +457,18 @@ def test_what_was_made_by_another_recipe_is_not_taken_for_this(trained):
     assert made() == made() != made("optimizer.lr=3e-3")
 
 
+def test_the_lesson_is_the_plans(trained):
+    from permafrost.compression.distillation import Lesson
+    from permafrost.runs.kept_config import config_of_run
+    from permafrost.runs.recover import lesson_of
+    from permafrost.settings.config import read_settings
+
+    how = {"alpha": 0.25, "temperature": 3.0, "hidden": 0.5}
+    given = [f"compression.recover.{name}={value}" for name, value in how.items()]
+    plan = read_settings(config_of_run(trained(), ["compression=layer_drop", *given])).compression
+    assert lesson_of(plan) == Lesson(**how)
+
+
 def test_only_what_was_measured_alike_is_compared():
     def entry(name, threads):
         return {"metric_name": name, "threads": threads}

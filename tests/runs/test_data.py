@@ -92,7 +92,7 @@ def test_a_run_without_cleaning_asks_as_it_is(finished_run):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_34_cleaned_widened_and_sampled_rows_give_the_same_run_again(workers, run_tiny):
-    how = ["cleaning=default", "augmentation=eda", "data.balance=sampling", "trainer.max_epochs=1"]
+    how = ["cleaning=default", "augmentation=eda", "data.balance=sampling", "trainer.max_epochs=1", "store=off"]
     first, _ = run_tiny(*how, name="first")
     again, _ = run_tiny(*how, f"data.num_workers={workers}", name="again")
     assert again["validation"] == first["validation"]
@@ -115,7 +115,7 @@ def test_words_of_sentences_are_widened_with_their_tags(run_tiny, of_task):
     assert result["status"] == "done"
 
 
-def test_classes_are_evened_out_in_the_loss(run_tiny, monkeypatch):
+def test_classes_are_evened_out_in_the_loss(run_tiny, train_with, monkeypatch):
     from permafrost.runs import fitting
 
     built = []
@@ -123,9 +123,10 @@ def test_classes_are_evened_out_in_the_loss(run_tiny, monkeypatch):
     monkeypatch.setattr(
         fitting, "build", lambda node, *given, **known: built.append(node) or build(node, *given, **known)
     )
-    run_tiny("data.balance=weights", "trainer.max_epochs=1")
+    train = train_with(*(f"hot more {number},a day,warm,1" for number in range(4)))  # 20 are cold, 24 warm
+    run_tiny(train, "data.balance=weights", "trainer.max_epochs=1")
     (loss,) = [node for node in built if node["_target_"].endswith("CrossEntropy")]
-    assert loss["class_weights"] == pytest.approx([1.0, 1.0])  # warm and cold take turns
+    assert loss["class_weights"] == pytest.approx([44 / 40, 44 / 48])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_rows_of_several_files_stand_in_an_epoch_as_often_as_they_weigh(tmp_path
 @pytest.mark.parametrize("workers", [0, 2])
 def test_34_a_mixture_trains_and_gives_the_same_again(workers, run_tiny, tmp_path):
     how = [*mixture(tmp_path, days=1.0, nights=0.5), "data.test=null", "data.test_fraction=0.3", "trainer.max_epochs=2"]
+    how.append("store=off")
     first, _ = run_tiny(*how, name="first")
     again, _ = run_tiny(*how, f"data.num_workers={workers}", name="again")
     assert first["validation"] == again["validation"]
@@ -248,3 +250,25 @@ def test_one_run_writes_rows_and_another_judges_them(run_tiny, finished_run, dat
     first = (tmp_path / "new.jsonl").read_text()
     CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert (tmp_path / "new.jsonl").read_text() == first  # by the seed
+
+
+@pytest.mark.parametrize(("most", "near", "looks"), [(72, False, True), (71, False, False), (71, True, True)])
+def test_near_copies_are_looked_for_up_to_so_many_rows_and_by_check_data_always(
+    tiny, tmp_path, monkeypatch, most, near, looks
+):
+    from permafrost.data.fields.by_role import Notes
+    from permafrost.runs import reading
+    from permafrost.settings.config import read_settings
+
+    monkeypatch.setattr(reading, "NEAR_ROWS", most)  # 40, 16 and 16 there are
+    settings = read_settings(compose_config(*tiny, f"data.cache_dir={tmp_path}"))
+    reading.read_splits(settings, ("text", "label"), Notes(), near=near)
+    assert (tmp_path / "copies").is_dir() is looks
+
+
+@pytest.mark.parametrize(("most", "are_there"), [(40, True), (39, False)])
+def test_yardsticks_are_of_up_to_so_many_rows(run_tiny, monkeypatch, capsys, most, are_there):
+    monkeypatch.setattr("permafrost.runs.files.YARDSTICK_ROWS", most)
+    _, run_dir = run_tiny("yardsticks=true", "trainer.max_steps=1")
+    assert (run_dir / "yardsticks.json").exists() is are_there
+    assert ("no yardsticks: " in capsys.readouterr().out) is not are_there

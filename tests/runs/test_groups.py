@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from permafrost.settings.config import read_settings
 from tests.runs.conftest import CONF, compose_config
@@ -153,3 +155,47 @@ def test_every_yaml_opens_with_its_command():
         first = next(line for line in path.read_text().splitlines() if not line.startswith("# @package"))
         assert first.startswith(("# python train.py", "# permafrost compress", "# wandb", "# Not an option")), path
     assert files
+
+
+def test_each_element_of_a_gradient_is_clipped_by_itself(run_tiny, monkeypatch):
+    from permafrost.training.module import FineTuning
+
+    seen, clip = [], FineTuning.configure_gradient_clipping
+
+    def largest(optimizer):
+        return max(float(p.grad.abs().max()) for group in optimizer.param_groups for p in group["params"])
+
+    def watched(self, optimizer, *arguments, **named):
+        before = largest(optimizer)
+        clip(self, optimizer, *arguments, **named)
+        seen.append((before, largest(optimizer)))
+
+    monkeypatch.setattr(FineTuning, "configure_gradient_clipping", watched)
+    run_tiny("callbacks=clip_by_value", "trainer.gradient_clip_val=1e-3", "trainer.max_steps=2", "store=off")
+    assert max(before for before, _ in seen) > 1.001e-3
+    assert max(after for _, after in seen) <= 1.001e-3
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_only_where_it_is_asked_for_may_sums_go_in_any_order(run_tiny, monkeypatch, capsys, asked):
+    from permafrost.training.module import FineTuning
+
+    seen, step = set(), FineTuning.training_step
+
+    def watched(self, *given):
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return step(self, *given)
+
+    monkeypatch.setattr(FineTuning, "training_step", watched)
+    run_tiny(f"trainer.deterministic={str(asked).lower()}", "trainer.max_steps=1")
+    assert seen == {asked}
+    assert ("trainer.deterministic=false: kernels may add" in capsys.readouterr().out) is not asked
+
+
+def test_wandbs_sweep_gives_keys_and_values_that_there_are():
+    sweep = yaml.safe_load((CONF / "wandb_sweep.yaml").read_text())
+    for key, of_key in sweep["parameters"].items():
+        for value in of_key.get("values", [of_key.get("min"), of_key.get("max")]):
+            settings = read_settings(compose_config(f"{key}={value}"))
+    assert sweep["metric"]["name"] == f"validation/{settings.task.monitor}"
+    assert (CONF.parent / sweep["program"]).is_file()

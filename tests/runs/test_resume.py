@@ -23,9 +23,10 @@ import torch
 
 from permafrost.errors import ConfigError, DataError, ResourceError
 from permafrost.settings.composing import with_parts
-from permafrost.training.callbacks.resume_point import best_is_here_
+from permafrost.training.callbacks.resume_point import ResumePoint, best_is_here_
 from permafrost.training.callbacks.throughput import Throughput
 from permafrost.training.checkpoints import newest_good
+from permafrost.training.module import FineTuning
 from permafrost.training.sealed import peek, write_sealed
 from permafrost.training.stopping import Stopped
 from tests.runs.conftest import CONF, ROOT, SPLITS, compose_config
@@ -523,16 +524,23 @@ def test_2_the_same_command_goes_on_in_the_same_directory(tiny, tmp_path, sent, 
     done.stdout.close()
 
 
-@pytest.mark.slow
-def test_14_a_second_sigint_does_not_wait(tiny, tmp_path):
-    own = [*tiny, *LONG, f"hydra.run.dir={tmp_path}/run"]
-    process = program(*own, cwd=tmp_path)
-    wait_for_steps(lambda: list(tmp_path.glob("run/metrics.jsonl")), 2, process)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.01)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, out
+def test_14_a_second_sigint_does_not_wait(go, monkeypatch):
+    """Neither for the step nor for a save."""
+    step, save, done = FineTuning.training_step, ResumePoint._save, []
+
+    def interrupted(self, batch, batch_idx):
+        if self.trainer.global_step == 2:
+            done.append("asked")
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            done.append("went on")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(FineTuning, "training_step", interrupted)
+    monkeypatch.setattr(ResumePoint, "_save", lambda self, trainer: done.append("saved") or save(self, trainer))
+    with pytest.raises(Stopped) as raised:
+        go(*RECIPE, name="asked twice")
+    assert (raised.value.code, done[-1]) == (130, "asked")
 
 
 @pytest.mark.slow

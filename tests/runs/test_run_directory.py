@@ -16,6 +16,7 @@ from permafrost.cli import app
 from permafrost.data.tokens.batching import TokenBatching, padding_share, shuffled_batches
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ResourceError
+from permafrost.training.sealed import peek
 from tests.runs.conftest import command
 
 RESULT_KEYS = [
@@ -51,6 +52,45 @@ def test_the_run_directory_is_complete(finished_run):
         "model",
         "predictions.jsonl",
     } <= names
+
+
+@pytest.fixture
+def unlearning(monkeypatch):
+    """From the third epoch on a run goes up its loss."""
+    from permafrost.training.module import FineTuning
+
+    step = FineTuning.training_step
+    monkeypatch.setattr(
+        FineTuning,
+        "training_step",
+        lambda self, batch, number: step(self, batch, number) * (1 if self.current_epoch < 2 else -1),
+    )
+
+
+UNLEARNS = ["store=off", "model.dropout=0", "optimizer.lr=1e-2", "freezing.blocks=0", "scheduler=constant"]
+
+
+@pytest.mark.usefixtures("unlearning")
+@pytest.mark.parametrize(("monitor", "best"), [("loss", min), ("accuracy", max)])
+def test_the_weights_of_the_best_validation_are_tested_and_exported(run_tiny, monitor, best):
+    ends = ["trainer.max_epochs=5", "callbacks.early_stopping=null"]
+    result, run_dir = run_tiny(*UNLEARNS, f"task.monitor={monitor}", *ends)
+    name = f"validation/{monitor}"
+    *during, _ = [line[name] for line in lines(run_dir / "metrics.jsonl") if name in line]
+    assert during[-1] != best(during)
+    assert result["validation"][monitor] == pytest.approx(best(during), abs=1e-6)
+    kept = peek(run_dir / "checkpoints" / "best.ckpt")["state_dict"]
+    exported = load_file(run_dir / "model" / "model.safetensors")
+    names = [name for name in kept if name.startswith("model.transformer.")]
+    assert names
+    assert all(torch.equal(kept[name], exported[name.removeprefix("model.")]) for name in names)
+
+
+@pytest.mark.usefixtures("unlearning")
+def test_a_run_ends_when_validation_has_not_improved_for_so_long(run_tiny):
+    ends = ["trainer.max_epochs=20", "callbacks.early_stopping.patience=2"]
+    result, _ = run_tiny(*UNLEARNS, "task.monitor=loss", *ends)
+    assert 3 <= result["epochs"] <= 5
 
 
 def test_tokens_trained_are_counted_without_padding(finished_run, data_dir, tiny_tokenizer):
@@ -160,8 +200,8 @@ def test_the_same_command_gives_the_same_figures(run_tiny, store):
 
 
 def test_workers_change_nothing(run_tiny):
-    first, _ = run_tiny("trainer.max_epochs=1", name="a")
-    second, _ = run_tiny("trainer.max_epochs=1", "data.num_workers=1", name="b")
+    first, _ = run_tiny("store=off", "trainer.max_epochs=1", name="a")
+    second, _ = run_tiny("store=off", "trainer.max_epochs=1", "data.num_workers=1", name="b")
     assert first["test"] == second["test"]
 
 

@@ -157,6 +157,24 @@ def test_48_a_batch_of_requests_for_several_runs(branches):
     assert second["answers"].keys() == {"numbers"}
 
 
+def test_every_limit_of_the_command_is_the_gates(branches, monkeypatch):
+    from typer.testing import CliRunner
+
+    from permafrost.cli import app
+    from permafrost.deployment import server
+
+    asked = []
+
+    def make(runs, threads, limits):
+        asked.append((threads, limits))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(server, "make_server", make)
+    given = ["--threads=3", "--max-characters=7", "--max-waiting=5", "--max-seconds=2.5", "--batch=4"]
+    CliRunner().invoke(app, ["serve", str(branches["labels"]), f"--port={free_port()}", *given])
+    assert asked == [(3, Limits(max_characters=7, max_waiting=5, max_seconds=2.5, batch=4))]
+
+
 # The gate
 
 

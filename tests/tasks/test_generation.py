@@ -135,8 +135,13 @@ PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [5, 6, 7], [20] * 12]
 def test_batches_write_what_generate_writes_for_each_alone(tiny_config, how):
     torch.manual_seed(1)
     model = GPT2LMHeadModel(tiny_config).eval()
-    torch.nn.init.normal_(model.transformer.wte.weight, std=1.0)  # so that no two tokens are near a tie
-    written = generate(model.transformer, PROMPTS, Decoding(max_new_tokens=8, **how), end_token_id=0)
+    for weight in model.transformer.parameters():  # so that what stands before the last token decides
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.3)
+    decoding = Decoding(max_new_tokens=8, **how)
+    written = generate(model.transformer, PROMPTS, decoding, end_token_id=0)
+    assert any(len(set(row)) > 1 for row in written)  # no echo of the last token
+    assert written != generate(model.transformer, [prompt[-1:] for prompt in PROMPTS], decoding, end_token_id=0)
     for prompt, answer in zip(PROMPTS, written, strict=True):
         alone = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),

@@ -242,16 +242,19 @@ def test_of_two_runs_at_once_one_computes_and_both_read(open_all, part, monkeypa
 def test_who_waits_for_another_run_says_so(open_all, part, said, tmp_path):
     key = trunk_pass.trunk_key(part.backbone, **HOW)
     directory = entry_directory(tmp_path / "store", key, row_digests(SPLITS["train"].input_ids))
-    is_held = multiprocessing.get_context("fork").Event()
+    is_held, is_told = (multiprocessing.get_context("fork").Event() for _ in range(2))
 
     def hold() -> None:
         with sole_builder(directory):
             is_held.set()
-            time.sleep(0.5)
+            is_told.wait(30)
 
     holder = begun(hold)
     assert is_held.wait(30)
-    assert open_all().tokens_computed == 120
+    options = StoreOptions(mode="on", directory=tmp_path / "store", dtype="float32", max_gb=1.0)
+    wanted = what_to_store(part, SPLITS, options, tokenizer="abc")
+    stores = trunk_pass.open_stores({"": wanted}, reads={}, say=lambda line: said.append(line) or is_told.set())
+    assert stores[""].tokens_computed == 120
     assert said == ["store: another run computes train; waiting for it"]
     holder.join(30)
 
