@@ -321,13 +321,12 @@ def test_16_a_signal_to_one_process_stops_all_with_one_checkpoint(training, smal
 def test_a_killed_run_of_two_goes_on_to_the_last_bit(small, tmp_path, processes):
     """Dropout on: each process has random numbers of its own."""
     options = [*small, "model.dropout=0.3", *processes, "trainer.max_epochs=3", "save_every=1"]
-    run([*options, f"hydra.run.dir={tmp_path}/whole"], tmp_path)
-    process = start([*options, f"hydra.run.dir={tmp_path}/killed"], tmp_path)
-    log = tmp_path / "killed" / "metrics.jsonl"
-    wait_for(lambda: process.poll() is not None or (log.exists() and log.read_text().count("train/loss") > 4))
-    process.kill()
-    process.communicate()
-    run([*options, "resume=must", f"hydra.run.dir={tmp_path}/killed"], tmp_path)
+    run([*options, f"hydra.run.dir={tmp_path}/whole"], tmp_path, **watched("whole-run", tmp_path))
+    killed = [*options, f"hydra.run.dir={tmp_path}/killed"]
+    process = start(killed, tmp_path, **watched("killed-run", tmp_path, KILLS="0:7"))
+    process.communicate(timeout=240)
+    assert process.returncode == -signal.SIGKILL
+    run([*killed, "resume=must"], tmp_path, **watched("again", tmp_path))
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
 
 

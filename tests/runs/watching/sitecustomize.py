@@ -3,13 +3,15 @@
 Each appends to WATCHED-RANK.jsonl: of each training batch its step, rows and loss; the count of numbers in each sum
 over the processes (`summed`), in each sending of weights (`sent`), and in what it keeps of the trained weights (`kept`)
 and of their moments (`moments`) where each process has a share; and last whether what joins it to the others is still
-open when it ends (`leaves_open`). With RAISES=RANK:STEP that process fails there; with SPOILS=RANK:STEP its loss is not
+open when it ends (`leaves_open`). With RAISES=RANK:STEP that process fails there, with KILLS=RANK:STEP it is killed;
+with SPOILS=RANK:STEP its loss is not
 a number there, and each step has the sum of the weights, where they are whole.
 """
 
 import atexit
 import json
 import os
+import signal
 import time
 
 import torch.distributed
@@ -53,6 +55,8 @@ def watched_step(self, batch, batch_idx):
         note(kept=sum(mine), moments=sum(v.to_local().numel() for v in states if hasattr(v, "to_local")))
     loss = step(self, batch, batch_idx)
     rank = note(step=number, rows=batch.row_ids.tolist() if batch.loss_scale else [], loss=float(loss), **weights)
+    if os.environ.get("KILLS") == f"{rank}:{number}":
+        os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("RAISES") == f"{rank}:{number}":
         note(raised=time.time())
         raise RuntimeError("planted")
