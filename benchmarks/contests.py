@@ -62,7 +62,7 @@ CONTESTS = {
     ),
     "frozen_mini": Contest(
         title="mini, 4 of 6 blocks frozen, no dropout, ag_news, 3 epochs",
-        dropout=0.0,  # Trainer leaves it on in frozen blocks, where it costs accuracy
+        dropout=0.0,  # Trainer would leave it on in frozen blocks, where it is computed for nothing
         model="mini",
         data="ag_news",
         frozen_blocks=4,

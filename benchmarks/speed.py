@@ -48,7 +48,7 @@ Figures = dict[str, Any]
 # padded lengths vary, and it compiles anew for most of them (peers.py --compile).
 BF16 = "--precision bf16"
 TRAINER_OPTIONS = (BF16, "--attention eager", "--fused-gelu")
-PROBE_ROWS, PROBES, WORTHWHILE = 64, 3, 0.03  # a gain below 3 % may be chance
+PROBE_ROWS, EVALUATED, PROBES, WORTHWHILE = 64, 16, 3, 0.03  # a gain below 3 % may be chance
 EPOCH = Figure("later_epoch_seconds", "an epoch from the second on, with its evaluation, s", 2, compared=True)
 EPOCH_LINE = re.compile(r"(?:(\d+) \| )?\s*epoch (\d+)/\d+ ")  # behind the trial's number, of several at work
 OUTCOME = (
@@ -154,8 +154,7 @@ def measured_pair(
 
 def best_settings(contest: Contest, material: Mapping[str, Any]) -> str:
     """Of Trainer's options those that make an epoch over a few rows faster; kept for each command."""
-    evaluated = PROBE_ROWS // 4
-    few = f"--epochs 2 --max-train-rows {PROBE_ROWS} --max-validation-rows {evaluated} --max-test-rows {evaluated}"
+    few = f"--epochs 2 --max-train-rows {PROBE_ROWS} --max-validation-rows {EVALUATED} --max-test-rows {EVALUATED}"
     base, path = trainer_command(contest, material, 0, few), materials.OUTPUTS / "speed" / "settings.json"
     name = f"{contest.side_by_side} at a time: {base}"
     known = json.loads(path.read_text()) if path.exists() else {}

@@ -8,16 +8,8 @@ from typing import Annotated
 
 import typer
 
-from permafrost.command_files import (
-    check_labels,
-    check_output,
-    read_document,
-    read_table,
-    rows_to_answer,
-    tell,
-    with_answer,
-    write_answers,
-)
+from permafrost import command_files
+from permafrost.command_files import tell
 from permafrost.errors import ConfigError, DataError, PermafrostError, ResourceError
 from permafrost.safety.redaction import redacted_text
 
@@ -56,22 +48,17 @@ def predict(
     """Answer one text, or every row of a file."""
     from permafrost.deployment.predictor import Predictor
 
-    if (text is None) == (input is None):
-        raise ConfigError(
-            'give either a text or a file: permafrost predict RUN "text", or RUN --input FILE --output FILE'
-        )
-    if text is not None and output is not None:
-        raise ConfigError("--output is for the rows of a file (--input); the answer to a text is printed")
-    check_output(output)
+    command_files.check_asked(text, input, output)
     predictor = Predictor(run, say=tell)
     if text is not None:
         print(json.dumps(predictor.predict([text], None if pair is None else [pair])[0], ensure_ascii=False))
         return
     assert input is not None
     roles, own = predictor.task.roles, predictor.files
-    table = read_table(input, roles, text_column, own=own, file_format=file_format, only_asked=True)
-    answers = predictor.answer(rows_to_answer(predictor.task, table))
-    write_answers([with_answer(row, answer) for row, answer in zip(table.to_pylist(), answers, strict=True)], output)
+    table = command_files.read_table(input, roles, text_column, own=own, file_format=file_format, only_asked=True)
+    answers = predictor.answer(command_files.rows_to_answer(predictor.task, table))
+    rows = [command_files.with_answer(*both) for both in zip(table.to_pylist(), answers, strict=True)]
+    command_files.write_answers(rows, output)
 
 
 @app.command()
@@ -89,8 +76,8 @@ def evaluate(
 
     predictor = Predictor(run, say=tell)
     roles, own = predictor.task.roles, predictor.files
-    table = read_table(data, roles, text_column, label_column, own=own, file_format=file_format)
-    check_labels(predictor.task, table)
+    table = command_files.read_table(data, roles, text_column, label_column, own=own, file_format=file_format)
+    command_files.check_labels(predictor.task, table)
     print(json.dumps(predictor.evaluate(table), indent=2))
 
 
@@ -106,7 +93,7 @@ def review(
     from permafrost.deployment.predictor import Predictor
     from permafrost.deployment.review import review
 
-    text = read_document(document)
+    text = command_files.read_document(document)
     for found in review(Predictor(run), text, top=top, min_score=min_score, categories=category):
         print(json.dumps(found, ensure_ascii=False))
 
@@ -208,14 +195,14 @@ def synthesize(
     from permafrost.deployment.predictor import Predictor
     from permafrost.deployment.synthesis import synthesize
 
-    check_output(output)
+    command_files.check_output(output)
     of_writer, of_judge = Predictor(writer), Predictor(judge)
-    known = read_table(train, ["text"], text_column, own=of_judge.files)["text"].to_pylist()
+    known = command_files.read_table(train, ["text"], text_column, own=of_judge.files)["text"].to_pylist()
     how = {"per_label": per_label, "candidates": candidates, "seed": seed}
     rows, refused = synthesize(of_writer, of_judge, known, **how)
     if not rows:
         raise DataError(f"no row is left of what {writer} wrote: {dict(refused)}; train it longer, or on more rows")
-    write_answers(rows, output)
+    command_files.write_answers(rows, output)
     reasons = "".join(f", {count:,} {why}" for why, count in refused.items() if count)
     print(f"{len(rows):,} rows in {output}; refused{reasons.removeprefix(',') or ' none'}", file=sys.stderr)
 

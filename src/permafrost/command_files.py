@@ -146,6 +146,20 @@ def read_document(path: Path) -> str:
     return text
 
 
+def check_asked(text: str | None, file: Path | None, output: Path | None) -> None:
+    """
+    Raises:
+        ConfigError: there is not one of a text and a file, or the answers cannot be written.
+    """
+    if (text is None) == (file is None):
+        raise ConfigError(
+            'give either a text or a file: permafrost predict RUN "text", or RUN --input FILE --output FILE'
+        )
+    if text is not None and output is not None:
+        raise ConfigError("--output is for the rows of a file (--input); the answer to a text is printed")
+    check_output(output)
+
+
 def check_output(output: Path | None) -> None:
     """Before anything is answered.
 

@@ -18,7 +18,7 @@ from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.data.transforms.cleaning import Cleaner, Steps
 from permafrost.deployment.export import DESCRIPTION
 from permafrost.deployment.sessions import graph_in
-from permafrost.errors import ConfigError, DataError, ResourceError
+from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import ActivationStore, row_digests, trunk_key
 from permafrost.model.backbone import load_backbone, load_config, quiet_transformers
 from permafrost.model.decoding import drawing_from, streaming
@@ -186,8 +186,6 @@ class Predictor:
                 self.task.update_metrics(metrics, outputs, batch)
             total += float(loss_sum)
             count += int(batch.num_targets)
-        if not count:
-            raise DataError("there is nothing to score: no row has two tokens or more")
         mean = torch.tensor(total / count)
         of_loss = self.task.metrics_of_loss(mean, torch.tensor(count), "test")
         values = {LOSS: mean, **of_loss, **(metrics.compute() if metrics else {})}

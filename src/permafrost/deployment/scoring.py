@@ -78,7 +78,7 @@ class ScoredOutputs:
         ]
         count = sum(batch.num_targets for _, _, batch in drawn)
         mean = torch.stack([loss_sum for loss_sum, _, _ in drawn]).sum() / count
-        # of all targets, as the words of drawn windows are not known: the table's words a token hold for them
+        # Perplexity per word: how many words drawn windows have is not known; per token they have as many as all rows.
         values = {LOSS: mean, **self.task.metrics_of_loss(mean, torch.as_tensor(self.num_targets), "test")}
         if self.answering:
             metrics = self.answering.build_metrics("test")

@@ -146,10 +146,9 @@ def make_trainer(
     for logger in loggers:
         logger.log_hyperparams(plain_config)
     options = settings.trainer.model_dump() | {"accumulate_grad_batches": accumulate}
+    # A batch is of one part, and the heads of the others have no loss in it.
     if settings.parts and options["strategy"] in ("auto", "ddp") and has_several_processes(settings):
-        options["strategy"] = (
-            "ddp_find_unused_parameters_true"  # a batch is of one part: the others' heads have no loss
-        )
+        options["strategy"] = "ddp_find_unused_parameters_true"
     return make_trainer(options, run_dir=run_dir, precision=precision, callbacks=callbacks, loggers=loggers)
 
 

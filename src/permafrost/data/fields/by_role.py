@@ -137,7 +137,7 @@ def _checked_rows(
             bad.add(problems)
             notes.log.add(*problems)
             if policy.on_bad_rows == "quarantine":
-                notes.put_aside(quarantined(problems, row, split))
+                notes.put_aside(quarantine_line(problems, row, split))
             if bad.is_of_whole_file:
                 break
         else:
@@ -185,7 +185,7 @@ def with_excerpt(problem: Problem, row: Row) -> Problem:
     return problem if problem.text else replace(problem, text=shown)
 
 
-def quarantined(problems: Sequence[Problem], row: Row, split: str) -> dict[str, Any]:
+def quarantine_line(problems: Sequence[Problem], row: Row, split: str) -> dict[str, Any]:
     """A line of quarantine.jsonl: the row with all it holds, or the text that could not be read as one."""
     content = (
         {name: value for name, value in row.items() if name not in (WHERE, FAULT)} if is_faulty(row) else dict(row)

@@ -85,7 +85,8 @@ def examine(splits: Splits, wanted: Examination, log: ProblemLog, cache_dir: Pat
     )
     left = np.setdiff1d(np.arange(splits["train"].num_rows), [*leaked, *doubles])
     cleared = splits | {"train": select(splits["train"], left, cache_dir / "rows")}
-    log.add(*labels_lost(cleared, wanted, of_labels))
+    if cleared["train"] is not splits["train"]:
+        log.add(*labels_lost(cleared, wanted, of_labels))
     return cleared, findings
 
 

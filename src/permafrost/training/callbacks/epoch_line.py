@@ -18,7 +18,8 @@ class EpochLine(Callback):
     def __init__(self, monitor: str, of_parts: Sequence[str] = ()):
         self.monitors = list(dict.fromkeys([monitor, *of_parts]))
         self.console = Console(highlight=False, soft_wrap=True)
-        self.loss_sum, self.num_losses = torch.tensor(0.0), 0  # of the batches since the last line
+        # Of the batches since the last line; the sum stays where the losses are, so that none is waited for.
+        self.loss_sum, self.num_losses = torch.tensor(0.0), 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"loss_sum": self.loss_sum.cpu(), "num_losses": self.num_losses}
@@ -30,9 +31,7 @@ class EpochLine(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if "train/loss" in trainer.callback_metrics:
-            self.loss_sum = (
-                self.loss_sum + trainer.callback_metrics["train/loss"]
-            )  # stays where the loss is: no waiting
+            self.loss_sum = self.loss_sum + trainer.callback_metrics["train/loss"]
             self.num_losses += 1
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
