@@ -29,6 +29,7 @@ def heads(backbone):
         "last": PooledHead(32, 3, pooling="last", init="normal"),
         "mean": PooledHead(32, 3, pooling="mean", init="normal"),
         "attention": PooledHead(32, 3, pooling="attention", init="normal"),
+        "pair": PooledHead(32, 3, pooling="pair", init="normal"),
         "tokens": TokenHead(32, 5, init="normal"),
     }
 
@@ -61,7 +62,7 @@ def test_logits_of_a_graph_are_the_models(classifier):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("name", ["last", "mean", "attention", "tokens"])
+@pytest.mark.parametrize("name", ["last", "mean", "attention", "pair", "tokens"])
 def test_logits_of_every_head(tiny_backbone, tmp_path, name, bidirectional):
     model = model_with(heads(tiny_backbone)[name], tiny_backbone, bidirectional=bidirectional)
     export_onnx(model, tmp_path / "model.onnx")

@@ -52,7 +52,7 @@ LENGTHS = [len(row) for row in ROWS]
 TRUNK = "0123456789abcdef"
 CHANNELS = 4
 STATES_OF_ROWS = list(torch.randn(sum(LENGTHS), CHANNELS, generator=torch.Generator().manual_seed(1)).split(LENGTHS))
-HOW = {"depth": 1, "dtype": "float32", "precision": "32-true", "tokenizer": "abc", "window": None}
+HOW = {"depth": 1, "dtype": "float32", "precision": "32-true", "tokenizer": "abc", "window": None, "apart": False}
 
 
 def arrays(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

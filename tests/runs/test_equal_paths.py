@@ -33,13 +33,16 @@ DEPTHS = pytest.mark.parametrize("depth", [0, 1, 2])  # with 0, the embeddings a
 RECIPES = {
     "last": ["model.dropout=0.5"],
     "mean": ["head=mean"],
+    "pair": ["head=pair", "data.columns.text=[text,other]"],
+    "averaged": ["callbacks=averaged", "callbacks.average.decay=0.5"],
     "head only": ["freezing=head_only", "freezing.blocks=all"],
     "language modeling": ["task=language_modeling", "data.max_length=16"],
     "not pretrained": ["model.init=random", "model.dropout=0.5"],
     "adamw": ["optimizer=adamw", "optimizer.lr=1e-3", "trainer.max_epochs=1"],
 }
 
-SLOW = {"head only", "not pretrained"}  # no way of its own through the code, but the one that many will take
+# no way of their own through the code, but one that many take
+SLOW = {"head only", "not pretrained", "averaged"}
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def token_ids(predictor: Predictor, text: str) -> torch.Tensor:
 def test_49_the_path_ends_at_the_models_own_output(predictor):
     for text in texts(5):
         ids = token_ids(predictor, text)
-        ours = outputs_of(predictor.model, predictor.model.transformer.wte(ids)[None])
+        ours = outputs_of(predictor.model, predictor.model.transformer.wte(ids)[None], ids)
         theirs = predictor.model(ids[None], torch.tensor([len(ids)]))
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 

@@ -27,6 +27,7 @@ NEEDS = {
     ("task", "language_modeling"): ["freezing=none", "data.max_length=16"],
     ("task", "generation"): ["trainer.max_epochs=1"],
     ("task", "translation"): ["trainer.max_epochs=1"],
+    ("head", "pair"): ["data.columns.text=[text,other]"],
     ("loss", "mse"): ["task=regression", *REGRESSION],
     ("loss", "huber"): ["task=regression", *REGRESSION],
     ("trainer", "slurm"): ["resume=auto"],

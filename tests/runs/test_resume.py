@@ -130,6 +130,7 @@ def test_1_a_stopped_run_goes_on_to_the_last_bit(go, whole, stopped, batch, work
 
 OTHERS = {
     "plateau": ["scheduler=plateau", "scheduler.patience=0", "callbacks.early_stopping.min_delta=1"],
+    "weights averaged over steps": ["callbacks=averaged", "callbacks.average.decay=0.5"],
     "muon, with a rate for each depth": ["optimizer=muon", "freezing.layer_lr_decay=0.5"],
     "momentum": ["optimizer=momentum", "scheduler=wsd"],
     "adafactor": ["optimizer=adafactor"],

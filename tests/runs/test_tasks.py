@@ -1,14 +1,18 @@
 """Each task end to end on tiny rows: it learns, answers, exports, and its figures do not depend on the store."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from permafrost.deployment.attribution import explain
 from permafrost.deployment.predictor import Predictor
+from permafrost.errors import ConfigError
 from permafrost.tasks.dialogue import Dialogue
 from permafrost.tasks.generation import Generation
+from tests.runs.conftest import compose_config
 
 LEARNS = ["optimizer.lr=2e-2", "trainer.max_epochs=12", "freezing.blocks=0", "callbacks.early_stopping=null"]
 
@@ -42,6 +46,52 @@ def test_figures_are_the_same_with_the_store_and_without(run_tiny, of_task, task
 
 
 # Named entities
+
+
+PAIRS = ["task=regression", "head=pair", "data.columns={text: [text, other], target: score}"]
+
+
+@pytest.fixture(scope="module")
+def pair_run(tiny, tmp_path_factory):
+    """A run that reads the two texts of a row apart."""
+    from permafrost.experiment import run
+
+    run_dir = tmp_path_factory.mktemp("pairs") / "run"
+    own = ["store=on", f"store.dir={run_dir.parent}/store", "optimizer.lr=3e-3"]
+    return run(compose_config(*tiny, *PAIRS, *own), run_dir), run_dir
+
+
+def test_texts_that_are_read_apart_are_answered_as_in_the_run(pair_run, data_dir):
+    _, run_dir = pair_run
+    predictor = Predictor(run_dir)
+    with (data_dir / "test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = predictor.predict([row["text"] for row in rows], [row["other"] for row in rows])
+    assert [row["value"] for row in found] == pytest.approx(
+        [row["prediction"]["value"] for row in lines(run_dir / "predictions.jsonl")], abs=1e-4
+    )
+    with pytest.raises(ConfigError, match="compares the two texts of a row, and these rows have one"):
+        predictor.predict(["sunny"])
+    assert "reads the two texts of a pair apart" in (run_dir / "model" / "README.md").read_text()
+
+
+def test_the_parts_of_an_answer_about_a_pair_add_up(pair_run):
+    found = explain(Predictor(pair_run[1]), "sunny and hot", "a day")
+    assert sum(token["part"] for token in found["tokens"]) == pytest.approx(found["gain"], rel=0.05, abs=0.01)
+
+
+def test_a_head_for_pairs_needs_pairs(run_tiny):
+    with pytest.raises(ConfigError, match=r"head=pair compares .*data\.columns\.text"):
+        run_tiny("task=regression", "head=pair", "data.columns.target=score")
+
+
+@pytest.mark.slow
+def test_fewer_blocks_learn_to_read_texts_apart_as_their_teacher_does(run_tiny):
+    recovery = ["compression.recover.epochs=1", "compression.recover.alpha=0.5", "compression.recover.hidden=1.0"]
+    _, run_dir = run_tiny(*PAIRS, "compression=layer_drop", *recovery)
+    version = run_dir / "compressed" / "layer_drop"
+    assert len(Predictor(version).model.transformer.h) == 1
+    assert Predictor(version).predict(["sunny"], ["a day"])[0].keys() == {"value"}
 
 
 @pytest.fixture(scope="module")

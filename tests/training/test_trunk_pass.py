@@ -40,7 +40,7 @@ from tests.processes import begun, forked
 
 CHEAP_READS = Rates(compute=0.1, write=0.05, read=0.01)  # seconds per token
 READS = Reads(of_split={"train": 5, "validation": 6, "test": 1}, batching=TokenBatching(max_tokens=40))
-HOW = {"depth": 1, "dtype": "float32", "precision": "32-true", "tokenizer": "abc", "window": None}
+HOW = {"depth": 1, "dtype": "float32", "precision": "32-true", "tokenizer": "abc", "window": None, "apart": False}
 
 
 @pytest.fixture
@@ -145,7 +145,14 @@ def test_in_mixed_precision_the_states_are_those_of_autocast(tiny_backbone, open
 def test_the_stores_key_is_made_of_what_it_says(open_all, part):
     stores = open_all(dtype="bfloat16")
     how = {name: value for name, value in stores.trunk.items() if name != "key"}
-    assert how == {"depth": 1, "dtype": "bfloat16", "precision": "32-true", "tokenizer": "abc", "window": None}
+    assert how == {
+        "depth": 1,
+        "dtype": "bfloat16",
+        "precision": "32-true",
+        "tokenizer": "abc",
+        "window": None,
+        "apart": False,
+    }
     assert stores.trunk["key"] == trunk_pass.trunk_key(part.backbone, **how)
     assert stores.by_split["test"].directory.name.startswith(stores.trunk["key"])
 

@@ -40,7 +40,8 @@ def seen_by_blocks(model: GPT2WithHead, batches: Iterable[Batch]) -> list[Seen]:
     seen, mode = [Seen() for _ in model.transformer.h], model.training
     model.eval()
     for batch in batches:
-        input_ids, lengths = batch.input_ids[:, : model.window], batch.lengths.clamp(max=model.window)
+        input_ids, lengths = model.as_run(batch.input_ids, batch.input_ids, batch.lengths)
+        input_ids, lengths = input_ids[:, : model.window], lengths.clamp(max=model.window)
         hidden = embed(model.transformer, input_ids)
         real = real_tokens(lengths, hidden.shape[1])
         visible = real[:, None, None] if model.bidirectional else None

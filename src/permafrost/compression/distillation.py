@@ -70,9 +70,7 @@ def _taught_answers(
         answers = task.outputs(teacher, as_teacher_reads(batch))
     divergence = DIVERGENCES.get(task.name, of_classes)
     mixed = lesson.mixed(hard, divergence(outputs.float(), answers.float(), lesson.temperature).sum())
-    return (
-        mixed + lesson.of_states(real_states(states, batch), real_states(of_teacher, batch)) if lesson.hidden else mixed
-    )
+    return mixed + lesson.of_states(real_states(states), real_states(of_teacher)) if lesson.hidden else mixed
 
 
 def _taught_tokens(
@@ -88,24 +86,24 @@ def _taught_tokens(
 
 
 @contextmanager
-def given_to(head: Any) -> Iterator[list[Tensor]]:
-    """The states that a head is given while the context lasts."""
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+def given_to(head: Any) -> Iterator[list[tuple[Tensor, ...]]]:
+    """The states that a head is given while the context lasts, and the lengths of their rows where it pools them."""
+    seen: list[tuple[Tensor, ...]] = []
+    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     try:
         yield seen
     finally:
         hook.remove()
 
 
-def real_states(given: Sequence[Tensor], batch: Batch) -> Tensor:
-    """[(B, Q, C)], or [(N, C)] of a head over single tokens -> (N, C): without padding, where all were read."""
-    (states,) = given
+def real_states(given: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """[((B, Q, C), (B,))], or [((N, C),)] of a head over single tokens -> (N, C): no padding, where all were read"""
+    ((states, *lengths),) = given
     if states.dim() == 2:
         return states
-    if states.shape[1] != batch.input_ids.shape[1]:
+    if states.shape[1] != int(lengths[0].max()):
         return states.flatten(0, 1)
-    return states[real_tokens(batch.lengths, states.shape[1])]
+    return states[real_tokens(lengths[0], states.shape[1])]
 
 
 class TaughtToken(nn.Module):

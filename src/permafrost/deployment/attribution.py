@@ -58,16 +58,17 @@ def attribute(model: GPT2WithHead, input_ids: Tensor, output: int, *, nodes: int
     places, weights = np.polynomial.legendre.leggauss(nodes)  # from -1 to 1
     shares = torch.from_numpy((places + 1) / 2).to(words.dtype)
     along = (shares[:, None, None] * words).requires_grad_()
-    (gradients,) = torch.autograd.grad(outputs_of(model, along)[:, output].sum(), along)
+    (gradients,) = torch.autograd.grad(outputs_of(model, along, input_ids)[:, output].sum(), along)
     mean = torch.einsum("b,btc->tc", torch.from_numpy(weights / 2).to(words.dtype), gradients)
     with torch.no_grad():
-        without, whole = outputs_of(model, torch.stack([torch.zeros_like(words), words]))[:, output]
+        without, whole = outputs_of(model, torch.stack([torch.zeros_like(words), words]), input_ids)[:, output]
     return (mean * words).sum(-1), float(whole - without)
 
 
-def outputs_of(model: GPT2WithHead, words: Tensor) -> Tensor:
-    """(B, T, C) -> (B, K): as the model itself, from the embeddings of the tokens on."""
+def outputs_of(model: GPT2WithHead, words: Tensor, input_ids: Tensor) -> Tensor:
+    """(B, T, C) in place of these (T,) -> (B, K): as the model itself, from the embeddings of the tokens on."""
     lengths = torch.full((len(words),), words.shape[1], device=words.device)
+    words, lengths = model.as_run(words, input_ids.expand(len(words), -1), lengths)
     positions = model.transformer.wpe(torch.arange(words.shape[1], device=words.device))
     states = run_blocks(model.transformer.h[: model.freezing.blocks], words + positions, lengths)
     hidden = model.above_the_cut(states, lengths, model.head.reads(lengths))

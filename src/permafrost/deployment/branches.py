@@ -55,7 +55,7 @@ class Branches:
         }
         rows, lengths = list(unique.values()), torch.tensor([len(row) for row in unique.values()])
         below: GPT2WithHead = next(iter(self.predictors.values())).model
-        states = below.below_the_cut(pad_right(rows), lengths)
+        states = below.frozen_states(pad_right(rows), lengths)
         return {key: state[:length] for key, state, length in zip(unique, states, lengths.tolist(), strict=True)}
 
     @torch.inference_mode()
@@ -76,10 +76,10 @@ def share_(models: Sequence[GPT2WithHead]) -> int:
     """Give all models the first one's embeddings and first blocks, as far as their weights are equal; how many blocks.
 
     Blocks that look ahead are no frozen ones, those below them that are not shared look back, and windows of another
-    length cut rows elsewhere: then none.
+    length cut rows elsewhere, as do pairs that are read apart: then none.
     """
     first, *others = models
-    if len({model.window for model in models}) > 1 or not all(
+    if len({(model.window, model.reads_apart) for model in models}) > 1 or not all(
         is_same(first, other, ("wte", "wpe")) for other in others
     ):
         return 0

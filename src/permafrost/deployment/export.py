@@ -30,6 +30,7 @@ PROBLEM_TYPES = {  # Transformers' names, by which its pipeline chooses softmax,
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
+OWN_WEIGHTS = "head.safetensors"  # of a head that Transformers does not have
 DESCRIPTION = "permafrost.json"  # what Transformers' own files cannot say: task, scale, window, pooling
 
 
@@ -55,10 +56,10 @@ def export_model(
         stock.generation_config = generation_config(task.decoding, tokenizer)  # type: ignore[attr-defined]
     stock.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    if isinstance(model.head, PooledHead) and model.head.pooling in ("attention", "windows"):
+    if isinstance(model.head, PooledHead) and (own := weights_of_its_own(model.head)):
         from safetensors.torch import save_file
 
-        save_file(model.head.attention.state_dict(), directory / "attention_pooling.safetensors")
+        save_file(own, directory / OWN_WEIGHTS)
     attention = "bidirectional" if model.bidirectional else "causal"
     description = task.describe() | {"max_length": encoding.max_length, "max_windows": encoding.max_windows}
     description |= {"trunk": trunk, "attention": attention, "cleaning": dict(encoding.cleaning)}
@@ -67,6 +68,11 @@ def export_model(
     (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
     (directory / "README.md").write_text(card, "utf-8")
     write_checksums(directory)
+
+
+def weights_of_its_own(head: PooledHead) -> dict[str, torch.Tensor]:
+    """Those that GPT2ForSequenceClassification has no place for."""
+    return {name: weight for name, weight in head.state_dict().items() if name != "score.weight"}
 
 
 def generation_config(decoding: Decoding, tokenizer: "PreTrainedTokenizerBase") -> "GenerationConfig":
@@ -98,7 +104,7 @@ def to_transformers(model: GPT2WithHead, task: Task) -> "PreTrainedModel":
     config.problem_type = PROBLEM_TYPES.get(task.name, "regression")  # type: ignore[assignment]
     stock = _empty(GPT2ForSequenceClassification, config)
     _share(stock.transformer, model.transformer)
-    stock.score.load_state_dict({"weight": model.head.score.weight.detach()}, assign=True)  # it has no bias
+    stock.score.load_state_dict({"weight": model.head.score.weight.detach()}, assign=True)
     return stock.eval()
 
 
@@ -218,6 +224,8 @@ def own_part(attention: str, description: Mapping[str, Any]) -> str | None:
     if attention == "bidirectional":
         return "Its trained blocks see the whole row"
     pooling = description.get("pooling", "last")
+    if pooling == "pair":
+        return "It reads the two texts of a pair apart"
     return None if pooling == "last" else f"The head pools by `{pooling}`"
 
 

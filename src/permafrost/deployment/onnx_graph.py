@@ -43,6 +43,7 @@ class HeadGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         model = self.model
+        input_ids, lengths = model.as_run(input_ids, input_ids, lengths)
         states = model.below_the_cut(input_ids, lengths)
         return model.head(model.above_the_cut(states, lengths, model.head.reads(lengths)), lengths)
 

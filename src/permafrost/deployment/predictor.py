@@ -16,7 +16,7 @@ from torch import Tensor
 from permafrost.data.tokens.batching import Batch, TokenBatching, ordered_batches, padded_batch
 from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.data.transforms.cleaning import Cleaner, Steps
-from permafrost.deployment.export import DESCRIPTION
+from permafrost.deployment.export import DESCRIPTION, OWN_WEIGHTS
 from permafrost.deployment.sessions import graph_in
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import ActivationStore, row_digests, trunk_key
@@ -253,9 +253,8 @@ def load_model(
     head = task.build_head(backbone)
     weights = load_file(directory / "model.safetensors")
     if isinstance(head, PooledHead):
-        head.score.load_state_dict({"weight": weights["score.weight"]})
-        if head.pooling in ("attention", "windows"):
-            head.attention.load_state_dict(load_file(directory / "attention_pooling.safetensors"))
+        own = load_file(directory / OWN_WEIGHTS) if (directory / OWN_WEIGHTS).exists() else {}
+        head.load_state_dict({"score.weight": weights["score.weight"], **own})
     elif isinstance(head, TokenHead):
         head.classifier.load_state_dict({name: weights[f"classifier.{name}"] for name in ("weight", "bias")})
     cut = Freezing(embeddings=trunk is not None, blocks=trunk["depth"] if trunk else 0)

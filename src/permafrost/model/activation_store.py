@@ -97,16 +97,23 @@ class ActivationStore:
 
 
 def trunk_key(
-    backbone: "GPT2Model", depth: int, *, dtype: Dtype, precision: str, tokenizer: str, window: int | None
+    backbone: "GPT2Model",
+    depth: int,
+    *,
+    dtype: Dtype,
+    precision: str,
+    tokenizer: str,
+    window: int | None,
+    apart: bool,
 ) -> str:
     """Hash of all that the stored states depend on, but for the rows: weights below the cut, how they are run, and by
     which code.
 
-    `window` in tokens, where rows are longer than that.
+    `window` in tokens, where rows are longer than that; `apart` where the texts of a pair do not see each other.
     """
     config = backbone.config
     code = (STORE_VERSION, torch.__version__.partition("+")[0])  # behind it, what the build is for: cpu, cu126
-    how = (depth, window, dtype, precision, tokenizer)
+    how = (depth, window, apart, dtype, precision, tokenizer)
     built = (config.n_head, config.layer_norm_epsilon, config.activation_function)
     scaled = (config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)
     below = ("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))

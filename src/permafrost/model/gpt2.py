@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from permafrost.model.backbone import branch, trunk
 from permafrost.model.freezing import Freezing, freeze_
 from permafrost.model.long_rows import fold, unfold, window_lengths, within_windows
+from permafrost.model.pairs import apart, first_lengths, text_lengths, together
 
 if TYPE_CHECKING:
     from transformers import GPT2Model
@@ -17,7 +18,8 @@ class GPT2WithHead(nn.Module):
     """`transformer` (a Hugging Face GPT2Model) and `head`; what `freezing` names has no gradient and stays in eval.
 
     `bidirectional` takes the causal mask off the blocks that are trained: each token sees its whole row there. Rows
-    longer than `window` tokens, else the model's own positions, are run as windows that begin anew.
+    longer than `window` tokens, else the model's own positions, are run as windows that begin anew. A head for pairs
+    has the two texts of a row run as rows of their own.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class GPT2WithHead(nn.Module):
         self.transformer, self.freezing, self.bidirectional = transformer, freezing, bidirectional
         self.window = window or transformer.config.n_positions
         self.head: Any = head
+        self.reads_apart = getattr(head, "pooling", None) == "pair"
         freeze_(self, len(transformer.h), freezing)
         self.train()  # Transformers loads in eval mode, and Lightning trains in the mode that it finds
 
@@ -41,8 +44,27 @@ class GPT2WithHead(nn.Module):
 
         `trunk_states` (B, T, C) are what the frozen part makes of these tokens, where that is known already.
         """
+        if trunk_states is not None:
+            trunk_states, _ = self.as_run(trunk_states, input_ids, lengths)
+        input_ids, lengths = self.as_run(input_ids, input_ids, lengths)
         positions = self.head.reads(lengths)
         return self.head(self.hidden_states(input_ids, lengths, positions, trunk_states), lengths)
+
+    def as_run(self, rows: Tensor, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, ...) of these tokens, (B,) -> what the blocks see as rows, and their lengths: the same, or of pairs
+        (2 B, S, ...), (2 B,) texts."""
+        if not self.reads_apart:
+            return rows, lengths
+        firsts = self._firsts(input_ids, lengths)
+        return apart(rows, firsts, lengths), text_lengths(firsts, lengths)
+
+    def frozen_states(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T) -> (B, T, C): what `forward` takes as `trunk_states`."""
+        states = self.below_the_cut(*self.as_run(input_ids, input_ids, lengths))
+        return together(states, self._firsts(input_ids, lengths), input_ids.shape[1]) if self.reads_apart else states
+
+    def _firsts(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        return first_lengths(input_ids, lengths, self.transformer.config.eos_token_id)
 
     def hidden_states(
         self,

@@ -7,12 +7,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from permafrost.model.long_rows import last_positions, window_counts
 from permafrost.model.packing import real_tokens
 
-Pooling = Literal["last", "mean", "attention", "windows"]
+Pooling = Literal["last", "mean", "attention", "windows", "pair"]
 Initialization = Literal["normal", "xavier", "he"]
+COSINE_SCALE = 3.0  # with which an untrained head for pairs begins: its answers are about as far apart as its targets
 
 
 def pool_mean(hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -36,11 +38,19 @@ class AttentionPooling(nn.Module):
         return torch.einsum("btc,bt->bc", hidden, weights.to(hidden.dtype))
 
 
+def alike(means: Tensor) -> Tensor:
+    """(2 B, C) -> (B, C), of which the sum is the cosine of a pair's two (Reimers and Gurevych 2019, section 3)."""
+    one, two = functional.normalize(means.float(), dim=-1).unflatten(0, (-1, 2)).unbind(1)
+    return one * two
+
+
 class PooledHead(nn.Module):
     """(B, T, C) hidden states -> (B, K) outputs. `score` has no bias, as in GPT2ForSequenceClassification.
 
     `last` and `windows` take the states at the positions that they read alone: (B, 1, C), and one for each window of
-    `window` tokens, (B, W, C), which are weighed as `attention` weighs tokens.
+    `window` tokens, (B, W, C), which are weighed as `attention` weighs tokens. `pair` takes the two texts of a row one
+    after the other, (2 B, S, C), and weighs the channels of their cosine; its one output begins as the cosine itself,
+    and its score has a bias, as a cosine is not 0 on average.
     """
 
     def __init__(
@@ -52,8 +62,11 @@ class PooledHead(nn.Module):
         self.pooling, self.window = pooling, window or 0
         if pooling in ("attention", "windows"):
             self.attention = AttentionPooling(hidden_size)
-        self.score = nn.Linear(hidden_size, num_outputs, bias=False)
-        initialize_(self.score.weight, init)
+        self.score = nn.Linear(hidden_size, num_outputs, bias=pooling == "pair")
+        if pooling == "pair" and num_outputs == 1:
+            nn.init.constant_(self.score.weight, COSINE_SCALE)
+        else:
+            initialize_(self.score.weight, init)
 
     def reads(self, lengths: Tensor) -> Tensor | None:
         """(B, 1) or (B, W): the last real token of each row, or of each window, which has seen all of it; None where
@@ -70,6 +83,8 @@ class PooledHead(nn.Module):
             return hidden[:, 0]
         if self.pooling == "mean":
             return pool_mean(hidden, lengths)
+        if self.pooling == "pair":
+            return alike(pool_mean(hidden, lengths))
         if self.pooling == "windows":
             return self.attention(hidden, window_counts(lengths, self.window))
         return self.attention(hidden, lengths)

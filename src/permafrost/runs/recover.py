@@ -163,5 +163,6 @@ def sparsity_asked(plan: CompressionSection) -> "Sparsity":
 
 
 def last_not_best(settings: Settings) -> Settings:
-    """Without what goes by the best validation: an earlier one had more weights."""
-    return settings.model_copy(update={"callbacks": settings.callbacks | {"best": None, "early_stopping": None}})
+    """Without what goes by the best validation, and without averaging: earlier ones had more weights."""
+    without = dict.fromkeys(("best", "early_stopping", "average"))
+    return settings.model_copy(update={"callbacks": settings.callbacks | without})

@@ -44,6 +44,7 @@ ALLOWED_TARGETS = frozenset(
         "permafrost.training.callbacks.instability.Instability",
         "permafrost.training.callbacks.resume_point.ResumePoint",
         "permafrost.training.callbacks.throughput.Throughput",
+        "permafrost.training.callbacks.weight_average.WeightAverage",
         "permafrost.training.loggers.wandb",
         "permafrost.training.loggers.tensorboard",
         "permafrost.training.loggers.csv",

@@ -135,6 +135,8 @@ def check_sharing(settings: Settings) -> None:
     """What needs whole weights or gradients, where each process has a share."""
     if settings.trainer.precision == "16-mixed":
         raise ConfigError("trainer.precision=16-mixed scales whole gradients; with trainer.strategy=fsdp: bf16-mixed")
+    if settings.callbacks.get("average"):
+        raise ConfigError("callbacks=averaged needs whole weights; with trainer.strategy=fsdp: callbacks=default")
     if settings.model.compile:
         raise ConfigError("model.compile=true keeps the weights that trainer.strategy=fsdp exchanges; leave one out")
     if settings.optimizer["_target_"] == "torch.optim.Adafactor":

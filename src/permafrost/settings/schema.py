@@ -151,7 +151,7 @@ class ModelSection(Section):
 
 
 class HeadSection(Section):
-    pooling: Literal["last", "mean", "attention", "windows"]
+    pooling: Literal["last", "mean", "attention", "windows", "pair"]
     init: Literal["normal", "xavier", "he"]
 
 

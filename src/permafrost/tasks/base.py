@@ -16,6 +16,7 @@ from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.data.tokens.windows import OVERLAP, windows
 from permafrost.errors import ConfigError
 from permafrost.model.decoding import Decoding
+from permafrost.model.heads import Pooling
 from permafrost.storage.ragged import RaggedArray
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ LossFunction = nn.Module  # (logits, labels) -> one loss per target, unreduced
 LossSum = Callable[[nn.Module, Batch, LossFunction], tuple[Tensor, Tensor | None]]  # as Task.loss_sum
 Outputs = Sequence[Sequence[Tensor]]  # of each source row, what by_row gave of its windows, in their order
 LOSS = "loss"  # the metric that every task logs
+NO_PAIR = (
+    "head=pair compares the two texts of a row, and these rows have one: give two columns "
+    "('data.columns.text=[ONE, OTHER]'; of a trained run, the other text with --pair), or head=last"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +170,21 @@ def in_part(part: str, name: str) -> str:
     return f"{part}/{name}" if part else name
 
 
-def encode_texts(rows: pa.Table, encoding: Encoding) -> tuple[list[np.ndarray], list[int], list[int]]:
+def encode_texts(
+    rows: pa.Table, encoding: Encoding, *, pooling: Pooling = "last"
+) -> tuple[list[np.ndarray], list[int], list[int]]:
     """Token ids of each row's `text` and, for pairs, `text_pair`; how many tokens of each were left out; and how many
     stand there more than once, or for the end of a window that is not the last.
 
     Every row ends with the end-of-text token, and the two texts of a pair have one between them. It is the one place
     that a `last` head reads: always the same token, always the last, so that no padding can be taken for it. A long
     row's windows stand end to end, each with an end of its own, and overlap by an eighth.
+
+    Raises:
+        ConfigError: the head compares the texts of pairs, and these are single ones.
     """
+    if pooling == "pair" and "text_pair" not in rows.column_names:
+        raise ConfigError(NO_PAIR)
     tokenizer, limit, end = encoding.tokenizer, encoding.max_length - 1, encoding.tokenizer.eos_token_id
     ids = tokenizer(rows["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
     if "text_pair" in rows.column_names:

@@ -58,7 +58,7 @@ class Classification:
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number = {label: index for index, label in enumerate(self.labels)}
         for rows in slices:
-            ids, unread, repeated = encode_texts(rows, encoding)
+            ids, unread, repeated = encode_texts(rows, encoding, pooling=self.pooling)
             labels = None
             if "label" in rows.column_names:
                 labels = np.array([number[label] for label in rows["label"].to_pylist()], np.int64)

@@ -63,7 +63,7 @@ class MultiLabel:
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number = {label: index for index, label in enumerate(self.labels)}
         for rows in slices:
-            ids, unread, repeated = encode_texts(rows, encoding)
+            ids, unread, repeated = encode_texts(rows, encoding, pooling=self.pooling)
             labels = None
             if "labels" in rows.column_names:
                 labels = np.zeros((len(ids), len(number)), np.float32)

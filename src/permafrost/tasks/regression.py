@@ -84,7 +84,7 @@ class Regression:
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         for rows in slices:
-            ids, unread, repeated = encode_texts(rows, encoding)
+            ids, unread, repeated = encode_texts(rows, encoding, pooling=self.pooling)
             labels = None
             if "target" in rows.column_names:
                 labels = self.scale.to_scaled(rows["target"].to_numpy()).astype(np.float32)

@@ -4,6 +4,7 @@ The frozen weights are left out, as the pretrained model has them; a fingerprint
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def put_in_frozen_(checkpoint: dict[str, Any], module: nn.Module, fingerprint: s
             "give the same model.path and the same freezing=, or start a new run in another hydra.run.dir"
         )
     checkpoint["state_dict"] |= dict(frozen_parameters(module))
+
+
+def put_in_averaged_(checkpoint: dict[str, Any], module: nn.Module, averaged: Mapping[str, Tensor]) -> None:
+    """In place of the weights of the latest step, under each of their names."""
+    by_weight = {id(weight): averaged[name] for name, weight in trainable(module)}
+    named = module.named_parameters(remove_duplicate=False)
+    checkpoint["state_dict"] |= {name: by_weight[id(w)].to(w.dtype) for name, w in named if id(w) in by_weight}
 
 
 def frozen_fingerprint(module: nn.Module) -> str:

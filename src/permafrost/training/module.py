@@ -18,6 +18,7 @@ from permafrost.training.checkpoints import (
     check_read_by_all,
     frozen_fingerprint,
     leave_out_frozen_,
+    put_in_averaged_,
     put_in_frozen_,
 )
 from permafrost.training.processes import gathered
@@ -65,6 +66,7 @@ class FineTuning(lightning.LightningModule):
         }
         self.gradient_norm: Tensor | None = None  # of this step, where a callback has measured it
         self.batch_shape: tuple[int, ...] = (0, 0)  # rows and tokens of the latest, for who asks why memory ran out
+        self.averaged: Mapping[str, Tensor] = {}  # the trained weights over the latest steps, where a callback keeps it
         self.skipped_in_a_row = 0  # steps up to this one, by the callback that leaves them out
         self.trained_tokens = torch.tensor(0)  # real ones, of this process, over all starts of a resumed run
         self.metrics = nn.ModuleDict(
@@ -96,6 +98,8 @@ class FineTuning(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained_tokens"] = sum(gathered(int(self.trained_tokens), self.trainer.world_size))
+        if self.averaged and "optimizer_states" not in checkpoint:  # to use, and not to go on from
+            put_in_averaged_(checkpoint, self, self.averaged)
         leave_out_frozen_(checkpoint, self, self.frozen_fingerprint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

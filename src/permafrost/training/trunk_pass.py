@@ -61,7 +61,7 @@ class FrozenPart:
 
     def __init__(self, model: GPT2WithHead, *, name: str, precision: str, device: torch.device):
         self.backbone, self.depth = model.transformer, model.freezing.blocks
-        self.below_the_cut, self.window = model.below_the_cut, model.window
+        self.frozen_states, self.window, self.reads_apart = model.frozen_states, model.window, model.reads_apart
         self.name, self.precision, self.device = name, precision, device
         self.channels = self.backbone.config.n_embd
         model.to(device)
@@ -71,7 +71,7 @@ class FrozenPart:
         """B rows of token ids, T in the longest -> (B, T, C)"""
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         with autocast(self.precision, self.device.type):
-            return self.below_the_cut(pad_right(rows).to(self.device), lengths)
+            return self.frozen_states(pad_right(rows).to(self.device), lengths)
 
     def of(self, split: TokenizedSplit, rows: np.ndarray) -> Tensor:
         """(B,) row positions -> (B, T, C)"""
@@ -112,6 +112,7 @@ def what_to_store(
         "precision": part.precision,
         "tokenizer": tokenizer,
         "window": part.window if max(int(split.lengths.max()) for split in splits.values()) > part.window else None,
+        "apart": part.reads_apart,
     }
     key = trunk_key(part.backbone, **how)
     digests = {name: row_digests(split.input_ids) for name, split in splits.items()}
