@@ -142,7 +142,8 @@ def test_a_number_is_explained_in_its_units(run_tiny):
     """Without what it gains by the words, it is what the model says of a text without any."""
     predictor = Predictor(run_tiny("task=regression", "data.columns.target=score", "trainer.max_epochs=1")[1])
     found = explain(predictor, "sunny and hot")
-    output = outputs_of(predictor.model, torch.zeros(1, len(found["tokens"]), 32))[0].detach()
+    ids = token_ids(predictor, "sunny and hot")
+    output = outputs_of(predictor.model, torch.zeros(1, len(ids), 32), ids)[0].detach()
     (without,) = predictor.answering.answers([[output]], [{"text": ""}])
     assert found["value"] - found["gain"] == pytest.approx(without["value"], abs=1e-4)
 
