@@ -116,6 +116,14 @@ def test_what_is_stored_of_a_row_does_not_depend_on_its_batch(tiny_backbone):
         torch.testing.assert_close(stored[row, :length], one[0], **CLOSE)
 
 
+@torch.no_grad()
+def test_weights_of_sixteen_bits_answer_too(tiny_backbone):
+    exact = make_model(tiny_backbone.eval())(IDS, LENGTHS)
+    half = make_model(tiny_backbone).bfloat16()(IDS, LENGTHS)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, rtol=0.1, atol=0.1)  # 8 bits of a number
+
+
 def test_both_texts_are_trained(tiny_backbone):
     model = make_model(tiny_backbone.eval())
     states = model.frozen_states(IDS, LENGTHS).detach().requires_grad_()

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from permafrost.cli import app
 from permafrost.compression.measure import size_mb
 from permafrost.compression.signed_products import products_overflow, without_sign
+from permafrost.compression.sparsity import matrices, sparsity_of
 from permafrost.deployment.predictor import Predictor
 from permafrost.errors import ConfigError, ResourceError
 from permafrost.model.activation_store import read_manifest
@@ -530,3 +531,10 @@ def test_what_is_given_means_what_it_means_to_a_run(trained):
 def test_what_cannot_be_given_is_told(trained, override, message):
     done = compress(trained(), "compression=quantization", override, code=2)
     assert message in str(done.exception)
+
+
+@pytest.mark.slow
+def test_weights_that_are_zero_stay_zero_where_the_run_averaged_its_weights(run_tiny):
+    _, run_dir = run_tiny("callbacks=averaged", "compression=sparse", "compression.recover.epochs=1")
+    weights = matrices(Predictor(run_dir / "compressed" / "sparse").model.transformer)
+    assert sparsity_of(weights) >= 0.49

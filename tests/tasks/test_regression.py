@@ -7,8 +7,8 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from permafrost.data.tokens.batching import Batch
-from permafrost.errors import DataError
-from permafrost.tasks.base import Encoding
+from permafrost.errors import ConfigError, DataError
+from permafrost.tasks.base import Encoding, encode_texts
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.preparation import encode_table
 from permafrost.tasks.regression import Regression, Scale, fit_scale
@@ -118,3 +118,14 @@ def test_a_task_comes_back_from_its_description():
     again = bind_described(task.describe() | {"max_length": 64})
     assert again.scale == task.scale
     assert again.describe() == task.describe()
+
+
+def test_an_end_that_is_written_in_a_first_text_does_not_end_it(tiny_tokenizer):
+    """Of a head that reads the two apart."""
+    end, rows = tiny_tokenizer.eos_token, pa.table({"text": ["a warm"], "text_pair": ["day"]})
+    odd = pa.table({"text": [f"a{end} warm"], "text_pair": ["day"]})
+    encoding = Encoding(tokenizer=tiny_tokenizer, max_length=64)
+    (plain, *_), (written, *_) = (encode_texts(table, encoding, pooling="pair") for table in (rows, odd))
+    assert written[0].tolist() == plain[0].tolist()
+    with pytest.raises(ConfigError, match="compares the two texts of a row"):
+        encode_texts(rows.drop_columns("text_pair"), encoding, pooling="pair")

@@ -1,9 +1,13 @@
 """The average of the latest steps' weights: against its sum written out, and in the run that keeps it."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from permafrost.training.callbacks.instability import restore_weights_
 from permafrost.training.callbacks.weight_average import WeightAverage
 from permafrost.training.checkpoints import put_in_averaged_
 
@@ -61,6 +65,24 @@ def test_training_goes_on_with_the_weights_as_they_were():
     assert torch.equal(module.weight, callback.average["weight"])
     callback.on_validation_end(trainer, module)
     assert torch.equal(module.weight, seen[-1])
+
+
+def test_a_run_without_a_step_to_take_keeps_its_weights():
+    module, callback = nn.Linear(3, 2), WeightAverage()
+    before = module.weight.detach().clone()
+    callback.on_fit_end(Trainer(), module)
+    assert torch.equal(module.weight, before)
+
+
+def test_the_average_goes_back_with_the_weights():
+    """Of a run whose steps had no finite gradient."""
+    callback, module, _ = trained(5, 0.9)
+    kept = {"WeightAverage": copy.deepcopy(callback.state_dict())}
+    callback.average["weight"].fill_(float("nan"))
+    module.trained_tokens, module.on_load_checkpoint = 0, lambda checkpoint: None
+    strategy = SimpleNamespace(load_model_state_dict=lambda c: None, load_optimizer_state_dict=lambda c: None)
+    restore_weights_(SimpleNamespace(optimizers=[], strategy=strategy), module, {"callbacks": kept})
+    assert torch.equal(callback.average["weight"], kept["WeightAverage"]["average"]["weight"])
 
 
 def test_a_weight_of_two_names_is_averaged_under_both():

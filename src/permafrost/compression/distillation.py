@@ -101,7 +101,7 @@ def real_states(given: Sequence[tuple[Tensor, ...]]) -> Tensor:
     ((states, *lengths),) = given
     if states.dim() == 2:
         return states
-    if states.shape[1] != int(lengths[0].max()):
+    if states.shape[1] < int(lengths[0].max()):
         return states.flatten(0, 1)
     return states[real_tokens(lengths[0], states.shape[1])]
 

@@ -85,7 +85,12 @@ def request_of(predictor: Predictor, *, rows: int, tokens: int) -> Any:
 
 def ids(predictor: Predictor, rows: int, tokens: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, len(predictor.encoding.tokenizer), (rows, tokens), generator=generator)
+    tokenizer = predictor.encoding.tokenizer
+    drawn = torch.randint(0, len(tokenizer), (rows, tokens), generator=generator)
+    if getattr(predictor.task, "pooling", None) == "pair":
+        drawn[drawn == tokenizer.eos_token_id] += 1
+        drawn[:, [tokens // 2 - 1, tokens - 1]] = tokenizer.eos_token_id  # two texts of the same length
+    return drawn
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from permafrost.model.heads import PooledHead
 from permafrost.storage.checksums import write_checksums
 
 Method = Literal["int8", "int4", "nf4"]
+NO_NF4 = "nf4 is for what plain Transformers loads: head=last, attention=causal, all heads; take int8"
 NF4_BLOCK = 64  # weights that share a scale
 
 
@@ -57,7 +58,7 @@ def check_stock(model: GPT2WithHead) -> None:
         or (is_pooled and model.head.pooling != "last")
         or hasattr(model.transformer.config, "kept_heads")
     ):
-        raise ConfigError("nf4 is for what plain Transformers loads: head=last, attention=causal, all heads; take int8")
+        raise ConfigError(NO_NF4)
     narrow = [weight.shape[0] for weight in matrices(model.transformer).values() if weight.shape[0] % NF4_BLOCK]
     if narrow:
         raise ConfigError(f"nf4 takes {NF4_BLOCK} inputs together; a product has {narrow[0]}; take int8")

@@ -99,6 +99,8 @@ def labels_of_run(predictor: Predictor) -> list[str]:
     task = predictor.task
     if not isinstance(task, (Classification, MultiLabel)):
         raise ConfigError(f"a review needs a run that classifies texts; this one is of task={task.name}")
+    if task.pooling == "pair":
+        raise ConfigError("a review needs a run that classifies texts; this one compares two")
     return task.labels
 
 

@@ -60,6 +60,8 @@ def check(writer: Predictor, judge: Predictor) -> None:
         raise ConfigError("the first run writes the same text each time; train it with task.decoding.do_sample=true")
     if not isinstance(judge.task, Classification):
         raise ConfigError("the second run has to tell labels: task=classification")
+    if judge.task.pooling == "pair":
+        raise ConfigError("the second run compares two texts; give one that tells labels of single ones")
 
 
 def new_texts(texts: Sequence[str], seen: dict[str, Any], refused: Counter[str]) -> list[str]:

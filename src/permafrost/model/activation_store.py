@@ -104,7 +104,7 @@ def trunk_key(
     precision: str,
     tokenizer: str,
     window: int | None,
-    apart: bool,
+    apart: bool = False,
 ) -> str:
     """Hash of all that the stored states depend on, but for the rows: weights below the cut, how they are run, and by
     which code.
@@ -113,7 +113,7 @@ def trunk_key(
     """
     config = backbone.config
     code = (STORE_VERSION, torch.__version__.partition("+")[0])  # behind it, what the build is for: cpu, cu126
-    how = (depth, window, apart, dtype, precision, tokenizer)
+    how = (depth, window, dtype, precision, tokenizer, *(["apart"] if apart else []))
     built = (config.n_head, config.layer_norm_epsilon, config.activation_function)
     scaled = (config.scale_attn_weights, config.scale_attn_by_inverse_layer_idx)
     below = ("wte.", "wpe.", *(f"h.{block}." for block in range(depth)))

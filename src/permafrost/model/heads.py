@@ -76,7 +76,7 @@ class PooledHead(nn.Module):
         return lengths[:, None] - 1 if self.pooling == "last" else None
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        return self.score(self.pool(hidden, lengths))
+        return self.score(self.pool(hidden, lengths).to(self.score.weight.dtype))
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         if self.pooling == "last":

@@ -11,8 +11,10 @@ from permafrost.model.packing import real_tokens
 
 def first_lengths(input_ids: Tensor, lengths: Tensor, end_token_id: int) -> Tensor:
     """(B, T), (B,) -> (B,) tokens of each first text, its end included; a second one has its end at least."""
-    ends = (input_ids == end_token_id) & real_tokens(lengths, input_ids.shape[1])
-    return torch.minimum(ends.int().argmax(1) + 1, lengths - 1).clamp(min=1)
+    tokens = input_ids.shape[1]
+    ends = (input_ids == end_token_id) & real_tokens(lengths, tokens)
+    first = torch.where(ends, torch.arange(tokens, device=ends.device), tokens).amin(1)
+    return torch.minimum(first + 1, lengths - 1).clamp(min=1)
 
 
 def text_lengths(firsts: Tensor, lengths: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ def check_masks(plan: CompressionSection, asked: SparsifySection) -> None:
 def check_quantization(plan: CompressionSection, asked: QuantizeSection, settings: Settings) -> None:
     from permafrost.compression.quantization import check_packages
     from permafrost.deployment.onnx_graph import NO_WINDOWS
+    from permafrost.deployment.quantized import NO_NF4
 
     if asked.aware and not (asked.method == "int4" and plan.recover.epochs):
         raise ConfigError(
@@ -73,6 +74,8 @@ def check_quantization(plan: CompressionSection, asked: QuantizeSection, setting
         )
     if asked.method != "nf4" and settings.head.pooling == "windows":
         raise ConfigError(NO_WINDOWS)
+    if asked.method == "nf4" and (settings.head.pooling != "last" or settings.model.attention != "causal"):
+        raise ConfigError(NO_NF4)
     check_packages(asked.method)
 
 

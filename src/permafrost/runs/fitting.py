@@ -218,7 +218,8 @@ def parts_that_fit(settings: Settings, module: "FineTuning", data: "DataModule")
     from permafrost.training.memory import fit_in_memory_
 
     device = resolve_device(settings.trainer.accelerator)
-    parts = fit_in_memory_(module, data, precision_of(settings), device)
+    values = 4 if settings.callbacks.get("average") else 2  # it, and the weights while it stands in their place
+    parts = fit_in_memory_(module, data, precision_of(settings), device, values=values)
     if parts > 1:
         console.print(
             f"  memory holds a batch in {parts} parts: trainer.accumulate_grad_batches is {parts} times as many"

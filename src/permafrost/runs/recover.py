@@ -137,7 +137,7 @@ def learn(
         [keep_sparse(model, lambda: calibration(run), sparsity_asked(run.plan), total_steps=steps)] if is_sparse else []
     )
     trainer = make_trainer(
-        last_not_best(settings) if is_sparse and run.plan.is_gradual else settings,
+        for_sparse(settings, run.plan) if is_sparse else settings,
         prepared,
         run.beside(what),
         {},
@@ -162,7 +162,8 @@ def sparsity_asked(plan: CompressionSection) -> "Sparsity":
     return Sparsity(**plan.sparsify.model_dump())
 
 
-def last_not_best(settings: Settings) -> Settings:
-    """Without what goes by the best validation, and without averaging: earlier ones had more weights."""
-    without = dict.fromkeys(("best", "early_stopping", "average"))
-    return settings.model_copy(update={"callbacks": settings.callbacks | without})
+def for_sparse(settings: Settings, plan: CompressionSection) -> Settings:
+    """Without an average, of which no weight is zero; and where weights go while it trains, without what goes by the
+    best validation, as an earlier one had more of them."""
+    without = ("average", "best", "early_stopping") if plan.is_gradual else ("average",)
+    return settings.model_copy(update={"callbacks": settings.callbacks | dict.fromkeys(without)})

@@ -57,6 +57,7 @@ def check_agreement(settings: Settings, num_blocks: int) -> None:
             f"give 0 to {num_blocks}, or all"
         )
     check_monitor(settings)
+    check_average(settings)
     logged, remedies = ["train/loss", *(f"validation/{name}" for name in metrics_of(settings))], unwritten(settings)
     for name, node in settings.callbacks.items():
         monitor = node.get("monitor") if node else None
@@ -66,6 +67,17 @@ def check_agreement(settings: Settings, num_blocks: int) -> None:
             raise ConfigError(f"callbacks.{name}.monitor={monitor}: nothing logs it{nearest(monitor, logged)}")
         if remedy := remedies.get(monitor.removeprefix("validation/")):
             raise ConfigError(f"callbacks.{name}.monitor={monitor}: nothing logs it; give {remedy}")
+
+
+def check_average(settings: Settings) -> None:
+    """The best weights are the average where they are kept alone; else they are those that training goes on with."""
+    for name, node in settings.callbacks.items():
+        is_whole = node and node["_target_"].endswith("ModelCheckpoint") and not node.get("save_weights_only")
+        if is_whole and settings.callbacks.get("average"):
+            raise ConfigError(
+                f"callbacks.{name} keeps what training goes on with, and not the average; give "
+                f"callbacks.{name}.save_weights_only=true"
+            )
 
 
 def check_monitor(settings: Settings) -> None:
@@ -146,6 +158,7 @@ def check_sharing(settings: Settings) -> None:
 
 
 def check_part(settings: Settings) -> None:
+    from permafrost.tasks.base import NO_PAIR
     from permafrost.tasks.binding import predicts_tokens
 
     if settings.model.attention == "bidirectional" and predicts_tokens(settings.task.kind):
@@ -153,12 +166,20 @@ def check_part(settings: Settings) -> None:
             f"model.attention=bidirectional lets a token see the ones after it, which task={settings.task.name} is to "
             "predict; it is for tasks that classify, such as task=ner"
         )
+    if settings.head.pooling == "pair" and isinstance(settings.data.columns.text, str):
+        raise ConfigError(NO_PAIR)
+    if settings.head.pooling == "pair" and settings.data.auto_batch:
+        raise ConfigError(
+            "data.auto_batch=true goes by the length of rows, of which head=pair makes two each; give a "
+            "data.max_tokens_per_batch"
+        )
     if settings.data.max_windows > 1 and settings.head.pooling != "windows":
         raise ConfigError(f"data.max_windows={settings.data.max_windows} needs a head that pools them: head=windows")
 
 
 def check_buildable(settings: Settings) -> None:
-    """Build optimizer, scheduler and loss for a lone parameter, so that bad values show before data is read."""
+    """Build optimizer, scheduler and loss for a lone parameter, and the average, so that bad values show before data is
+    read."""
     import torch
 
     try:
@@ -166,6 +187,8 @@ def check_buildable(settings: Settings) -> None:
         build(settings.scheduler, build(settings.optimizer, groups), 1_000_000, mode="min")
         for part in settings.by_part().values():
             build(part.loss)
+        if average := settings.callbacks.get("average"):
+            build(average)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 

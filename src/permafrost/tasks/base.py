@@ -183,12 +183,13 @@ def encode_texts(
     Raises:
         ConfigError: the head compares the texts of pairs, and these are single ones.
     """
-    if pooling == "pair" and "text_pair" not in rows.column_names:
-        raise ConfigError(NO_PAIR)
+    check_pairs(rows, pooling)
     tokenizer, limit, end = encoding.tokenizer, encoding.max_length - 1, encoding.tokenizer.eos_token_id
     ids = tokenizer(rows["text"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
     if "text_pair" in rows.column_names:
         seconds = tokenizer(rows["text_pair"].to_pylist(), add_special_tokens=False, verbose=False)["input_ids"]
+        if pooling == "pair":  # the first one ends where it is told to: an end that is written in it is none
+            ids = [[token for token in first if token != end] for first in ids]
         ids = [[*first, end, *second] for first, second in zip(ids, seconds, strict=True)]
     written, unread, repeated = [], [], []
     for row in ids:
@@ -197,6 +198,12 @@ def encode_texts(
         unread.append(len(row) - parts[-1].scored_to)
         repeated.append(len(written[-1]) - parts[-1].scored_to - 1)
     return written, unread, repeated
+
+
+def check_pairs(rows: Table, pooling: Pooling) -> None:
+    """Raises ConfigError where the head compares the texts of pairs, and these are single ones."""
+    if pooling == "pair" and "text_pair" not in rows.column_names:
+        raise ConfigError(NO_PAIR)
 
 
 def tokenized_split(

@@ -19,6 +19,7 @@ from permafrost.tasks.base import (
     Outputs,
     Stage,
     Table,
+    check_pairs,
     encode_texts,
     stacked,
     text_rows,
@@ -47,6 +48,7 @@ class Classification:
 
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Classification":
+        check_pairs(splits["train"], options["pooling"])
         labels, window = labels_of(splits, options["labels"]), options["window"]
         return cls(labels, pooling=options["pooling"], init=options["init"], window=window)
 

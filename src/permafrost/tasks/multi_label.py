@@ -21,6 +21,7 @@ from permafrost.tasks.base import (
     Outputs,
     Stage,
     Table,
+    check_pairs,
     encode_texts,
     stacked,
     text_rows,
@@ -53,6 +54,7 @@ class MultiLabel:
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "MultiLabel":
         pooling, init, window = options["pooling"], options["init"], options["window"]
+        check_pairs(splits["train"], pooling)
         return cls(all_labels_of(splits), pooling=pooling, init=init, window=window)
 
     @classmethod

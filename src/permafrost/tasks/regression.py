@@ -20,6 +20,7 @@ from permafrost.tasks.base import (
     Outputs,
     Stage,
     Table,
+    check_pairs,
     encode_texts,
     stacked,
     text_rows,
@@ -74,6 +75,7 @@ class Regression:
 
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Regression":
+        check_pairs(splits["train"], options["pooling"])
         scale = fit_scale(splits["train"]["target"].to_numpy(), options["scaling"])
         return cls(scale, pooling=options["pooling"], init=options["init"], window=options["window"])
 

@@ -92,8 +92,9 @@ def restore_best_(module: lightning.LightningModule, trainer: lightning.Trainer)
     module.load_state_dict(dict(frozen_parameters(module)) | trained)
 
 
-def check_room(directory: Path, module: nn.Module) -> None:
-    """Find out before training whether the checkpoints can be written: of each trained weight three values.
+def check_room(directory: Path, module: nn.Module, *, averages: bool = False) -> None:
+    """Find out before training whether the checkpoints can be written: of each trained weight three values, and its
+    average.
 
     Raises:
         ResourceError: the directory may not be written, or the disk has too little room.
@@ -107,7 +108,7 @@ def check_room(directory: Path, module: nn.Module) -> None:
         free = shutil.disk_usage(directory).free
     except OSError as error:
         raise ResourceError(cannot_write(directory, error)) from error
-    of_one = 3 * sum(parameter.numel() * parameter.element_size() for _, parameter in trainable(module))
+    of_one = sum(w.numel() * (3 * w.element_size() + (4 if averages else 0)) for _, w in trainable(module))
     needed = of_one * (1 + sum(not (directory / name).exists() for name in (LAST, PREVIOUS)))
     if free < needed:
         raise ResourceError(

@@ -49,10 +49,11 @@ def advice(shape: tuple[int, ...], max_tokens_per_batch: int, *, tries_first: bo
     return f"{told}; {halved}" if tries_first else f"{told}; let data.auto_batch=true find what fits, or {halved}"
 
 
-def fit_in_memory_(module: Any, data: DataModule, precision: str, device: torch.device) -> int:
+def fit_in_memory_(module: Any, data: DataModule, precision: str, device: torch.device, *, values: int = 2) -> int:
     """Cut every batch into as few parts as the longest one fits in, and accumulate over them; returns the parts.
 
-    The rows of a step stay together, so that training is what it would be with more memory.
+    The rows of a step stay together, so that training is what it would be with more memory. `values` are kept beside
+    each weight that is trained: the optimizer's, and an average's.
 
     Raises:
         ResourceError: not a single row fits.
@@ -60,7 +61,7 @@ def fit_in_memory_(module: Any, data: DataModule, precision: str, device: torch.
     module.to(device)
     for parts in _doubling():
         data.parts_per_batch = parts
-        if _longest_fits(module, data, precision, device):
+        if _longest_fits(module, data, precision, device, values):
             return parts
         if len(data.longest_batch().rows) == 1:
             break
@@ -77,13 +78,13 @@ def _doubling() -> Iterator[int]:
         parts *= 2
 
 
-def _longest_fits(module: Any, data: DataModule, precision: str, device: torch.device) -> bool:
-    """One pass forward and back beside what the optimizer will keep, which is two values for each trained one."""
+def _longest_fits(module: Any, data: DataModule, precision: str, device: torch.device, values: int) -> bool:
+    """One pass forward and back beside what will be kept."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices), autocast(precision, device.type):
-            kept = [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
+            kept = [torch.empty_like(parameter) for parameter in trained for _ in range(values)]
             batch = data.batches("train")[data.longest_batch()]
             loss = module.loss_of(data.transfer_batch_to_device(batch, device, 0))
             loss.backward()

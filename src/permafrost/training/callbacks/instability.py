@@ -171,12 +171,14 @@ class Instability(Callback):
 
 
 def restore_weights_(trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-    """Weights and the optimizer's moments; learning rates stay as far on as they are."""
+    """Weights, their average and the optimizer's moments; learning rates stay as far on as they are."""
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
     trained_tokens = module.trained_tokens
     module.on_load_checkpoint(checkpoint)
     module.trained_tokens = trained_tokens
     trainer.strategy.load_model_state_dict(checkpoint)
+    for name, value in module.averaged.items():
+        value.copy_(checkpoint["callbacks"]["WeightAverage"]["average"][name])
     trainer.strategy.load_optimizer_state_dict(checkpoint)
     for optimizer, of_optimizer in zip(trainer.optimizers, rates, strict=True):
         for group, rate in zip(optimizer.param_groups, of_optimizer, strict=True):

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from permafrost.errors import DataError
 from permafrost.storage.atomic import complete_or_absent
+from permafrost.training.callbacks.weight_average import WeightAverage
 from permafrost.training.checkpoints import NEXT, check_room, shift
 from permafrost.training.loggers import sizes_of_logs
 from permafrost.training.processes import gathered
@@ -46,7 +47,8 @@ class ResumePoint(Callback):
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            check_room(self.directory, module)
+            averages = any(isinstance(callback, WeightAverage) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+            check_room(self.directory, module, averages=averages)
         stopped = [c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.wait_count >= max(1, c.patience)]  # type: ignore[attr-defined]
         trainer.should_stop = trainer.should_stop or bool(stopped)  # as it was before: Lightning does not keep it
 

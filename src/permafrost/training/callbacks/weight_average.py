@@ -60,8 +60,9 @@ class WeightAverage(Callback):
             self.held = []
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Where no best was kept, the result is the average."""
-        put_in_(module, self.average.values())
+        """Where no best was kept, the result is the average; there is none where there was no step to train."""
+        if self.average:
+            put_in_(module, self.average.values())
 
 
 @torch.no_grad()
