@@ -212,8 +212,19 @@ def test_columns_of_another_file_count_where_this_one_has_them(given, here):
 
 def test_what_is_missing_in_a_list_is_no_label():
     assert ROLES["labels"].read(AT | {"labels": ["b", None, "a"]}, ["labels"]) == {"labels": ["a", "b"]}
-    with pytest.raises(DataError, match="turn 2 of column 'acts' has no label"):
-        ROLES["acts"].read(AT | {"acts": ["ask", None]}, ["acts"])
+    with pytest.raises(DataError, match="no label in column 'acts' for turn 2, 3"):
+        ROLES["acts"].read(AT | {"acts": ["ask", None, ""]}, ["acts"])
+
+
+def test_all_turns_without_a_text_are_told():
+    with pytest.raises(DataError, match="turns 2, 4 of column 'turns' are empty"):
+        ROLES["turns"].read(AT | {"turns": ["a", "", "b", " "]}, ["turns"])
+
+
+def test_a_sentence_without_a_word_is_left_out_as_a_text_without_one_is():
+    found, notes = pick([AT | {"tokens": [], "tags": []}, AT | {"tokens": ["a"], "tags": ["O"]}], ["tagged"])
+    assert [row["tokens"] for row in found] == [["a"]]
+    assert any("left out 1 rows without text" in note for note in notes)
 
 
 @pytest.mark.parametrize("role", ["text", "source", "references"])

@@ -26,7 +26,8 @@ FIRSTS = torch.tensor([3, 2, 6, 1])
 def make_model(backbone, *, blocks: int = 1, bidirectional: bool = False) -> GPT2WithHead:
     torch.manual_seed(1)
     head = PooledHead(32, 1, pooling="pair", init="normal")
-    torch.nn.init.normal_(head.score.weight)  # it begins the same in each channel
+    for weight in (head.score.weight, head.comparison.attention.query.weight, head.comparison.centre):
+        torch.nn.init.normal_(weight)  # they begin the same in each channel
     freezing = Freezing(embeddings=blocks > 0, blocks=blocks)
     return GPT2WithHead(backbone, head, freezing, bidirectional=bidirectional).eval()
 
@@ -69,12 +70,14 @@ def test_a_row_of_one_token_has_two_texts_of_it():
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("blocks", [0, 1, 2])
 @torch.no_grad()
-def test_the_answer_is_of_how_alike_the_means_of_each_text_alone_are(tiny_backbone, blocks, bidirectional):
+def test_the_answer_is_of_how_alike_the_two_texts_alone_are(tiny_backbone, blocks, bidirectional):
     model = make_model(tiny_backbone.eval(), blocks=blocks, bidirectional=bidirectional)
     found = model(IDS, LENGTHS)
     for row in range(len(IDS)):
-        means = [model.hidden_states(text, torch.tensor([text.shape[1]]))[0].mean(0) for text in texts(row)]
-        one, two = (functional.normalize(mean, dim=0) for mean in means)
+        states = [model.hidden_states(text, torch.tensor([text.shape[1]]))[0] for text in texts(row)]
+        shares = [(of_text @ model.head.comparison.attention.query.weight[0]).softmax(0) for of_text in states]
+        pooled = [share @ of_text - model.head.comparison.centre for share, of_text in zip(shares, states, strict=True)]
+        one, two = (functional.normalize(text, dim=0) for text in pooled)
         torch.testing.assert_close(found[row], model.head.score(one * two), **CLOSE)
 
 
@@ -88,7 +91,7 @@ def test_an_untrained_head_answers_by_the_cosine(tiny_backbone):
     means = [[model.hidden_states(t, torch.tensor([t.shape[1]]))[0].mean(0) for t in texts(row)] for row in range(4)]
     cosines = torch.stack([functional.cosine_similarity(one, two, dim=0) for one, two in means])
     answers = model(IDS, LENGTHS)[:, 0]
-    torch.testing.assert_close(answers - answers[0], 3 * (cosines - cosines[0]), **CLOSE)
+    torch.testing.assert_close(answers, 3 * (cosines - 1), **CLOSE)
 
 
 @torch.no_grad()

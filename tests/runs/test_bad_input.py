@@ -65,6 +65,7 @@ CONFIG_FAULTS = [
     (["callbacks=averaged", "callbacks.average.decay=1.0"], "decay=1.0: between 0 and 1"),
     (["callbacks=averaged", "callbacks.best.save_weights_only=false"], "callbacks.best.save_weights_only=true"),
     (["compression=quantization", "compression.quantize.method=nf4", "head=mean"], "what plain Transformers loads"),
+    (["task=dialogue", "task.turn='{text}'"], r"it must hold {speaker} and end with {text}"),
     (["scheduler.warmup=-3"], "scheduler.warmup=-3"),
     (["freezing.blocks=9"], "has 2 blocks"),
     (["task.monitor=acuracy"], "did you mean 'accuracy'"),

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import pipeline
 
 from permafrost.deployment.attribution import explain
 from permafrost.deployment.predictor import Predictor
@@ -97,7 +99,6 @@ def test_fewer_blocks_learn_to_read_texts_apart_as_their_teacher_does(run_tiny):
 @pytest.fixture(scope="module")
 def ner_run(tiny, of_task, tmp_path_factory):
     from permafrost.experiment import run
-    from tests.runs.conftest import compose_config
 
     run_dir = tmp_path_factory.mktemp("ner") / "run"
     return run(compose_config(*tiny, *of_task("ner"), *LEARNS), run_dir), run_dir
@@ -136,8 +137,6 @@ def starts_of(words: list[str]) -> list[int]:
 def test_the_token_classification_pipeline_has_the_same_scores(ner_run):
     """At each word's last sub-token, which is where the tag is; it knows of no tag but the word's own, so that a span
     may begin with I there."""
-    from transformers import pipeline
-
     _, run_dir = ner_run
     predictor = Predictor(run_dir)
     words = ["the", "sunny", "hot", "snow", "of", "the", "cold"]
@@ -201,7 +200,6 @@ def test_without_a_store_too_what_is_frozen_looks_back_alone(run_tiny, of_task):
 @pytest.fixture(scope="module")
 def translation_run(tiny, of_task, tmp_path_factory):
     from permafrost.experiment import run
-    from tests.runs.conftest import compose_config
 
     run_dir = tmp_path_factory.mktemp("translation") / "run"
     options = [*of_task("translation"), *LEARNS, "trainer.max_epochs=30", "store=off"]
@@ -220,8 +218,6 @@ def test_what_is_written_is_scored(translation_run):
 
 
 def test_the_text_generation_pipeline_writes_the_same(translation_run):
-    from transformers import pipeline
-
     _, run_dir = translation_run
     row = lines(run_dir / "predictions.jsonl")[0]
     writer = pipeline("text-generation", model=str(run_dir / "model"))
@@ -275,7 +271,9 @@ def test_how_much_of_long_texts_is_read_is_said(run_tiny, capsys, tmp_path, wind
         rows = "".join(f"{letter * 40},{letter}\n" for letter in "abab")
         (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
     files = [f"data.{name}={tmp_path}/{name}.csv" for name in ("train", "validation", "test")]
-    run_tiny(*files, "data.max_length=21", "data.allow_leaks=true", "trainer.max_steps=1", *windows)
+    _, run_dir = run_tiny(*files, "data.max_length=21", "data.allow_leaks=true", "trainer.max_steps=1", *windows)
+    card = json.loads((run_dir / "data.json").read_text())[""]
+    assert f"{card['share_read']['test']:.1%}" == (share or "100.0%")
     told = capsys.readouterr().out
     assert f"4 of them cut: {share} read" in told if share else "of them cut" not in told
 
@@ -300,10 +298,31 @@ def test_dropout_in_the_trained_part_is_off_while_writing(translation_run):
 # Dialogues
 
 
+def test_a_pipeline_gives_each_turns_act(run_tiny, of_task):
+    """At the end of text after it, as the card says."""
+    _, run_dir = run_tiny(*of_task("acts"), "trainer.max_epochs=1", "trainer.precision=32-true")
+    tagger = pipeline("token-classification", model=str(run_dir / "model"), ignore_labels=[])
+    end = tagger.tokenizer.eos_token
+    for row in lines(run_dir / "predictions.jsonl")[:4]:
+        said = zip(row["speakers"], row["turns"], strict=True)
+        found = tagger("".join(f"{speaker}: {text}{end}" for speaker, text in said))
+        assert [token["entity"] for token in found if token["word"] == end] == row["prediction"]["acts"]
+
+
+def test_a_pipelines_score_is_the_number_in_the_cards_units(run_tiny):
+    own = ["task=regression", "data.columns.target=score", "trainer.max_epochs=1", "trainer.precision=32-true"]
+    _, run_dir = run_tiny(*own)
+    unit, shift = re.search(r"`score \* (\S+) \+ (\S+)`", (run_dir / "model" / "README.md").read_text()).groups()
+    rows = lines(run_dir / "predictions.jsonl")
+    answers = pipeline("text-classification", model=str(run_dir / "model"))([row["text"] for row in rows])
+    assert [answer["score"] * float(unit) + float(shift) for answer in answers] == pytest.approx(
+        [row["prediction"]["value"] for row in rows], abs=1e-3
+    )
+
+
 @pytest.fixture(scope="module")
 def dialogue_run(tiny, of_task, tmp_path_factory):
     from permafrost.experiment import run
-    from tests.runs.conftest import compose_config
 
     run_dir = tmp_path_factory.mktemp("dialogue") / "run"
     return run(compose_config(*tiny, *of_task("dialogue"), *LEARNS, "store=off"), run_dir), run_dir
@@ -317,6 +336,21 @@ def test_replies_are_scored_on_each_dialogues_last_turn(dialogue_run):
     scores = text_scores([row["prediction"]["text"] for row in rows], [[row["turns"][-1]] for row in rows])
     assert {name: result["test"][name] for name in scores} == pytest.approx(scores, abs=1e-4)
     assert result["test"]["perplexity"] == pytest.approx(2.718281828 ** result["test"]["loss"], rel=1e-4)
+
+
+def test_the_text_generation_pipeline_replies_the_same(dialogue_run):
+    """To the card's prompt."""
+    _, run_dir = dialogue_run
+    writer = pipeline("text-generation", model=str(run_dir / "model"))
+    end, room, compared = writer.tokenizer.eos_token, writer.model.config.n_positions - 8, 0
+    for row in lines(run_dir / "predictions.jsonl"):
+        *before, (last, _) = zip(row["speakers"], row["turns"], strict=True)
+        prompt = "".join(f"{speaker}: {text}{end}" for speaker, text in before) + f"{last}:"
+        if len(writer.tokenizer(prompt)["input_ids"]) <= room:  # a run leaves out the turns that are too long ago
+            (found,) = writer(prompt, return_full_text=False)
+            assert found["generated_text"].strip() == row["prediction"]["text"].strip()
+            compared += 1
+    assert compared >= 4
 
 
 def test_a_chat_goes_on_until_nothing_is_said(dialogue_run):

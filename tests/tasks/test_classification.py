@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from permafrost.data.tokens.batching import Batch
 from permafrost.errors import DataError
-from permafrost.tasks.base import Encoding
+from permafrost.tasks.base import Encoding, encode_texts
 from permafrost.tasks.binding import bind_described
 from permafrost.tasks.classification import Classification, labels_of
 from permafrost.tasks.preparation import encode_table
@@ -155,3 +155,15 @@ def test_a_task_comes_back_from_its_description():
     again = bind_described(task.describe() | {"max_length": 64})
     assert again.labels == ["bad", "good"]
     assert again.describe() == task.describe()
+
+
+def test_windows_of_a_long_text_written_out(tiny_tokenizer):
+    """Of 9 tokens, 8 in a window with its end: each but the first begins with the last one of the window before."""
+    text = "abcdefghi" + "klmnopqrs"
+    own = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+    end, rows = tiny_tokenizer.eos_token_id, pa.table({"text": [text]})
+    encoding = Encoding(tokenizer=tiny_tokenizer, max_length=9, max_windows=2)
+    (ids,), (unread,), (repeated,) = encode_texts(rows, encoding)
+    assert ids.tolist() == [*own[:8], end, *own[7:15], end]
+    assert unread == len(own) - 15
+    assert repeated == 2  # the token that both have, and the first window's end

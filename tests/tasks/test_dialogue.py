@@ -10,7 +10,7 @@ from permafrost.model.decoding import Decoding
 from permafrost.tasks.base import Encoding
 from permafrost.tasks.dialogue import Dialogue, reply_prompt, speakers_of
 from permafrost.tasks.preparation import encode_table
-from permafrost.tasks.turns import Turn, oldest_that_fits, turn_windows
+from permafrost.tasks.turns import TURN, Turn, check_turn, oldest_that_fits, turn_windows
 from permafrost.tasks.writing import write
 
 END = "<|endoftext|>"
@@ -124,7 +124,7 @@ def test_the_speaker_whose_replies_are_learned_must_be_there():
 )
 def test_a_person_is_who_asks_and_the_model_who_answers(dialogues, replies, person, answers):
     splits = {"train": pa.table({"speakers": [list(row) for row in dialogues]})}
-    task = Dialogue.from_rows(splits, {"replies": replies, "decoding": {"max_new_tokens": 4}})
+    task = Dialogue.from_rows(splits, {"replies": replies, "decoding": {"max_new_tokens": 4}, "turn": TURN})
     (row,) = task.rows_of(["hi"])
     assert row == {"speakers": [person, answers], "turns": ["hi", ""]}
 
@@ -168,3 +168,38 @@ def test_written_replies_take_the_last_turns_place_unless_they_are_empty():
     taught = make_task("B").with_answers(rows, ["hey", ""])
     assert taught["turns"].to_pylist() == [["hi", "hey"], ["well", "so"]]
     assert taught["speakers"].to_pylist() == [["A", "B"], ["A", "B"]]
+
+
+def test_markers_are_configured_and_kept(tiny_tokenizer):
+    task = Dialogue("all", Decoding(max_new_tokens=8), ["user", "bot"], "[{speaker}]{text}")
+    again = Dialogue.from_description(task.describe())
+    encoding = Encoding(tokenizer=tiny_tokenizer, max_length=64)
+    row = {"speakers": ["user", "bot"], "turns": ["hi", "day"]}
+    ids = [token for turn in again.turns_of(row, encoding) for token in (*turn.marker, *turn.text)]
+    assert tiny_tokenizer.decode(ids) == "[user] hi<|endoftext|>[bot] day<|endoftext|>"
+
+
+@pytest.mark.parametrize("turn", ["{text}", "{speaker}", "{text}{speaker}", "{speaker}{text}."])
+def test_a_turn_without_its_fields_is_refused(turn):
+    with pytest.raises(ConfigError, match=r"it must hold {speaker} and end with {text}"):
+        check_turn(turn)
+
+
+def test_a_window_without_room_for_the_marker_is_refused(tiny_tokenizer):
+    """Where the marker took all that answers leave, the turn before it was given whole, whatever its length."""
+    marker = len(tiny_tokenizer("A:", add_special_tokens=False)["input_ids"])
+    task = Dialogue("all", Decoding(max_new_tokens=8))
+    for room in range(1, 2 + marker):
+        with pytest.raises(ConfigError, match="leaves no room"):
+            task.room(Encoding(tokenizer=tiny_tokenizer, max_length=8 + room))
+    encoding = Encoding(tokenizer=tiny_tokenizer, max_length=10 + marker)
+    rows = [{"speakers": ["A", "B"], "turns": ["a warm day " * 50, ""]}]
+    assert len(task.prompts(rows, encoding).ids[0]) == 2 + marker
+
+
+def test_a_dialogue_in_which_nobody_replies_is_not_scored():
+    task = Dialogue("bot", Decoding(max_new_tokens=8), ["user", "bot"])
+    replied = {"speakers": ["user", "bot"], "turns": ["hi", "day"]}
+    alone = {"speakers": ["user", "user"], "turns": ["hi", "night"]}
+    assert task.score(["day", "night"], [replied, alone]) == task.score(["day"], [replied])
+    assert task.score(["day", "warm"], [replied, alone])["exact_match"] == 1.0

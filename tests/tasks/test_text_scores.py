@@ -64,3 +64,10 @@ def test_a_match_is_exact_but_for_its_ends():
 )
 def test_what_parses_as_python(text, parses):
     assert parses_as_python(text) is parses
+
+
+def test_rouge_knows_words_of_any_script():
+    assert rouge_l(["ein schöner Tag"], [["ein schöner Tag"]]) == 1.0
+    assert rouge_l(["ein schäner Tag"], [["ein schöner Tag"]]) == pytest.approx(2 / 3)  # a word of three is another
+    assert rouge_l(["日本 語"], [["日本 語"]]) == 1.0
+    assert rouge_l(["The cat's mat_2"], [["the cat s mat 2"]]) == 1.0  # as rouge_score's own, of these letters

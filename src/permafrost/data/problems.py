@@ -20,7 +20,7 @@ CODES = {
     "E103": "a damaged container: gzip, parquet, or JSON that is no list",
     "E104": "bytes that are not UTF-8",
     "E105": "a NUL byte",
-    "E201": "more or fewer columns than the header, or than the sentence began with",
+    "E201": "more or fewer columns than the header, or than the other words of the sentence",
     "E202": "a quote that is not closed where it should be",
     "E203": "a line that is no JSON",
     "E204": "JSON that is no object",

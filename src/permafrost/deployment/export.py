@@ -21,6 +21,7 @@ from permafrost.storage.atomic import complete_or_absent
 from permafrost.storage.checksums import check_files, write_checksums
 from permafrost.tasks.base import Encoding, Task, Writes, classes_of
 from permafrost.tasks.prompts import SOURCE, TARGET
+from permafrost.tasks.turns import marker_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
@@ -256,9 +257,11 @@ def _prompt_of_template(description: Mapping[str, Any]) -> str:
 
 
 def _prompt_of_dialogue(description: Mapping[str, Any]) -> str:
-    asks, answers = (*description["speakers"], *description["speakers"])[:2]
+    asks, answers = (
+        marker_of(description["turn"], speaker) for speaker in (*description["speakers"], *description["speakers"])[:2]
+    )
     return (
-        f"Ask it by `'{asks}: TEXT<end of text>{answers}:'`, where `<end of text>` is the tokenizer's `eos_token`,\n"
+        f"Ask it by `'{asks} TEXT<end of text>{answers}'`, where `<end of text>` is the tokenizer's `eos_token`,\n"
         "after each turn; it decodes as the run did."
     )
 

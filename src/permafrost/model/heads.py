@@ -14,7 +14,7 @@ from permafrost.model.packing import real_tokens
 
 Pooling = Literal["last", "mean", "attention", "windows", "pair"]
 Initialization = Literal["normal", "xavier", "he"]
-COSINE_SCALE = 3.0  # with which an untrained head for pairs begins: its answers are about as far apart as its targets
+COSINE_SCALE = 3.0  # of the score of an untrained head for pairs
 
 
 def pool_mean(hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -38,10 +38,23 @@ class AttentionPooling(nn.Module):
         return torch.einsum("btc,bt->bc", hidden, weights.to(hidden.dtype))
 
 
-def alike(means: Tensor) -> Tensor:
-    """(2 B, C) -> (B, C), of which the sum is the cosine of a pair's two (Reimers and Gurevych 2019, section 3)."""
-    one, two = functional.normalize(means.float(), dim=-1).unflatten(0, (-1, 2)).unbind(1)
-    return one * two
+class Comparison(nn.Module):
+    """(2 B, S, C), (2 B,) the two texts of rows -> (B, C), of which the sum is the cosine of each two (Reimers and
+    Gurevych 2019, section 3).
+
+    Which tokens matter is learned, as rare ones do more than frequent ones (Arora et al. 2017, section 3), and so is
+    the direction that all texts share, without which their cosines differ little (Mu and Viswanath 2018, section 2).
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.attention = AttentionPooling(hidden_size)
+        self.centre = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        texts = (self.attention(hidden, lengths) - self.centre).float()
+        one, two = functional.normalize(texts, dim=-1).unflatten(0, (-1, 2)).unbind(1)
+        return one * two
 
 
 class PooledHead(nn.Module):
@@ -49,8 +62,8 @@ class PooledHead(nn.Module):
 
     `last` and `windows` take the states at the positions that they read alone: (B, 1, C), and one for each window of
     `window` tokens, (B, W, C), which are weighed as `attention` weighs tokens. `pair` takes the two texts of a row one
-    after the other, (2 B, S, C), and weighs the channels of their cosine; its one output begins as the cosine itself,
-    and its score has a bias, as a cosine is not 0 on average.
+    after the other, (2 B, S, C), and weighs the channels of their cosine. Its score has a bias, as cosines are not 0 on
+    average; one output begins as so many times the cosine's distance from 1.
     """
 
     def __init__(
@@ -62,9 +75,12 @@ class PooledHead(nn.Module):
         self.pooling, self.window = pooling, window or 0
         if pooling in ("attention", "windows"):
             self.attention = AttentionPooling(hidden_size)
+        if pooling == "pair":
+            self.comparison = Comparison(hidden_size)
         self.score = nn.Linear(hidden_size, num_outputs, bias=pooling == "pair")
         if pooling == "pair" and num_outputs == 1:
             nn.init.constant_(self.score.weight, COSINE_SCALE)
+            nn.init.constant_(self.score.bias, -COSINE_SCALE)
         else:
             initialize_(self.score.weight, init)
 
@@ -84,7 +100,7 @@ class PooledHead(nn.Module):
         if self.pooling == "mean":
             return pool_mean(hidden, lengths)
         if self.pooling == "pair":
-            return alike(pool_mean(hidden, lengths))
+            return self.comparison(hidden, lengths)
         if self.pooling == "windows":
             return self.attention(hidden, window_counts(lengths, self.window))
         return self.attention(hidden, lengths)

@@ -101,7 +101,7 @@ def prepare(settings: Settings) -> Prepared:
         encoding=encoding,
         rows=rows,
         splits=splits,
-        card=card,
+        card=card | {"share_read": {name: round(split.share_read, 4) for name, split in splits.items()}},
         quarantined=notes.quarantined,
         row_weights=row_weights(splits["train"], settings.data.balance, worth_of(settings, rows["train"], notes)),
     )

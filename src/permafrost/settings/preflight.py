@@ -160,7 +160,9 @@ def check_sharing(settings: Settings) -> None:
 def check_part(settings: Settings) -> None:
     from permafrost.tasks.base import NO_PAIR
     from permafrost.tasks.binding import predicts_tokens
+    from permafrost.tasks.turns import check_turn
 
+    check_turn(settings.task.turn)
     if settings.model.attention == "bidirectional" and predicts_tokens(settings.task.kind):
         raise ConfigError(
             f"model.attention=bidirectional lets a token see the ones after it, which task={settings.task.name} is to "

@@ -37,6 +37,7 @@ class TaskSection(Section):
     scaling: Literal["standard", "min_max", "none"]
     labels: list[str] | None
     template: str
+    turn: str
     replies: str
     parses: bool
     parts: dict[str, str] | None

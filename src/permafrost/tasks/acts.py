@@ -28,7 +28,7 @@ from permafrost.tasks.base import (
 )
 from permafrost.tasks.classification import label_metrics
 from permafrost.tasks.positions import NOT_SCORED, logits_of_scored, loss_sum_of_scored, split_by_row
-from permafrost.tasks.turns import Turn, encode_turns, turn_windows
+from permafrost.tasks.turns import TURN, Turn, encode_turns, turn_windows
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -42,22 +42,22 @@ class Acts:
     roles = ("turns", "acts")
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "accuracy": "max", "f1_macro": "max"}
 
-    def __init__(self, labels: Sequence[str], *, init: Initialization):
-        self.labels, self.init = list(labels), init
+    def __init__(self, labels: Sequence[str], *, init: Initialization, turn: str = TURN):
+        self.labels, self.init, self.turn = list(labels), init, turn
 
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Acts":
-        return cls(labels_of(splits), init=options["init"])
+        return cls(labels_of(splits), init=options["init"], turn=options["turn"])
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "Acts":
-        return cls(description["labels"], init="normal")
+        return cls(description["labels"], init="normal", turn=description["turn"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number, first_row = {label: index for index, label in enumerate(self.labels)}, 0
         for rows in slices:
             dialogues = rows.to_pylist()
-            whole = [encode_turns(row, encoding.tokenizer, [False] * len(row["turns"])) for row in dialogues]
+            whole = [encode_turns(row, encoding.tokenizer, [False] * len(row["turns"]), self.turn) for row in dialogues]
             # rows to be answered have no labels, and their turns are marked all the same
             acts = [row.get("acts", self.labels[:1] * len(row["turns"])) for row in dialogues]
             labels = [[number[act] for act in of_row] for of_row in acts]
@@ -98,7 +98,7 @@ class Acts:
         return [{"speakers": ["A"], "turns": [text]} for text in texts]
 
     def describe(self) -> dict[str, Any]:
-        return {"task": self.name, "kind": "acts.Acts", "labels": self.labels}
+        return {"task": self.name, "kind": "acts.Acts", "labels": self.labels, "turn": self.turn}
 
 
 def encode_dialogues(

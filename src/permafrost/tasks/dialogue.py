@@ -1,4 +1,5 @@
-"""Replies in a dialogue. A turn is `SPEAKER: text` and end of text; the loss is on the text and end of replies alone.
+"""Replies in a dialogue. A turn is `SPEAKER: text` (task.turn) and end of text; the loss is on the text and end of
+replies alone.
 
 Where a dialogue is longer than the window, its oldest turns are left out, never half of one, and every reply is scored
 in exactly one window.
@@ -33,8 +34,9 @@ from permafrost.tasks.base import (
 )
 from permafrost.tasks.next_token import next_token_loss_sum
 from permafrost.tasks.positions import NOT_SCORED
+from permafrost.tasks.prompts import token_ids
 from permafrost.tasks.text_scores import SCORES, text_scores
-from permafrost.tasks.turns import Turn, encode_turns, oldest_that_fits, turn_windows
+from permafrost.tasks.turns import TURN, Turn, encode_turns, marker_of, oldest_that_fits, turn_windows
 
 ALL = "all"
 
@@ -51,17 +53,18 @@ class Dialogue:
     roles = ("turns",)
     metrics_logged: Mapping[str, Mode] = {LOSS: "min", "perplexity": "min", **SCORES}
 
-    def __init__(self, replies: str, decoding: Decoding, speakers: Sequence[str] = ("A", "B")):
-        self.replies, self.decoding, self.speakers = replies, decoding, list(speakers)
+    def __init__(self, replies: str, decoding: Decoding, speakers: Sequence[str] = ("A", "B"), turn: str = TURN):
+        self.replies, self.decoding, self.speakers, self.turn = replies, decoding, list(speakers), turn
 
     @classmethod
     def from_rows(cls, splits: Mapping[str, Table], options: Mapping[str, Any]) -> "Dialogue":
         speakers = speakers_of(splits, options["replies"])
-        return cls(options["replies"], Decoding(**options["decoding"]), speakers)
+        return cls(options["replies"], Decoding(**options["decoding"]), speakers, options["turn"])
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "Dialogue":
-        return cls(description["replies"], Decoding(**description["decoding"]), description["speakers"])
+        decoding = Decoding(**description["decoding"])
+        return cls(description["replies"], decoding, description["speakers"], description["turn"])
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         """
@@ -81,7 +84,7 @@ class Dialogue:
             raise DataError(f"no turn is by {self.replies!r}, who replies (task.replies); there are turns by {there}")
 
     def turns_of(self, row: Mapping[str, Any], encoding: Encoding) -> list[Turn]:
-        return encode_turns(row, encoding.tokenizer, self.are_replies(row))
+        return encode_turns(row, encoding.tokenizer, self.are_replies(row), self.turn)
 
     def are_replies(self, row: Mapping[str, Any]) -> list[bool]:
         return [
@@ -90,19 +93,20 @@ class Dialogue:
         ]
 
     def asked(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Up to its last reply; all of a dialogue that has none."""
+        """Up to its last reply; all of a dialogue that has none, which is not scored."""
         replies = [number for number, is_reply in enumerate(self.are_replies(row)) if is_reply]
         end = replies[-1] + 1 if replies else len(row["turns"])
         return {**row, "speakers": row["speakers"][:end], "turns": row["turns"][:end]}
 
     def room(self, encoding: Encoding) -> int:
-        """Tokens for what is answered.
+        """Tokens for what is answered, and for the marker of who answers.
 
         Raises:
             ConfigError: there are none.
         """
         room = encoding.max_length - self.decoding.max_new_tokens
-        if room < 2:
+        markers = [token_ids(encoding.tokenizer, marker_of(self.turn, speaker)) for speaker in self.speakers]
+        if room < 2 + max(map(len, markers)):
             raise ConfigError(
                 f"task.decoding.max_new_tokens={self.decoding.max_new_tokens} leaves no room for what is answered in a "
                 f"window of {encoding.max_length} tokens: give fewer, or a larger data.max_length"
@@ -128,7 +132,9 @@ class Dialogue:
         return Prompts(ids=ids, unread=unread, decoding=self.decoding)
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return text_scores(written, [references_of(self.asked(row)) for row in rows])
+        """Of the dialogues in which somebody replies."""
+        replied = [(text, row) for text, row in zip(written, rows, strict=True) if any(self.are_replies(row))]
+        return text_scores([text for text, _ in replied], [references_of(self.asked(row)) for _, row in replied])
 
     def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:
         """In place of each dialogue's last reply."""
@@ -158,6 +164,7 @@ class Dialogue:
             "replies": self.replies,
             "decoding": asdict(self.decoding),
             "speakers": self.speakers,
+            "turn": self.turn,
         }
 
 
@@ -207,5 +214,5 @@ def reply_prompt(turns: Sequence[Turn], limit: int) -> list[int]:
     first = oldest_that_fits([len(turn) for turn in before], room)
     history = [token for turn in before[first:] for token in (*turn.marker, *turn.text)]
     if first == len(before) and before:
-        history = before[-1].text[-room:]
+        history = before[-1].text[-max(1, room) :]
     return [*history, *last.marker]

@@ -87,7 +87,11 @@ def first_row_shown(split: TokenizedSplit, tokenizer: Any) -> list[str]:
     if not isinstance(split.labels, RaggedArray):
         ids = split.input_ids[0].tolist()
         scored = ", with loss on each but the first" if split.labels is None else ""
-        return [f"first row, {len(ids)} tokens{scored}: {shortened_text(tokenizer.decode(ids))!r}"]
+        tokens = tokenizer.convert_ids_to_tokens(ids)
+        return [
+            f"first row, {len(ids)} tokens{scored}: {shortened_text(tokenizer.decode(ids))!r}",
+            f"its tokens: {' '.join(shortened(tokens))}",
+        ]
     ids, labels = split.input_ids[0].tolist(), split.labels[0].tolist()
     parts = [(scored, [i for i, _ in part]) for scored, part in groupby(zip(ids, labels, strict=True), _is_scored)]
     text = "".join(f"[{tokenizer.decode(part)}]" if scored else tokenizer.decode(part) for scored, part in parts)

@@ -1,9 +1,11 @@
 """What the field reports of written texts, by its own programs: sacrebleu, torchmetrics' ROUGE, and counts."""
 
 import ast
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from permafrost.tasks.base import Mode
 
@@ -50,10 +52,16 @@ def signatures(written: Sequence[str], references: Sequence[Sequence[str]]) -> d
 
 
 def rouge_l(written: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Words are runs of letters and digits of any script; the program's own are those of a to z and 0 to 9."""
     from torchmetrics.functional.text import rouge_score
 
     given = [list(row) for row in references]
-    return float(rouge_score(list(written), given, accumulate="best", rouge_keys="rougeL")["rougeL_fmeasure"])
+    how: Any = {"accumulate": "best", "rouge_keys": "rougeL", "normalizer": only_words}
+    return float(rouge_score(list(written), given, **how)["rougeL_fmeasure"])
+
+
+def only_words(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text.lower())
 
 
 def is_match(text: str, references: Sequence[str]) -> bool:

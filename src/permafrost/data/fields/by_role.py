@@ -239,6 +239,8 @@ def _text_columns(names: Mapping[str, Names]) -> list[str]:
 
 def _has_text(row: Row, names: Mapping[str, Names]) -> bool:
     """Whether there is anything to read; what there is to answer with is checked by its role."""
+    if any(row.get(name) == [] for name in names.get("tagged", ())[:1]):
+        return False
     return all(as_text(row.get(name)).strip() for name in _text_columns(names))
 
 

@@ -86,10 +86,11 @@ def read_turns(row: Row, names: Names, least: int = 2) -> Fields:
         fix = f"a dialogue needs {'two' if least > 1 else 'one'} or more"
         raise fault("E405", row["where"], f"{count} turns in column {names[0]!r}", fix)
     turns = [_turn(turn, number) for number, turn in enumerate(value)]
-    for number, (_, text) in enumerate(turns, 1):
-        if not text.strip():
-            found = f"turn {number} of column {names[0]!r} is empty"
-            raise fault("E405", row["where"], found, "fill it in or remove it")
+    if empty := [number for number, (_, text) in enumerate(turns, 1) if not text.strip()]:
+        are = f"turn {empty[0]} of column {names[0]!r} is empty"
+        if len(empty) > 1:
+            are = f"turns {', '.join(map(str, empty))} of column {names[0]!r} are empty"
+        raise fault("E405", row["where"], are, "fill it in or remove it")
     return {
         "speakers": [_checked(speaker, row, names[0]) for speaker, _ in turns],
         "turns": [_checked(text, row, names[0]) for _, text in turns],
@@ -103,8 +104,8 @@ def read_acts(row: Row, names: Names) -> Fields:
         found = f"column {names[0]!r} holds no list"
         raise fault("E406", row["where"], found, "it has to hold a label for each turn", value)
     acts = [_checked(as_text(act).strip(), row, names[0]) for act in value]
-    if "" in acts:
-        found = f"turn {acts.index('') + 1} of column {names[0]!r} has no label"
+    if bare := [str(number) for number, act in enumerate(acts, 1) if not act]:
+        found = f"no label in column {names[0]!r} for turn {', '.join(bare)}"
         raise fault("E406", row["where"], found, "fill it in")
     return {"acts": acts}
 

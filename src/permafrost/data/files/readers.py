@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from permafrost.data.files.lines import Line, opened, text_lines, whole_text
 from permafrost.data.problems import Problem, fault, problems_of
 from permafrost.errors import DataError, nearest
 
+FIRST_LINES = 1_000  # of a column file, by which it is told how many columns it has
 Row = dict[str, Any]
 FAULT = "fault"
 BETWEEN_VALUES = re.compile(r"[\s,]*")
@@ -144,12 +146,16 @@ def _column_file(path: Path) -> Iterator[Row]:
     Columns are named by their number, `"0"` the first; a document mark (-DOCSTART-) is as a blank line.
     """
     sentence: list[tuple[Line, list[str]]] = []
-    for line in itertools.chain(text_lines(path), [Line(0, "")]):
+    lines = text_lines(path)
+    first_lines = list(itertools.islice(lines, FIRST_LINES))
+    counts = Counter(len(columns) for line in first_lines if (columns := _columns(line.text)))
+    usual = counts.most_common(1)[0][0] if counts else 0
+    for line in itertools.chain(first_lines, lines, [Line(0, "")]):
         columns = _columns(line.text)
         if columns and columns[0] != "-DOCSTART-":
             sentence.append((line, columns))
         elif sentence:
-            yield _sentence(sentence, path)
+            yield _sentence(sentence, path, usual)
             sentence = []
 
 
@@ -159,9 +165,10 @@ def _columns(line: str) -> list[str]:
     return [part for part in (line.split("\t") if "\t" in line else line.split(" ")) if part.strip()]
 
 
-def _sentence(words: list[tuple[Line, list[str]]], path: Path) -> Row:
-    first, last, num_columns = words[0][0].number, words[-1][0].number, len(words[0][1])
-    found = [line.problem or _ragged(line, columns, num_columns, path) for line, columns in words]
+def _sentence(words: list[tuple[Line, list[str]]], path: Path, usual: int) -> Row:
+    """Where its words have not all as many columns, those are at fault that have not as many as is `usual`."""
+    first, last, alike = words[0][0].number, words[-1][0].number, len({len(columns) for _, columns in words}) == 1
+    found = [line.problem or (None if alike else _ragged(line, columns, usual, path)) for line, columns in words]
     if problems := [problem for problem in found if problem]:
         return _faulty(problems, path, _shown(words))
     values = zip(*(columns for _, columns in words), strict=True)
@@ -170,10 +177,10 @@ def _sentence(words: list[tuple[Line, list[str]]], path: Path) -> Row:
     return named | {"where": f"{path.name}:{lines}", "first_line": first}
 
 
-def _ragged(line: Line, columns: Sequence[str], num_columns: int, path: Path) -> Problem | None:
-    if len(columns) == num_columns:
+def _ragged(line: Line, columns: Sequence[str], usual: int, path: Path) -> Problem | None:
+    if len(columns) == usual:
         return None
-    found = f"{len(columns)} columns, but the sentence began with {num_columns}"
+    found = f"{len(columns)} columns, where most words have {usual}"
     fix = "a sentence ends with a blank line, and every word has all columns"
     return Problem(code="E201", where=f"{path}:{line.number}", message=found, fix=fix, text=line.text.strip())
 

@@ -158,6 +158,7 @@ def card_lines(card: Card) -> Iterator[str]:
         over = f", {tokens['over_window']:.1%} longer than the window" if tokens and tokens["over_window"] else ""
         copies = "".join(f", {number:,} {kind} copies" for kind, number in card["copies"][name].items() if number)
         yield f"{name}: {count:,} rows{told}{over}{copies}"
+    yield from (f"{name}: {share:.1%} of its tokens are read" for name, share in card.get("share_read", {}).items())
     for name, classes in card["classes"].items():
         listed = ", ".join(f"{label} {count:,}" for label, count in islice(classes.items(), 12))
         more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
