@@ -7,7 +7,7 @@ import torch
 
 from permafrost.data.fields.labels import labels_of
 from permafrost.data.tokens.batching import padded_batch
-from permafrost.errors import DataError
+from permafrost.errors import ConfigError, DataError
 from permafrost.model.freezing import Freezing
 from permafrost.model.gpt2 import GPT2WithHead
 from permafrost.tasks.acts import Acts
@@ -90,3 +90,9 @@ def test_faults_are_told_all_at_once_with_their_places():
         "f:1: test has the label 'tel', which train has not; did you mean 'tell'?",
         "f:2: test has the label 'asks', which train has not; did you mean 'ask'?",
     ]
+
+
+def test_a_marker_that_leaves_no_room_for_its_turn_is_refused(tiny_tokenizer):
+    rows = pa.table({"speakers": [["a speaker of many tokens"]], "turns": [["a day"]], "acts": [["ask"]]})
+    with pytest.raises(ConfigError, match="what stands before a turn has"):
+        encode_table(TASK, rows, Encoding(tokenizer=tiny_tokenizer, max_length=6))

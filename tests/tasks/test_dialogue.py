@@ -203,3 +203,4 @@ def test_a_dialogue_in_which_nobody_replies_is_not_scored():
     alone = {"speakers": ["user", "user"], "turns": ["hi", "night"]}
     assert task.score(["day", "night"], [replied, alone]) == task.score(["day"], [replied])
     assert task.score(["day", "warm"], [replied, alone])["exact_match"] == 1.0
+    assert set(task.score(["warm"], [alone]).values()) == {0.0}

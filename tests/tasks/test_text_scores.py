@@ -69,5 +69,7 @@ def test_what_parses_as_python(text, parses):
 def test_rouge_knows_words_of_any_script():
     assert rouge_l(["ein schöner Tag"], [["ein schöner Tag"]]) == 1.0
     assert rouge_l(["ein schäner Tag"], [["ein schöner Tag"]]) == pytest.approx(2 / 3)  # a word of three is another
+    assert rouge_l(["की"], [["का"]]) == 0.0  # a vowel's sign is part of its word
+    assert rouge_l(["scho\u0308ner"], [["schöner"]]) == 1.0
     assert rouge_l(["日本 語"], [["日本 語"]]) == 1.0
     assert rouge_l(["The cat's mat_2"], [["the cat s mat 2"]]) == 1.0  # as rouge_score's own, of these letters

@@ -163,10 +163,10 @@ def tokens_of(tokenizer: Any) -> list[Any]:
 
 def check_same_answers(student: Task, teacher: Task) -> None:
     """Raises ConfigError where the outputs of the two stand for other things: another label in its place, or unit."""
-    if all("perplexity" in task.metrics_logged for task in (student, teacher)):
-        return  # of both an output is a token
     ours, theirs = student.describe(), teacher.describe()
-    for key in ("kind", "labels", "tags", "scale"):
+    of_tokens = all("perplexity" in task.metrics_logged for task in (student, teacher))
+    # of two that write an output is a token; what stands around their texts is to be the same
+    for key in ("turn", "template") if of_tokens else ("kind", "labels", "tags", "scale", "turn"):
         if ours.get(key) != theirs.get(key):
             raise ConfigError(
                 f"compression.recover.teacher: its {key} is {theirs.get(key)}, and the run's {ours.get(key)}; "

@@ -88,7 +88,7 @@ def ids(predictor: Predictor, rows: int, tokens: int) -> torch.Tensor:
     tokenizer = predictor.encoding.tokenizer
     drawn = torch.randint(0, len(tokenizer), (rows, tokens), generator=generator)
     if getattr(predictor.task, "pooling", None) == "pair":
-        drawn[drawn == tokenizer.eos_token_id] += 1
+        drawn[drawn == tokenizer.eos_token_id] = (tokenizer.eos_token_id + 1) % len(tokenizer)
         drawn[:, [tokens // 2 - 1, tokens - 1]] = tokenizer.eos_token_id  # two texts of the same length
     return drawn
 

@@ -21,7 +21,7 @@ from permafrost.storage.atomic import complete_or_absent
 from permafrost.storage.checksums import check_files, write_checksums
 from permafrost.tasks.base import Encoding, Task, Writes, classes_of
 from permafrost.tasks.prompts import SOURCE, TARGET
-from permafrost.tasks.turns import marker_of
+from permafrost.tasks.turns import SPEAKER, TURN, marker_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
@@ -258,12 +258,18 @@ def _prompt_of_template(description: Mapping[str, Any]) -> str:
 
 def _prompt_of_dialogue(description: Mapping[str, Any]) -> str:
     asks, answers = (
-        marker_of(description["turn"], speaker) for speaker in (*description["speakers"], *description["speakers"])[:2]
+        marker_of(description.get("turn", TURN), speaker)
+        for speaker in (*description["speakers"], *description["speakers"])[:2]
     )
     return (
-        f"Ask it by `'{asks} TEXT<end of text>{answers}'`, where `<end of text>` is the tokenizer's `eos_token`,\n"
-        "after each turn; it decodes as the run did."
+        f"Ask it by `{asks + ' TEXT<end of text>' + answers!r}`, where `<end of text>`, which stands after each turn,\n"
+        "is the tokenizer's `eos_token`; it decodes as the run did."
     )
+
+
+def _turn_of_acts(description: Mapping[str, Any]) -> str:
+    marker = marker_of(description.get("turn", TURN), SPEAKER)
+    return f"Write each turn as `{marker + ' TEXT<end of text>'!r}`; its label is the one at the end of text after it."
 
 
 TEXT_CLASSIFICATION: tuple[str, Callable[[Mapping[str, Any]], str] | None] = ("text-classification", None)
@@ -272,6 +278,6 @@ PIPELINES: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str] | None]] =
     "generation.Generation": ("text-generation", _prompt_of_template),
     "dialogue.Dialogue": ("text-generation", _prompt_of_dialogue),
     "tagging.Tagging": ("token-classification", lambda _: "A word's tag is the one at its last sub-token."),
-    "acts.Acts": ("token-classification", lambda _: "A turn's label is the one at the end of text after it."),
+    "acts.Acts": ("token-classification", _turn_of_acts),
     "regression.Regression": ("text-classification", _of_target_units),
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from permafrost.training.trunk_pass import Stores
 
 YARDSTICK_ROWS = 100_000
+YARDSTICKS_VERSION = 2  # raise it when they measure something else
 
 
 def write_card(run_dir: Path, prepared: Mapping[str, Prepared]) -> None:
@@ -126,7 +127,9 @@ def measure_yardsticks(settings: Settings, prepared: Prepared) -> dict[str, floa
         console.print(f"  no yardsticks: TF-IDF of more than {YARDSTICK_ROWS:,} rows takes longer and more than GPT-2")
         return {}
     replies = getattr(prepared.task, "replies", None)
-    key = fingerprint(prepared.task.roles, replies, [rows.fingerprint for rows in prepared.rows.values()])
+    key = fingerprint(
+        YARDSTICKS_VERSION, prepared.task.roles, replies, [rows.fingerprint for rows in prepared.rows.values()]
+    )
     path = Path(settings.data.cache_dir) / "yardsticks" / f"{key}.json"
     if not path.exists():
         measured = yardsticks_of(prepared.task, prepared.rows)

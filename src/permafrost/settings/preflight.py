@@ -42,6 +42,11 @@ def preflight(settings: Settings, *, in_sweep: bool) -> None:
         raise ConfigError(f"task.parts: only task=multi has parts; this is task={settings.task.name}")
     if settings.parts and settings.model.tokenizer == "train":
         raise ConfigError("model.tokenizer=train would give each part of task=multi a tokenizer of its own; give a DIR")
+    if settings.data.auto_batch and any(part.head.pooling == "pair" for part in settings.by_part().values()):
+        raise ConfigError(
+            "data.auto_batch=true goes by the length of rows, of which head=pair makes two each; give a "
+            "data.max_tokens_per_batch"
+        )
     for part in settings.by_part().values():
         check_part(part)
         check_monitor(part)
@@ -170,11 +175,6 @@ def check_part(settings: Settings) -> None:
         )
     if settings.head.pooling == "pair" and isinstance(settings.data.columns.text, str):
         raise ConfigError(NO_PAIR)
-    if settings.head.pooling == "pair" and settings.data.auto_batch:
-        raise ConfigError(
-            "data.auto_batch=true goes by the length of rows, of which head=pair makes two each; give a "
-            "data.max_tokens_per_batch"
-        )
     if settings.data.max_windows > 1 and settings.head.pooling != "windows":
         raise ConfigError(f"data.max_windows={settings.data.max_windows} needs a head that pools them: head=windows")
 

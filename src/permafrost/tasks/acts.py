@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from permafrost.data.fields.labels import labels_of
 from permafrost.data.tokens.batching import Batch
 from permafrost.data.tokens.tokenization import TokenizedSplit
+from permafrost.errors import ConfigError
 from permafrost.model.heads import Initialization, TokenHead
 from permafrost.tasks.base import (
     LOSS,
@@ -51,7 +52,7 @@ class Acts:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "Acts":
-        return cls(description["labels"], init="normal", turn=description["turn"])
+        return cls(description["labels"], init="normal", turn=description.get("turn", TURN))
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         number, first_row = {label: index for index, label in enumerate(self.labels)}, 0
@@ -126,6 +127,15 @@ def encode_dialogues(
 
 
 def within(turn: Turn, limit: int) -> Turn:
-    """The turn with the end of its text cut, but for the end-of-text token, to `limit` tokens."""
+    """The turn with the end of its text cut, but for the end-of-text token, to `limit` tokens.
+
+    Raises:
+        ConfigError: what stands before the text leaves no room for it.
+    """
     room = limit - len(turn.marker)
+    if room < 2:
+        raise ConfigError(
+            f"what stands before a turn has {len(turn.marker)} tokens, of the {limit} of a window; give a shorter "
+            "task.turn, or a larger data.max_length"
+        )
     return turn if len(turn) <= limit else replace(turn, text=[*turn.text[: room - 1], turn.text[-1]])

@@ -64,7 +64,7 @@ class Dialogue:
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "Dialogue":
         decoding = Decoding(**description["decoding"])
-        return cls(description["replies"], decoding, description["speakers"], description["turn"])
+        return cls(description["replies"], decoding, description["speakers"], description.get("turn", TURN))
 
     def encode(self, slices: Iterable[pa.Table], encoding: Encoding) -> Iterator[TokenizedSplit]:
         """
@@ -132,8 +132,10 @@ class Dialogue:
         return Prompts(ids=ids, unread=unread, decoding=self.decoding)
 
     def score(self, written: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Of the dialogues in which somebody replies."""
+        """Of the dialogues in which somebody replies; 0 where there are none."""
         replied = [(text, row) for text, row in zip(written, rows, strict=True) if any(self.are_replies(row))]
+        if not replied:
+            return dict.fromkeys(SCORES, 0.0)
         return text_scores([text for text, _ in replied], [references_of(self.asked(row)) for _, row in replied])
 
     def with_answers(self, rows: pa.Table, written: Sequence[str]) -> pa.Table:

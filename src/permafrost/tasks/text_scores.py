@@ -1,7 +1,7 @@
 """What the field reports of written texts, by its own programs: sacrebleu, torchmetrics' ROUGE, and counts."""
 
 import ast
-import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -52,7 +52,7 @@ def signatures(written: Sequence[str], references: Sequence[Sequence[str]]) -> d
 
 
 def rouge_l(written: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Words are runs of letters and digits of any script; the program's own are those of a to z and 0 to 9."""
+    """Words are runs of letters, their marks and digits of any script; the program's own are of a to z and 0 to 9."""
     from torchmetrics.functional.text import rouge_score
 
     given = [list(row) for row in references]
@@ -61,7 +61,11 @@ def rouge_l(written: Sequence[str], references: Sequence[Sequence[str]]) -> floa
 
 
 def only_words(text: str) -> str:
-    return re.sub(r"[\W_]+", " ", text.lower())
+    return "".join(char if is_of_word(char) else " " for char in unicodedata.normalize("NFC", text.lower()))
+
+
+def is_of_word(char: str) -> bool:
+    return char.isalnum() or unicodedata.category(char).startswith("M")
 
 
 def is_match(text: str, references: Sequence[str]) -> bool:

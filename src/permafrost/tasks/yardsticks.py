@@ -10,6 +10,7 @@ import pyarrow as pa
 from permafrost.data.fields.roles import to_bio
 from permafrost.data.tokens.tokenization import TokenizedSplit
 from permafrost.tasks.base import Table, Task, WritesAnswers
+from permafrost.tasks.dialogue import Dialogue
 from permafrost.tasks.multi_label import best_thresholds, label_scores
 from permafrost.tasks.positions import NOT_SCORED
 from permafrost.tasks.spans import span_scores
@@ -28,9 +29,12 @@ def yardsticks_of(task: Task, splits: Splits) -> Scores:
 
 
 def as_asked(task: WritesAnswers, rows: Table) -> pa.Table:
+    """The rows that it is scored on."""
     columns = {name: rows[name].to_pylist() for name in rows.column_names}
-    values = zip(*columns.values(), strict=True)
-    return pa.Table.from_pylist([dict(task.asked(dict(zip(columns, row, strict=True)))) for row in values])
+    given = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if isinstance(task, Dialogue):  # one in which nobody replies is not scored
+        given = [row for row in given if any(task.are_replies(row))]
+    return pa.Table.from_pylist([dict(task.asked(row)) for row in given])
 
 
 def of_next_tokens(train: TokenizedSplit, test: TokenizedSplit) -> Scores:
@@ -141,6 +145,8 @@ def of_texts(splits: Splits) -> Scores:
 
 def of_turns(splits: Splits) -> Scores:
     """The turn before."""
+    if not splits["test"].num_rows:
+        return {}
     turns = splits["test"]["turns"].to_pylist()
     return _copied(["".join(row[-2:-1]) for row in turns], [[row[-1]] for row in turns], "the turn before")
 

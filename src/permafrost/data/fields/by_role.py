@@ -159,7 +159,7 @@ def _made(row: Row, names: Mapping[str, Names], policy: RowPolicy, change: Chang
     """By role and changed; None of a row that has no text, or none left. `filled` gets the place of one that was given
     its text."""
     if not _has_text(row, names):
-        if policy.missing_text is None:
+        if policy.missing_text is None or not _text_columns(names):
             return None
         row = _with_text(row, names, policy.missing_text)
         filled.append(row[WHERE])
@@ -239,7 +239,7 @@ def _text_columns(names: Mapping[str, Names]) -> list[str]:
 
 def _has_text(row: Row, names: Mapping[str, Names]) -> bool:
     """Whether there is anything to read; what there is to answer with is checked by its role."""
-    if any(row.get(name) == [] for name in names.get("tagged", ())[:1]):
+    if names.get("tagged") and all(row.get(name) == [] for name in names["tagged"]):
         return False
     return all(as_text(row.get(name)).strip() for name in _text_columns(names))
 
