@@ -64,7 +64,8 @@ class GPT2WithHead(nn.Module):
         return together(states, self._firsts(input_ids, lengths), input_ids.shape[1]) if self.reads_apart else states
 
     def _firsts(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        return first_lengths(input_ids, lengths, self.transformer.config.eos_token_id)
+        end: Any = self.transformer.config.eos_token_id
+        return first_lengths(input_ids, lengths, end)
 
     def hidden_states(
         self,

@@ -33,7 +33,7 @@ class WeightAverage(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step, self.average = state_dict["step"], state_dict["average"]
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
         weights = dict(trainable(module))
         begun = self.average or {name: weight.detach().float().clone() for name, weight in weights.items()}
         self.average = {name: value.to(weights[name].device) for name, value in begun.items()}
