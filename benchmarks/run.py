@@ -11,6 +11,7 @@ the end, and does not keep the others from being run.
 import argparse
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -171,7 +172,7 @@ def earlier_rows(name: str) -> list[dict]:
 def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
     """result.json of the run, with its yardsticks and when it was measured; of several at a time each has its share of
     the cores."""
-    run_dir = ROOT / "outputs" / "benchmarks" / f"{label.replace(' ', '_').replace(',', '')}-{seed}"
+    run_dir = ROOT / "outputs" / "benchmarks" / f"{as_directory(label)}-{seed}"
     measured, result = cleared(run_dir, command=command_of(line), jobs=jobs), run_dir / "result.json"
     if not result.exists():  # a stopped study goes on where it was
         arguments = [*shlex.split(line), f"seed={seed}", "logger=none", f"hydra.run.dir={run_dir}"]
@@ -181,6 +182,11 @@ def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
     yardsticks = run_dir / "yardsticks.json"
     extra = {"yardsticks": json.loads(yardsticks.read_text())} if yardsticks.exists() else {}
     return json.loads(result.read_text()) | {"measured": measured} | extra
+
+
+def as_directory(label: str) -> str:
+    """A name that stands on Hydra's command line as it is."""
+    return re.sub(r"[^\w-]+", "_", label.replace(",", "").replace("'", ""))
 
 
 def changes(done: Sequence[dict]) -> str:

@@ -265,7 +265,8 @@ def test_every_row_of_every_study_is_a_command_that_is_understood(module):
 
     recipes, synthesis = module("recipes"), module("synthesis")
     studies = (recipes.PYDOCS, recipes.TASKS, recipes.ADAPTATION, recipes.STORE)
-    lines = [line for rows in studies for _, line, _ in rows]
+    named = module("run").as_directory
+    lines = [f"{line} hydra.run.dir=/x/{named(label)}" for rows in studies for label, line, _ in rows]
     lines += [line.format("/some/where") for line in synthesis.RUNS.values()]
     lines += ["experiment=augmentation_study"]
     assert len(lines) > 30
