@@ -32,7 +32,8 @@ OUTPUTS = Path("outputs/benchmarks/compression")
 QUIET = "logger=none yardsticks=false"
 TOGETHER = "all together"
 TAUGHT, ALONE = "half the blocks, distilled", "half the blocks, without a teacher"
-QUALITY_RUNS = {name: f"experiment={name} model.tokenizer=null {QUIET}" for name in ("sst2", "ag_news")}
+AS_MINI = "model.tokenizer=null callbacks=default model.dropout=0"
+QUALITY_RUNS = {name: f"experiment={name} {AS_MINI} {QUIET}" for name in ("sst2", "ag_news")}
 QUALITY = {
     "int8": "compression=quantization",
     "int4": "compression=quantization compression.quantize.method=int4",

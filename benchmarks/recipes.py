@@ -24,8 +24,8 @@ TASKS: list[Row] = [
     ("bc5cdr, bidirectional", "experiment=bc5cdr model.attention=bidirectional", (0,)),
 ]
 # Each seed draws other rows; both kinds have the same ones.
-FEW = "experiment=sst2 model.tokenizer=null data.max_train_rows={} 'data.split_seed=${{seed}}' "
-FEW += "callbacks.early_stopping=null yardsticks=false trainer.max_epochs=10"
+FEW = "experiment=sst2 model.tokenizer=null callbacks=default model.dropout=0 data.max_train_rows={} "
+FEW += "'data.split_seed=${{seed}}' callbacks.early_stopping=null yardsticks=false trainer.max_epochs=10"
 ADAPTED = " init_from=outputs/benchmarks/adaptation-texts-0"
 LABELLED_ROWS, ADAPTATION_SEEDS = (200, 1000), range(3)
 ADAPTATION: list[Row] = [

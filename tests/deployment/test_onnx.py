@@ -48,7 +48,8 @@ def classifier(tiny_config, tmp_path_factory):
 def assert_same_logits(model, path):
     graph = load_graph(path, model.transformer.config)
     for rows, tokens in ((1, 2), (4, 9), (2, 64)):
-        ids, lengths = torch.randint(0, 290, (rows, tokens)), torch.randint(1, tokens + 1, (rows,))
+        ids, lengths = torch.randint(1, 290, (rows, tokens)), torch.randint(1, tokens + 1, (rows,))
+        ids[torch.arange(rows), lengths // 3] = model.transformer.config.eos_token_id  # where a pair's first text ends
         with torch.inference_mode():
             expected = model(ids, lengths)
         found = graph(ids, lengths)

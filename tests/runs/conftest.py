@@ -36,13 +36,15 @@ def compose_config(*overrides: str):
 
 def write_rows(directory: Path, counts: dict[str, int]) -> None:
     """NAME.csv with text, other, label (warm or cold) and score (how many warm words)."""
-    rng = random.Random(0)
+    rng, others = random.Random(0), random.Random(1)
     for name, count in counts.items():
         rows = []
         for number in range(count):
             words, is_warm = rng.choices(WARM if number % 2 else COLD, k=rng.randint(3, 9)), number % 2
             label = "warm" if is_warm else "cold"
-            rows.append([f"{' '.join(words)} {number}", "a day", label, len(words) * is_warm])
+            rows.append(
+                [f"{' '.join(words)} {number}", " ".join(others.choices(WARM + COLD, k=2)), label, len(words) * is_warm]
+            )
         with (directory / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["text", "other", "label", "score"], *rows])
 

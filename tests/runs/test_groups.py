@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from permafrost.settings.composing import with_parts
 from permafrost.settings.config import read_settings
 from tests.runs.conftest import CONF, compose_config
 
@@ -62,7 +63,7 @@ def test_option_composes_and_binds(group, option):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_composes_and_binds(experiment):
-    read_settings(compose_config(f"experiment={experiment}"))
+    read_settings(with_parts(compose_config(f"experiment={experiment}"), CONF))
 
 
 @pytest.mark.parametrize(

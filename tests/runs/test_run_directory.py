@@ -264,7 +264,7 @@ def test_a_language_model_shows_how_a_text_goes_on_as_it_learns(run_tiny, capsys
     run_tiny("task=language_modeling", "freezing=none", "freezing.blocks=0", "data.max_length=16")
     told = capsys.readouterr().out
     assert len(re.findall(r"^  '.*' -> '.*'$", told, re.MULTILINE)) == 2  # after each epoch
-    assert re.search(r"first row, 16 tokens, with loss on each but the first: '.*'", told)
+    assert re.search(r"first row, 16 tokens, with loss on each but the first: '.*'\n  its tokens: \S+", told)
 
 
 def test_every_card_says_how_its_model_is_loaded(run_tiny, of_task):

@@ -88,7 +88,7 @@ def test_a_head_for_pairs_needs_pairs(run_tiny):
 
 
 @pytest.mark.slow
-def test_fewer_blocks_learn_to_read_texts_apart_as_their_teacher_does(run_tiny):
+def test_fewer_blocks_learn_to_read_texts_apart(run_tiny):
     recovery = ["compression.recover.epochs=1", "compression.recover.alpha=0.5", "compression.recover.hidden=1.0"]
     _, run_dir = run_tiny(*PAIRS, "compression=layer_drop", *recovery)
     version = run_dir / "compressed" / "layer_drop"

@@ -13,7 +13,10 @@ from permafrost.model.heads import PooledHead
 from permafrost.storage.checksums import write_checksums
 
 Method = Literal["int8", "int4", "nf4"]
-NO_NF4 = "nf4 is for what plain Transformers loads: head=last, attention=causal, all heads; take int8"
+NO_NF4 = (
+    "nf4 is for what plain Transformers loads: head=last, attention=causal, all heads; int8 and int4 are for all but "
+    "head=windows"
+)
 NF4_BLOCK = 64  # weights that share a scale
 
 

@@ -128,8 +128,13 @@ def write(model: "GPT2WithHead", run: Finished) -> None:
 
 
 def card_of(run: Finished) -> str:
+    from permafrost.deployment.export import own_part
+
     plan = run.plan
-    loading = "plain Transformers loads it, as the model of the run"
+    ours = own_part(run.settings.model.attention, run.prepared.task.describe())
+    loading = (
+        f"{ours}, which plain Transformers does not" if ours else "plain Transformers loads it, as it does the run's"
+    )
     if plan.quantize and plan.quantize.method != "nf4":
         loading = f"it is a graph for {'ONNX Runtime' if plan.quantize.method == 'int8' else 'OpenVINO'}"
     elif plan.narrow and plan.narrow.heads:

@@ -177,8 +177,10 @@ def restore_weights_(trainer: Trainer, module: Any, checkpoint: dict[str, Any]) 
     module.on_load_checkpoint(checkpoint)
     module.trained_tokens = trained_tokens
     trainer.strategy.load_model_state_dict(checkpoint)
+    averages = checkpoint["callbacks"].get("WeightAverage")  # of a run that began without one there is none
+    kept = averages["average"] if averages else checkpoint["state_dict"]
     for name, value in module.averaged.items():
-        value.copy_(checkpoint["callbacks"]["WeightAverage"]["average"][name])
+        value.copy_(kept[name])
     trainer.strategy.load_optimizer_state_dict(checkpoint)
     for optimizer, of_optimizer in zip(trainer.optimizers, rates, strict=True):
         for group, rate in zip(optimizer.param_groups, of_optimizer, strict=True):
