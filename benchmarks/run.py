@@ -186,7 +186,7 @@ def train(label: str, line: str, seed: int, jobs: int = 1) -> dict:
 
 def as_directory(label: str) -> str:
     """A name that stands on Hydra's command line as it is."""
-    return re.sub(r"[^\w-]+", "_", label.replace(",", "").replace("'", ""))
+    return re.sub(r"[^\w./-]+", "_", label.replace(",", "").replace("'", ""))
 
 
 def changes(done: Sequence[dict]) -> str:
